@@ -1,0 +1,101 @@
+"""What a generation says while it runs. Streamed and folded replies are both made from exactly these events.
+
+The order is: `Admitted`, any number of `PrefillProgress`, any number of `Delta`, then one `Finished` or one `Failed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from inference.errors import InferenceError
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+
+
+class Channel(StrEnum):
+    """Which part of an answer a piece of text belongs to."""
+
+    REASONING = "reasoning"
+    CONTENT = "content"
+    TOOL_CALL = "tool_call"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts and times of one generation.
+
+    `cached_tokens` of `prompt_tokens` were not computed again. `completion_tokens` counts sampled tokens except the
+    one that ended the turn. Times are seconds by the monotonic clock.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def decode_tps(self) -> float:
+        """Tokens per second of the answer, the time to the first token left out."""
+        return self.completion_tokens / self.decode_s if self.decode_s > 0 else 0.0
+
+    @property
+    def prefill_tps(self) -> float:
+        computed = self.prompt_tokens - self.cached_tokens
+        return computed / self.prefill_s if self.prefill_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The request has its place; `verdict` says why it is warm or cold (`none` before there is a cache to ask)."""
+
+    request_id: str
+    prompt_tokens: int
+    cached_tokens: int = 0
+    verdict: str = "none"
+
+    @property
+    def to_compute_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """`done_tokens` of `total_tokens` prompt tokens are in the KV cache."""
+
+    done_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the answer. `token_count` tokens became text with it (0 when it was only held back before)."""
+
+    text: str
+    token_count: int = 1
+    channel: Channel = Channel.CONTENT
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    error: InferenceError
+
+
+Event = Admitted | PrefillProgress | Delta | Finished | Failed

@@ -1,0 +1,54 @@
+"""What a request may ask of generation: frozen values, ranges checked at the edge, no defaults of a model in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one token is drawn from the logits.
+
+    `temperature` 0 is greedy. `top_p` 1, `top_k` 0 and `min_p` 0 switch the filter off. `repetition_penalty` is
+    multiplicative (1 is off), `presence_penalty` and `frequency_penalty` are additive (0 is off); all three look at
+    the last `penalty_context_tokens` tokens of prompt and answer. `seed` None draws from a fresh random stream;
+    a seed keys the stream by (seed, position), so a row's draws do not depend on its neighbours in the batch.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    penalty_context_tokens: int = 256
+    seed: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StopConditions:
+    """When an answer ends, besides the model's own end-of-turn ids.
+
+    `strings` are cut from the text (the answer ends before them); `token_ids` end the answer and are not shown.
+    """
+
+    strings: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """Everything about one generation that is not its prompt.
+
+    `max_tokens` None means the room left in the context. `deadline_s` None means no wall-clock limit.
+    """
+
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: StopConditions = field(default_factory=StopConditions)
+    max_tokens: int | None = None
+    deadline_s: float | None = None

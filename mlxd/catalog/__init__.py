@@ -1,0 +1,9 @@
+"""Models on this machine: where they are, what they are called, and how one gets here.
+
+Finding is by name only: nothing in here loads weights or imports MLX.
+"""
+
+from mlxd.catalog.download import download
+from mlxd.catalog.local import LocalModel, find_local, local_models
+
+__all__ = ["LocalModel", "download", "find_local", "local_models"]

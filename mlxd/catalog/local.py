@@ -1,0 +1,83 @@
+"""Finds model directories: a path the user names, or a repository in the Hugging Face cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A directory that looks like a model. `id` is its repository id or its folder name; `size_bytes` its weights."""
+
+    id: str
+    path: Path
+    size_bytes: int
+
+    @property
+    def created_s(self) -> int:
+        """When the model came to this machine (Unix seconds); constant over restarts."""
+        return int((self.path / "config.json").stat().st_mtime)
+
+
+def read_model(model_id: str, path: Path) -> LocalModel | None:
+    """The model in a directory, or None where there is no config or no safetensors weights."""
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights or not (path / "config.json").is_file():
+        return None
+    return LocalModel(model_id, path, sum(file.stat().st_size for file in weights))
+
+
+def find_local(name: str) -> Path | None:
+    """The directory of a model named by path or by repository id; None where this machine has none.
+
+    A repository id is looked up in the cache only; nothing is fetched.
+    """
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return directory.resolve()
+    return _snapshot(_repo_folder(name)) if REPO_ID.fullmatch(name) else None
+
+
+def local_models() -> Iterator[LocalModel]:
+    """Every language model in the Hugging Face cache that has weights and a config, by id."""
+    root = _cache_root()
+    for folder in sorted(root.glob("models--*--*")) if root.is_dir() else ():
+        snapshot = _snapshot(folder)
+        found = snapshot and read_model(folder.name.removeprefix("models--").replace("--", "/", 1), snapshot)
+        if found and _generates_text(found.path):
+            yield found
+
+
+def _cache_root() -> Path:
+    from huggingface_hub import constants  # costs 0.2 s, so only when the cache is looked at
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _repo_folder(repo_id: str) -> Path:
+    return _cache_root() / ("models--" + repo_id.replace("/", "--"))
+
+
+def _snapshot(folder: Path) -> Path | None:
+    """The newest complete snapshot of a cached repository: the one `refs/main` names."""
+    ref = folder / "refs" / "main"
+    if not ref.is_file():
+        return None
+    snapshot = folder / "snapshots" / ref.read_text().strip()
+    return snapshot if (snapshot / "config.json").is_file() else None
+
+
+def _generates_text(path: Path) -> bool:
+    """Embedding and audio models share the cache; a model that writes text names a causal or conditional head."""
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    heads = config.get("architectures") if isinstance(config, dict) else None
+    return any(str(head).endswith(("ForCausalLM", "ForConditionalGeneration")) for head in heads or ())

@@ -1,0 +1,8 @@
+"""Settings: `Config` and its knobs are plain data; `load` (which imports pydantic) fills and checks one."""
+
+from __future__ import annotations
+
+from mlxd.config.addresses import is_loopback, refuse_exposed_host
+from mlxd.config.knobs import BY_ENV, BY_NAME, GROUPS, KNOBS, REQUIRED, Config, Knob
+
+__all__ = ["BY_ENV", "BY_NAME", "GROUPS", "KNOBS", "REQUIRED", "Config", "Knob", "is_loopback", "refuse_exposed_host"]

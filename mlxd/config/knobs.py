@@ -1,0 +1,275 @@
+"""Every setting, once: the fields of `Config` are the only place where a knob's name, type, default and range stand.
+
+Command-line flags, environment variables, `mlxd config`, the documentation's table and the validating model are all
+made from here. It imports neither pydantic nor Django nor MLX, so `mlxd --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+ENV_PREFIX = "MLXD_"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What `Config` says about a field besides its type and default. `low` and `high` are inclusive, both or none."""
+
+    group: str
+    text: str
+    low: float | None = None
+    high: float | None = None
+    flag: str | None = None
+    short: str | None = None
+
+
+LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, STATE, LOGS = (
+    "Listening",
+    "Models",
+    "Engine",
+    "Queue and time limits",
+    "Connection limits",
+    "Sampling defaults",
+    "State",
+    "Logging",
+)
+GROUPS = (LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, STATE, LOGS)
+KIB, MIB = 1024, 1024 * 1024
+FROM_MODEL = "Unset: the model's generation_config, else {}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one process, validated by `mlxd.config.load`; units stand in the names.
+
+    A `Config` made by hand (in a test) is not range-checked.
+    """
+
+    host: Annotated[
+        str, About(LISTEN, "Address to listen on. Only loopback addresses are accepted until API keys exist.")
+    ] = "127.0.0.1"
+    port: Annotated[int, About(LISTEN, "TCP port; 0 takes any free one.", 0, 65535)] = 8080
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        About(LISTEN, "More names a Host header may carry, besides the loopback names.", flag="allowed-host"),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        About(LISTEN, "Web origins (scheme://host:port) that may call the API from a browser.", flag="allowed-origin"),
+    ] = ()
+
+    models: Annotated[
+        tuple[str, ...],
+        About(
+            MODELS,
+            "Model to serve: a DIRECTORY, a Hugging Face REPO (owner/name), or NAME=either to choose its id.",
+            flag="model",
+            short="m",
+        ),
+    ] = ()
+    demo: Annotated[bool, About(MODELS, "Serve the small demo model that comes with mlxd.")] = False
+    max_models: Annotated[
+        int, About(MODELS, "Models kept in memory at once; several --model flags raise it to their number.", 1, 64)
+    ] = 1
+    strict_models: Annotated[
+        bool, About(MODELS, "Refuse a request that names an unknown model even when only one model is served.")
+    ] = False
+    hf_endpoint: Annotated[
+        str, About(MODELS, "Where `serve --model REPO` downloads from; the HF_ENDPOINT variable is not consulted.")
+    ] = "https://huggingface.co"
+
+    max_batch: Annotated[int, About(ENGINE, "Most answers generated at the same time.", 1, 256)] = 8
+    prefill_step_tokens: Annotated[
+        int,
+        About(ENGINE, "Prompt tokens computed between two decode steps; less is smoother, more is faster.", 1, 65536),
+    ] = 512
+    max_context_tokens: Annotated[
+        int, About(ENGINE, "Longest prompt plus answer; 0 is whatever the model can hold.", 0, 16_777_216)
+    ] = 0
+    memory_limit_bytes: Annotated[
+        int, About(ENGINE, "Memory for weights and KV; 0 is a share of the machine's.", 0, 1 << 50)
+    ] = 0
+
+    queue_size: Annotated[int, About(QUEUE, "Requests that may wait; the next one is answered 503.", 0, 65536)] = 64
+    queue_size_per_key: Annotated[int, About(QUEUE, "Requests one client may have waiting.", 1, 65536)] = 8
+    queue_timeout_s: Annotated[float, About(QUEUE, "Longest wait in the queue.", 0.1, 86400)] = 300.0
+    drain_s: Annotated[
+        float, About(QUEUE, "Time running answers get to finish after SIGTERM (launchd kills at 20).", 0, 3600)
+    ] = 15.0
+    watchdog_s: Annotated[
+        float, About(QUEUE, "Without progress for this long the engine counts as hung.", 1, 86400)
+    ] = 60.0
+    generation_deadline_s: Annotated[
+        float, About(QUEUE, "Wall-clock limit of one answer, which then ends with `length`; 0 is none.", 0, 86400)
+    ] = 0.0
+    keepalive_s: Annotated[
+        float, About(QUEUE, "A silent stream gets a comment line this often, so that clients do not give up.", 0.1, 600)
+    ] = 5.0
+
+    max_body_bytes: Annotated[
+        int, About(LIMITS, "Largest request body; larger ones are answered 413.", KIB, 1 << 40)
+    ] = 32 * MIB
+    max_connections: Annotated[int, About(LIMITS, "Open connections in all.", 1, 65536)] = 512
+    max_connections_per_address: Annotated[int, About(LIMITS, "Open connections from one address.", 1, 65536)] = 64
+    slow_reader_s: Annotated[
+        float, About(LIMITS, "A client that reads nothing for this long is disconnected.", 1, 3600)
+    ] = 30.0
+
+    sampling_profile: Annotated[
+        Literal["model", "seed"],
+        About(
+            SAMPLING,
+            "`model`: the model's own defaults. `seed`: temperature 0.1, top_p 0.9, top_k 40, min_p 0.05,"
+            " repetition_penalty 1.08 over 256 tokens, max_tokens 2048.",
+        ),
+    ] = "model"
+    temperature: Annotated[float | None, About(SAMPLING, FROM_MODEL.format("1"), 0, 2)] = None
+    top_p: Annotated[float | None, About(SAMPLING, FROM_MODEL.format("1 (off)"), 0, 1)] = None
+    top_k: Annotated[int | None, About(SAMPLING, FROM_MODEL.format("0 (off)"), 0, 1_000_000)] = None
+    min_p: Annotated[float | None, About(SAMPLING, FROM_MODEL.format("0 (off)"), 0, 1)] = None
+    repetition_penalty: Annotated[float | None, About(SAMPLING, FROM_MODEL.format("1 (off)"), 0.01, 10)] = None
+    presence_penalty: Annotated[float | None, About(SAMPLING, FROM_MODEL.format("0 (off)"), -2, 2)] = None
+    frequency_penalty: Annotated[float | None, About(SAMPLING, FROM_MODEL.format("0 (off)"), -2, 2)] = None
+    penalty_context_tokens: Annotated[
+        int | None, About(SAMPLING, "Tokens the three penalties look back over. Unset: 256.", 0, 16_777_216)
+    ] = None
+    max_tokens: Annotated[
+        int | None, About(SAMPLING, "Longest answer when a request names none. Unset: the room left.", 1, 16_777_216)
+    ] = None
+    default_thinking: Annotated[
+        bool, About(SAMPLING, "Let models that can reason do so unless a request says otherwise.")
+    ] = True
+
+    state_dir: Annotated[Path, About(STATE, "Where mlxd keeps its lock, keys, logs and databases; not read from .env.")]
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], About(LOGS, "Least severe line written.")] = (
+        "info"
+    )
+    log_format: Annotated[Literal["text", "json"], About(LOGS, "Form of the lines on stderr and in the log file.")] = (
+        "text"
+    )
+    debug: Annotated[
+        int,
+        About(
+            LOGS,
+            "0 off; 1 mlxd's own debug lines; 2 the libraries' too; 3 also tool calls, by name and size."
+            " Prompts and answers are never logged.",
+            0,
+            3,
+        ),
+    ] = 0
+
+    @property
+    def resident_models(self) -> int:
+        """How many models stay in memory: every one that was named on the command line fits."""
+        return max(self.max_models, len(self.models) + self.demo)
+
+    def sampling_defaults(self) -> dict[str, float | int]:
+        """The sampling values this configuration sets, by `SamplingParams` name plus `max_tokens`.
+
+        A name that is absent is the model's to decide. Explicit knobs win over the profile.
+        """
+        chosen: dict[str, float | int] = dict(SEED_SAMPLING) if self.sampling_profile == "seed" else {}
+        for name in SAMPLING_NAMES:
+            value = getattr(self, name)
+            if value is not None:
+                chosen[name] = value
+        return chosen
+
+
+SEED_SAMPLING: dict[str, float | int] = {
+    "temperature": 0.1,
+    "top_p": 0.9,
+    "top_k": 40,
+    "min_p": 0.05,
+    "repetition_penalty": 1.08,
+    "penalty_context_tokens": 256,
+    "max_tokens": 2048,
+}
+SAMPLING_NAMES = (*SEED_SAMPLING, "presence_penalty", "frequency_penalty")
+REQUIRED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One setting as data. `kind` is its plain type; `default` is `REQUIRED` for the state directory."""
+
+    name: str
+    kind: type
+    default: Any
+    optional: bool
+    choices: tuple[str, ...]
+    about: About
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.about.flag or self.name.replace('_', '-')}"
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def repeatable(self) -> bool:
+        return self.kind is tuple
+
+    @property
+    def default_text(self) -> str:
+        """The default as a person would write it."""
+        match self.default:
+            case None | () | "":
+                return "unset"
+            case bool(on):
+                return "on" if on else "off"
+            case int(count) if self.name.endswith("_bytes"):
+                return _size(count)
+            case float(number):
+                return f"{number:g}"
+            case value:
+                return "the platform's data directory" if value is REQUIRED else str(value)
+
+    @property
+    def range_text(self) -> str:
+        """What values are accepted, "" where any of the type is."""
+        if self.choices:
+            return " or ".join(self.choices)
+        if self.about.low is None:
+            return ""
+        write = _size if self.name.endswith("_bytes") else _number
+        return f"{write(self.about.low or 0)} to {write(self.about.high or 0)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == int(value) else f"{value:g}"
+
+
+def _size(count: float) -> str:
+    """Bytes in the largest binary unit that divides them."""
+    for power, unit in ((50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count and count % (1 << power) == 0:
+            return f"{int(count) >> power} {unit}"
+    return _number(count)
+
+
+def _knob(field: dataclasses.Field[Any], hint: Any) -> Knob:
+    annotated, about = get_args(hint)[:2]
+    optional = isinstance(annotated, types.UnionType)
+    inner = get_args(annotated)[0] if optional else annotated
+    choices = get_args(inner) if get_origin(inner) is Literal else ()
+    kind = str if choices else get_origin(inner) or inner
+    default = REQUIRED if field.default is dataclasses.MISSING else field.default
+    return Knob(field.name, kind, default, optional, tuple(map(str, choices)), about)
+
+
+def _knobs() -> tuple[Knob, ...]:
+    hints = get_type_hints(Config, include_extras=True)
+    return tuple(_knob(field, hints[field.name]) for field in dataclasses.fields(Config))
+
+
+KNOBS = _knobs()
+BY_NAME = {knob.name: knob for knob in KNOBS}
+BY_ENV = {knob.env: knob for knob in KNOBS}

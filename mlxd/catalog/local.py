@@ -38,10 +38,17 @@ def find_local(name: str) -> Path | None:
 
     A repository id is looked up in the cache only; nothing is fetched.
     """
-    directory = Path(name).expanduser()
-    if directory.is_dir():
-        return directory.resolve()
+    if is_directory(name):
+        return Path(name).expanduser().resolve()
     return _snapshot(_repo_folder(name)) if REPO_ID.fullmatch(name) else None
+
+
+def is_directory(name: str) -> bool:
+    """Whether a name is a directory; False for what no file system could hold."""
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a home that is nobody's
+        return False
 
 
 def local_models() -> Iterator[LocalModel]:

@@ -1,0 +1,91 @@
+"""Models by name, on a Hugging Face cache and directories made here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inference.engine.demo import DEMO_MODEL_ID
+from inference.errors import InvalidModel, ModelNotFound
+from mlxd.catalog import find_local, local_models, named_models
+
+
+def make_model(folder: Path, head: str = "Qwen3ForCausalLM") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": [head]}))
+    (folder / "model.safetensors").write_bytes(b"12345678")
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from huggingface_hub import constants
+
+    root = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(root))
+    for repo, head in (("org/writer", "Qwen3ForCausalLM"), ("org/embedder", "BertModel")):
+        repo_folder = root / ("models--" + repo.replace("/", "--"))
+        make_model(repo_folder / "snapshots" / "abc", head)
+        (repo_folder / "refs").mkdir()
+        (repo_folder / "refs" / "main").write_text("abc")
+    (root / "models--org--unfinished" / "refs").mkdir(parents=True)
+    (root / "models--org--unfinished" / "refs" / "main").write_text("def")
+    return root
+
+
+def test_the_cache_lists_what_writes_text_and_is_complete(cache: Path) -> None:
+    assert [model.id for model in local_models()] == ["org/writer"]
+    assert [model_id for model_id, _ in named_models([])] == ["org/writer"]
+
+
+def test_no_cache_is_no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nowhere"))
+    assert list(local_models()) == []
+    assert named_models([]) == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["org/unfinished", "org/absent", "../org/writer", "org/../writer", "a" * 300, "a\0b/c"]
+)
+def test_names_that_lead_nowhere(cache: Path, name: str) -> None:
+    assert find_local(name) is None
+    with pytest.raises(ModelNotFound):
+        named_models([name])
+
+
+def test_directories_repositories_and_given_names(cache: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "my model")
+    models = named_models([str(folder), "org/writer", f"nice={folder}"], demo=True)
+    assert [model_id for model_id, _ in models] == ["my-model", "org/writer", "nice", DEMO_MODEL_ID]
+    assert models[0][1] == models[2][1] == folder
+
+
+def test_a_directory_with_an_equals_sign_is_a_directory(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "a=b")
+    assert named_models([str(folder)]) == (("a-b", folder),)
+
+
+def test_what_is_refused(cache: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "twin")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidModel, match="Two models"):
+        named_models([str(folder), f"twin={folder}"])
+    with pytest.raises(InvalidModel, match="holds no model"):
+        named_models([str(tmp_path / "empty")])
+    with pytest.raises(ModelNotFound):
+        named_models(["org/absent"])
+
+
+def test_fetch_is_asked_only_for_what_is_missing(cache: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def fetch(repo: str) -> Path:
+        asked.append(repo)
+        return make_model(tmp_path / "fetched")
+
+    assert [name for name, _ in named_models(["org/writer", "new=org/absent"], fetch=fetch)] == ["org/writer", "new"]
+    assert asked == ["org/absent"]

@@ -1,0 +1,1 @@
+"""The pages a person looks at. Eyes only: they read the runtime's view and change nothing."""

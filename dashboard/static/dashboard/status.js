@@ -1,0 +1,20 @@
+// Keeps the figures fresh: asks for them every two seconds while the page is visible, and says so when the daemon is gone.
+const PERIOD_MS = 2000;
+const figures = document.getElementById("figures");
+
+async function refresh() {
+  if (document.hidden) return;
+  try {
+    const answer = await fetch("/?part=figures", { cache: "no-store" });
+    if (!answer.ok) throw new Error(answer.status);
+    figures.innerHTML = await answer.text(); // escaped by the server's template; scripts in it would not run anyway
+    figures.classList.remove("stale");
+    figures.removeAttribute("title");
+  } catch {
+    figures.classList.add("stale");
+    figures.title = "mlxd does not answer; these figures are old";
+  }
+}
+
+setInterval(refresh, PERIOD_MS);
+document.addEventListener("visibilitychange", refresh);

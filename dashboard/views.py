@@ -1,0 +1,73 @@
+"""The status page: one read of the runtime's view, drawn as HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from mlxd import runtime
+
+PAGE = "dashboard/status.html"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A served model as the page shows it; figures are None while it is not in memory."""
+
+    id: str
+    state: str
+    error: str
+    context_tokens: int | None
+    weights_bytes: int | None
+    kv_bytes: int | None
+    rows: int
+
+
+def status(request: HttpRequest) -> HttpResponse:
+    """The whole page, or with `?part=figures` only what changes."""
+    view = runtime.current().snapshot()
+    ready, reason = runtime.current().readiness()
+    context = {
+        "view": view,
+        "scheduler": view.scheduler,
+        "models": model_rows(view),
+        "ready": ready,
+        "reason": reason.replace("_", " "),
+        "uptime": duration(view.uptime_s),
+        "base_url": f"http://{request.get_host()}/v1",
+    }
+    part = "#figures" if request.GET.get("part") == "figures" else ""
+    response = render(request, PAGE + part, context)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+def model_rows(view: runtime.RuntimeView) -> tuple[ModelRow, ...]:
+    return tuple(_model_row(served, view) for served in view.models)
+
+
+def _model_row(served: runtime.ServedModel, view: runtime.RuntimeView) -> ModelRow:
+    resident = view.scheduler.model(served.id)
+    limits = resident.limits if resident else None
+    return ModelRow(
+        id=served.id,
+        state=resident.state.value if resident else "not loaded",
+        error=resident.error if resident else "",
+        context_tokens=limits.context_tokens if limits else None,
+        weights_bytes=limits.weights_bytes if limits else None,
+        kv_bytes=resident.kv_bytes if resident and limits else None,
+        rows=resident.rows if resident else 0,
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units, e.g. `3 h 12 min`."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

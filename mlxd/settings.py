@@ -1,8 +1,78 @@
-"""Django settings: loud, small, no surprises."""
+"""Django settings: loud, small, no surprises. What a user may change is in `mlxd.config`, not here."""
 
-SECRET_KEY = "unset"  # noqa: S105
+from __future__ import annotations
+
+import os
+import secrets
+
+from django.utils.csp import CSP
+
+from mlxd.paths import StateDir, read_private, resolve_state_dir
+from mlxd.start_errors import UnsafeStateDir
+
 DEBUG = False
+"""Hard-wired: a debug page shows prompts."""
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+
+def _secret_key() -> str:
+    """The key the daemon made. A command that finds none gets one that dies with it."""
+    try:
+        found = read_private(StateDir(resolve_state_dir(None, os.environ)).secret_key)
+    except UnsafeStateDir:
+        found = None
+    return (found or "").strip() or secrets.token_urlsafe(48)
+
+
+SECRET_KEY = _secret_key()
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+ROOT_URLCONF = "mlxd.urls"
+ASGI_APPLICATION = "mlxd.asgi.application"
+APPEND_SLASH = False
+
+INSTALLED_APPS = ["django.contrib.staticfiles", "ninja", "dashboard", "mlxd"]
+MIDDLEWARE = [
+    "mlxd.middleware.json_errors",
+    "mlxd.middleware.StaticFiles",
+    "mlxd.middleware.PageHeaders",
+]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+
+DATABASES: dict[str, object] = {}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
 USE_TZ = True
 TIME_ZONE = "UTC"
-INSTALLED_APPS = ["ninja", "dashboard"]
-DATABASES: dict[str, object] = {}
+USE_I18N = False
+LOGGING_CONFIG = None  # mlxd.log sets logging up; Django's own would mail and print request paths
+
+# Bodies are limited by the transport, and one that fits is parsed in memory: a prompt never touches the disk.
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+FILE_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+
+STATIC_URL = "/static/"
+STATIC_ROOT = None
+STATICFILES_FINDERS = ["django.contrib.staticfiles.finders.AppDirectoriesFinder"]
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_ALLOW_ALL_ORIGINS = False
+
+SECURE_CSP = {
+    "default-src": [CSP.SELF],
+    "base-uri": [CSP.NONE],
+    "form-action": [CSP.SELF],
+    "frame-ancestors": [CSP.NONE],
+    "object-src": [CSP.NONE],
+}
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "no-referrer"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CSRF_COOKIE_HTTPONLY = SESSION_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = SESSION_COOKIE_SAMESITE = "Strict"
+
+SILENCED_SYSTEM_CHECKS = [
+    "security.W001",  # SecurityMiddleware: its headers are set by mlxd.middleware on pages
+    "security.W002",  # XFrameOptionsMiddleware: likewise
+    "security.W003",  # CsrfViewMiddleware: there are no cookies yet, and the gate refuses foreign origins
+]

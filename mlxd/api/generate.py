@@ -1,0 +1,133 @@
+"""The way every generation takes: checked bytes, a runtime's generation, and a streamed or folded answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponse
+
+from inference.events import Admitted, Event, Failed
+from inference.messages import Conversation
+from inference.params import GenerationParams
+from inference.tokens import TokenIds
+from mlxd import runtime
+from mlxd.api import ignored, policy
+from mlxd.api.chunks import Envelope, Reducer, Shape
+from mlxd.api.reply import collect
+from mlxd.api.sampling import generation_params
+from mlxd.api.schemas import GenerationRequest
+from mlxd.api.slot import Stream, slot_of
+from mlxd.api.sse import EventStream
+from mlxd.api.strict_json import parse_object
+from mlxd.api.validate import validate
+from mlxd.api.wire import dump, new_id
+
+OFF_LOOP_BYTES: Final = 1024 * 1024
+ADMITTED_WAIT_S: Final = 2.0
+"""Headers wait this long for the cache's verdict; then they say that there is none."""
+
+LOCAL_CLIENT: Final = "local"
+STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, read. Exactly one of `conversation` and `raw_prompt` is set."""
+
+    body: GenerationRequest
+    params: GenerationParams
+    shape: Shape
+    id: str
+    body_bytes: int
+    conversation: Conversation | None = None
+    raw_prompt: str | TokenIds | None = None
+
+
+async def read[Request: GenerationRequest, Read](
+    raw: bytes, schema: type[Request], finish: Callable[[Request], Read]
+) -> tuple[Request, Read]:
+    """Parses, validates and converts a body; a large one in a thread, because it would stop every stream meanwhile."""
+
+    def work() -> tuple[Request, Read]:
+        value = parse_object(raw)
+        ignored.count(schema, value)
+        body = validate(schema, value)
+        return body, finish(body)
+
+    return work() if len(raw) <= OFF_LOOP_BYTES else await asyncio.to_thread(work)
+
+
+async def resolve_params(body: GenerationRequest) -> tuple[GenerationParams, int]:
+    """What the request left open, decided; and the vocabulary size of the model it named."""
+    running = runtime.current()
+    text = await running.text(running.resolve(body.model))
+    params = generation_params(body, policy.current().sampling, text.generation_defaults)
+    return params, text.tokenizer.vocab_size
+
+
+def request_id(request: ASGIRequest) -> str:
+    """The id the transport gave, which also stands in the answer's header and in the log."""
+    return request.scope.get("mlxd.request_id") or new_id("req_")
+
+
+async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
+    """The answer: folded, or headers only with the generation left in the slot. Cancels what it does not hand over."""
+    generation = await runtime.current().open(
+        model=ask.body.model,
+        conversation=ask.conversation,
+        raw_prompt=ask.raw_prompt,
+        params=ask.params,
+        client=LOCAL_CLIENT,
+        request_id=request_id(request),
+        body_bytes=ask.body_bytes,
+    )
+    try:
+        opening = await generation.next_batch(ADMITTED_WAIT_S)
+        _raise_early(opening)
+        reducer = Reducer(_envelope(ask, generation.model_id), ask.shape)
+        if ask.body.stream:
+            frames = EventStream(reducer, request.path, request_id(request))
+            slot_of(request.scope).stream = Stream(generation, frames, opening)
+            response = HttpResponse(headers=STREAM_HEADERS)
+        else:
+            answer = await collect(generation, reducer, opening)
+            response = HttpResponse(dump(answer), content_type="application/json")
+    except BaseException:
+        generation.cancel()
+        raise
+    _tell(response, opening, generation.prompt_tokens, generation.max_tokens, ask.params.max_tokens)
+    return response
+
+
+def _raise_early(opening: tuple[Event, ...]) -> None:
+    """A failure before any output is still an HTTP status."""
+    if opening and isinstance(opening[0], Failed):
+        raise opening[0].error
+    if len(opening) > 1 and isinstance(opening[0], Admitted) and isinstance(opening[1], Failed):
+        raise opening[1].error
+
+
+def _envelope(ask: Ask, model_id: str) -> Envelope:
+    options = ask.body.stream_options
+    return Envelope(ask.id, model_id, int(time.time()), separate_usage=bool(options and options.include_usage))
+
+
+def _tell(
+    response: HttpResponse, opening: tuple[Event, ...], prompt_tokens: int, max_tokens: int, asked: int | None
+) -> None:
+    admitted = next((event for event in opening if isinstance(event, Admitted)), None)
+    cached_tokens = admitted.cached_tokens if admitted else 0
+    response["X-Conv-KV"] = admitted.verdict if admitted else "none"
+    response["X-Conv-Cached-Tokens"] = str(cached_tokens)
+    response["X-Conv-Processing-Tokens"] = str(prompt_tokens - cached_tokens)
+    if asked is not None and max_tokens < asked:
+        response["X-Mlxd-Max-Tokens"] = str(max_tokens)

@@ -1,0 +1,71 @@
+"""`/v1` as OpenAI's clients know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpResponse
+from ninja import Router
+
+from inference.errors import ModelNotFound
+from inference.messages import Conversation
+from mlxd import runtime
+from mlxd.api import policy
+from mlxd.api.auth import AnyKey
+from mlxd.api.chunks import ChatShape, CompletionShape
+from mlxd.api.convert import convert_chat
+from mlxd.api.errors import InvalidField
+from mlxd.api.generate import Ask, generate, read, resolve_params
+from mlxd.api.raw_prompt import read_prompt
+from mlxd.api.refusals import refuse_chat, refuse_completion
+from mlxd.api.schemas import ChatRequest, CompletionRequest
+from mlxd.api.wire import new_id
+from mlxd.runtime import ServedModel
+
+router = Router(tags=["openai"])
+any_key = AnyKey()
+
+
+@router.post("/chat/completions", auth=any_key, summary="Answer a conversation")
+async def chat_completions(request: ASGIRequest) -> HttpResponse:
+    default_thinking = policy.current().default_thinking
+
+    def convert(body: ChatRequest) -> Conversation:
+        refuse_chat(body)
+        return convert_chat(body, default_thinking=default_thinking)
+
+    body, conversation = await read(request.body, ChatRequest, convert)
+    params, _ = await resolve_params(body)
+    ask = Ask(body, params, ChatShape(), new_id("chatcmpl-"), len(request.body), conversation=conversation)
+    return await generate(request, ask)
+
+
+@router.post("/completions", auth=any_key, summary="Continue a raw prompt")
+async def completions(request: ASGIRequest) -> HttpResponse:
+    body, _ = await read(request.body, CompletionRequest, refuse_completion)
+    params, vocab_size = await resolve_params(body)
+    prompt = read_prompt(body.prompt, vocab_size)
+    if body.echo and not isinstance(prompt, str):
+        raise InvalidField("echo needs a prompt that is text.", param="echo")
+    shape = CompletionShape(prompt if body.echo and isinstance(prompt, str) else "")
+    ask = Ask(body, params, shape, new_id("cmpl-"), len(request.body), raw_prompt=prompt)
+    return await generate(request, ask)
+
+
+@router.get("/models", auth=any_key, summary="The models served here")
+async def models(request: ASGIRequest) -> dict[str, Any]:
+    return {"object": "list", "data": [_model(model) for model in runtime.current().models]}
+
+
+@router.get("/models/{path:model_id}", auth=any_key, summary="One model")
+async def model(request: ASGIRequest, model_id: str) -> dict[str, Any]:
+    """Only what is listed is found: unlike a request, a look-up is not answered with another model."""
+    found = next((served for served in runtime.current().models if served.answers_to(model_id)), None)
+    if found is None:
+        raise ModelNotFound("There is no model of this name here.", param="model")
+    return _model(found)
+
+
+def _model(served: ServedModel) -> dict[str, Any]:
+    return {"id": served.id, "object": "model", "created": served.created_s, "owned_by": "mlxd"}

@@ -1,0 +1,49 @@
+"""What the API was told when the process was put together: defaults, timing, and who the admin is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from mlxd.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`sampling` holds what the configuration sets, by `SamplingParams` name, plus `max_tokens`.
+
+    `admin_digest` is the SHA-256 of the admin token; without one nobody is the admin.
+    """
+
+    sampling: Mapping[str, float | int] = field(default_factory=dict)
+    default_thinking: bool = True
+    keepalive_s: float = 5.0
+    admin_digest: bytes | None = None
+
+    @classmethod
+    def of(cls, config: Config, admin_token: str) -> Self:
+        return cls(
+            sampling=config.sampling_defaults(),
+            default_thinking=config.default_thinking,
+            keepalive_s=config.keepalive_s,
+            admin_digest=digest(admin_token),
+        )
+
+
+def digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+_current = Policy()
+
+
+def install(policy: Policy) -> None:
+    """Makes a policy the process's own; the daemon does it once, before it listens."""
+    global _current  # noqa: PLW0603  Django's views have no other way to it
+    _current = policy
+
+
+def current() -> Policy:
+    return _current

@@ -1,0 +1,54 @@
+"""A folded answer: the chunks of a stream, put together as a client would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from inference.events import Event
+from mlxd.api.chunks import Chunk, Reducer
+from mlxd.api.slot import EventSource
+
+
+async def collect(source: EventSource, reducer: Reducer, opening: Sequence[Event]) -> dict[str, Any]:
+    """Reads the source to its end and folds it; `opening` was read already. Raises the error that ended it."""
+    chunks = reducer.feed(opening)
+    while not reducer.done:
+        chunks.extend(reducer.feed(await source.next_batch()))
+    if reducer.error is not None:
+        raise reducer.error
+    return fold(chunks)
+
+
+def fold(chunks: Iterable[Chunk]) -> dict[str, Any]:
+    """The answer that one whole stream of chunks adds up to."""
+    head: Chunk = {}
+    texts: dict[str, list[str]] = {"content": []}
+    reason = usage = None
+    for chunk in chunks:
+        head = head or chunk
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            reason = choice["finish_reason"] or reason
+            for field, text in _texts(choice):
+                texts.setdefault(field, []).append(text)
+    joined = {field: "".join(pieces) for field, pieces in texts.items()}
+    said = _message(joined) if head["object"] == "chat.completion.chunk" else {"text": joined["content"]}
+    return {
+        "id": head["id"],
+        "object": head["object"].removesuffix(".chunk"),
+        "created": head["created"],
+        "model": head["model"],
+        "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}],
+        "usage": usage,
+    }
+
+
+def _texts(choice: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    if "delta" not in choice:
+        return (("content", choice["text"]),)
+    return tuple((field, text) for field, text in choice["delta"].items() if field != "role")
+
+
+def _message(texts: dict[str, str]) -> dict[str, Any]:
+    return {"message": {"role": "assistant", **texts, "refusal": None}}

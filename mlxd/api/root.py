@@ -1,0 +1,46 @@
+"""The ninja API: routers under their prefixes, and every exception through the one error table."""
+
+from __future__ import annotations
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+
+from inference.errors import InferenceError
+from mlxd import __version__
+from mlxd.api import admin, health, openai
+from mlxd.api.errors import InvalidBody, InvalidKey, http_response, log_unexpected
+
+api = NinjaAPI(title="mlxd", version=__version__, docs_url=None, openapi_url=None, urls_namespace="mlxd")
+api.add_router("/v1", openai.router)
+api.add_router("/health", health.router)
+api.add_router("/api", admin.router)
+
+
+def _request_id(request: HttpRequest) -> str:
+    found: str = getattr(request, "scope", {}).get("mlxd.request_id") or ""
+    return found
+
+
+@api.exception_handler(InferenceError)
+def _ours(request: HttpRequest, error: InferenceError) -> HttpResponse:
+    return http_response(error, request.path, _request_id(request))
+
+
+@api.exception_handler(AuthenticationError)
+def _unauthenticated(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
+    return _ours(request, InvalidKey("A key is required."))
+
+
+@api.exception_handler(RequestDataTooBig)
+@api.exception_handler(HttpError)
+@api.exception_handler(ValidationError)
+def _unreadable(request: HttpRequest, error: Exception) -> HttpResponse:
+    return _ours(request, InvalidBody("The request cannot be read.", code="invalid_request"))
+
+
+@api.exception_handler(Exception)
+def _unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
+    log_unexpected(error, _request_id(request))
+    return http_response(error, request.path, _request_id(request))

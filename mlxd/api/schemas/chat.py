@@ -1,0 +1,44 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mlxd.api.schemas.generation import GenerationRequest
+from mlxd.api.schemas.messages import MessageItem
+from mlxd.api.schemas.tools import ToolItem
+from mlxd.api.schemas.types import Body, Count, Integral, Tag
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class ChatRequest(GenerationRequest):
+    messages: Annotated[list[MessageItem], Field(min_length=1, fail_fast=True)]
+    tools: Annotated[list[ToolItem], Field(max_length=512, fail_fast=True)] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: Any = None
+    function_call: Any = None
+
+    max_completion_tokens: Count | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), Integral] | None = None
+
+    reasoning_effort: Effort | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    enable_thinking: bool | None = None
+    chat_template: Any = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    modalities: list[Tag] | None = None
+    audio: Any = None
+    web_search_options: Any = None

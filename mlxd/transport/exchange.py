@@ -61,7 +61,7 @@ class Exchange:
 
     async def receive(self) -> dict[str, Any]:
         """The ASGI `receive`: the body in pieces, then `http.disconnect` when the exchange is over."""
-        if not self._gone and not self._body_read:
+        if not (self._gone or self._finished or self._body_read):
             return self._next_piece()
         await self._over.wait()
         return {"type": "http.disconnect"}

@@ -138,6 +138,7 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
         factory = WebSockets(self, server="")
         factory.setProtocolOptions(
             autoPingInterval=0,  # autobahn's pings are timed by the wall clock
+            failByDrop=False,  # say 1009 before leaving
             allowNullOrigin=False,
             openHandshakeTimeout=self.websocket_handshake_timeout,
             maxMessagePayloadSize=self.websocket_max_message_size,
@@ -176,17 +177,20 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._wind_up(), loop=self.loop))
 
     async def _wind_up(self) -> None:
-        """Let finished answers leave, cancel what still runs, and wait for both no longer than the grace."""
+        """Let finished answers leave and applications clean up; cancel those that do not, then cut what is left."""
         self.stop_listening()
         self.abort_all()
-        deadline_s = self.now_s() + self.limits.shutdown_grace_s
-        await asyncio.sleep(0.01)  # so that applications meet their disconnect before their cancellation
+        await self._emptied(self.limits.shutdown_grace_s / 2)
         for task in self._tasks:
             task.cancel()
-        while (self._tasks or self._channels) and self.now_s() < deadline_s:  # noqa: ASYNC110  # once per process
-            await asyncio.sleep(0.01)
+        await self._emptied(self.limits.shutdown_grace_s / 2)
         for channel in list(self._channels):
             channel.abort()
+
+    async def _emptied(self, within_s: float) -> None:
+        deadline_s = self.now_s() + within_s
+        while (self._tasks or self._channels) and self.now_s() < deadline_s:  # noqa: ASYNC110  # once per process
+            await asyncio.sleep(0.01)
 
     # ── Connections (called by Channel) ───────────────────────────────────────────────────────────────────────────
 
@@ -258,6 +262,7 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
             upgrade()
         finally:
             self.ws_factory.upgrading = None
+            request.content.close()
 
     def protocol_connected(self, protocol: Any) -> None:
         """daphne's registry; here connections register themselves."""
@@ -271,7 +276,7 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
         """Start the application for a WebSocket; HTTP requests have their own Exchange."""
         scope |= {
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "path": protocol.channel.shown_path,
+            "path": protocol.shown_path,
             "raw_path": protocol.raw_path,
             "root_path": "",
             "scheme": "ws",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, override
+from urllib.parse import unquote
 
 from autobahn.websocket.types import ConnectionDeny
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol
@@ -59,6 +60,11 @@ class WebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has no types
     server: TransportServer
     request: Any = None
 
+    @property
+    def shown_path(self) -> str:
+        """The path as routes see it."""
+        return unquote(self.raw_path.decode("ascii"))
+
     @override
     def onConnect(self, request: Any) -> Any:
         self._opened_s = self._heard_s = self._pinged_s = self.channel.server.now_s()
@@ -106,6 +112,11 @@ class WebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has no types
         ids = {name.decode(): value.decode() for name, value in request_id_headers(self.request_id)}
         self._take_handshake().callback((subprotocol, ids))
 
+    @override
+    def serverClose(self, code: int | None = None) -> None:
+        # autobahn's sendClose refuses the codes a server has most use for: 1001, 1008, 1009, 1011, 1013
+        self.sendCloseFrame(code=1000 if code is None else code)
+
     def _take_handshake(self) -> Any:
         handshake = self.handshake_deferred
         del self.handshake_deferred
@@ -117,7 +128,7 @@ class WebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has no types
         name = {403: "websocket_refused", 500: "internal_error"}.get(code, "invalid_handshake")
         refusal = Refusal(code, name, "The WebSocket was not opened.", permanent=code < 500)
         self.channel.server.refused(refusal, self.request_id)
-        self.sendData(raw_refusal(refusal, self.channel.shown_path, self.request_id))
+        self.sendData(raw_refusal(refusal, self.shown_path, self.request_id))
 
     def app_ended(self, failed: bool) -> None:
         """The application is done with this socket; whatever state it left, the client is told."""
@@ -125,12 +136,12 @@ class WebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has no types
             if hasattr(self, "handshake_deferred"):
                 self._take_handshake().errback(ConnectionDeny(code=500 if failed else 403, reason="no application"))
         elif self.state == self.STATE_OPEN:
-            self.sendClose(code=1011 if failed else 1000)
+            self.serverClose(code=1011 if failed else 1000)
 
     def say_goodbye(self) -> None:
         """The server is going away."""
         if self.state == self.STATE_OPEN:
-            self.sendClose(code=1001)
+            self.serverClose(code=1001)
         else:
             self.channel.abort()
 

@@ -123,6 +123,11 @@ class App:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"first\n", "more_body": True})
 
+    async def get_eager(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:
+        """Answers before it has read its body, and reads on."""
+        await answer(send, {"early": True})
+        note("eager-then", (await receive())["type"])
+
     async def get_short(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:
         await answer(send, b"abc", headers=[(b"content-length", b"10")])
 

@@ -1,0 +1,76 @@
+"""Refusals that no waiting would change: parameters that hurt the engine, no room in the context or the memory."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from inference.errors import InvalidParameter, ModelTooLarge, PromptTooLong
+from inference.params import GenerationParams
+from inference.ports import ModelLimits
+from inference.scheduler.budget import estimate_bytes, fits
+from inference.scheduler.request import Request
+
+RANGES = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "top_k": (0, 2**31),
+    "repetition_penalty": (1e-6, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "penalty_context_tokens": (0, 2**31),
+}
+"""What the engine can bear. The API's own ranges are narrower; this is the last door before the GPU."""
+
+
+def check_params(params: GenerationParams) -> None:
+    """Raises `InvalidParameter` for a value outside what the engine can bear."""
+    for name, (low, high) in RANGES.items():
+        value = getattr(params.sampling, name)
+        if not (isfinite(value) and low <= value <= high):
+            raise InvalidParameter(f"{name} must be between {low:g} and {high:g}.", param=name)
+    seed = params.sampling.seed
+    if seed is not None and not -(2**63) <= seed < 2**64:
+        raise InvalidParameter("seed must be a 64-bit integer.", param="seed")
+    if params.max_tokens is not None and params.max_tokens < 1:
+        raise InvalidParameter("max_tokens must be at least 1.", param="max_tokens")
+    if not all(params.stop.strings):
+        raise InvalidParameter("A stop string must not be empty.", param="stop")
+    if params.deadline_s is not None and not params.deadline_s > 0:
+        raise InvalidParameter("The deadline must be more than 0 s.")
+
+
+def granted_tokens(request: Request) -> int:
+    """`max_tokens` cut to the room the prompt leaves. Raises `PromptTooLong` and, for no prompt, `InvalidParameter`."""
+    prompt_tokens = len(request.prompt)
+    if not prompt_tokens:
+        raise InvalidParameter("The prompt is empty.", param="messages")
+    room = request.context_tokens - prompt_tokens
+    if room < 1:
+        raise PromptTooLong(prompt_tokens, request.context_tokens)
+    return min(request.params.max_tokens or room, room)
+
+
+def check_vocabulary(request: Request, limits: ModelLimits) -> None:
+    """Raises `InvalidParameter` for an id the model has no row for; such an id reads foreign memory on the GPU."""
+    ids, stop_ids = request.prompt.ids, request.params.stop.token_ids
+    if min(ids) < 0 or max(ids) >= limits.vocab_size:
+        raise InvalidParameter(f"Token ids must be from 0 to {limits.vocab_size - 1}.", param="prompt")
+    if any(not 0 <= token < limits.vocab_size for token in stop_ids):
+        raise InvalidParameter(f"Token ids must be from 0 to {limits.vocab_size - 1}.", param="stop_token_ids")
+
+
+def check_memory(request: Request, max_tokens: int, limits: ModelLimits, limit_bytes: int, reserve_tokens: int) -> None:
+    """Raises `ModelTooLarge` or `InvalidParameter`, with both figures, for what an empty server could not hold."""
+    if not fits([(limits, ())], limit_bytes):
+        raise ModelTooLarge(
+            f"The model needs {limits.weights_bytes} bytes and {limit_bytes} bytes of memory may be used."
+        )
+    prompt_tokens = len(request.prompt)
+    load = [(limits, (prompt_tokens + min(max_tokens, reserve_tokens),))]
+    if not fits(load, limit_bytes):
+        bare = fits([(limits, (prompt_tokens + 1,))], limit_bytes)
+        raise InvalidParameter(
+            f"This request needs about {estimate_bytes(load)} bytes of memory and {limit_bytes} bytes may be used.",
+            param="max_tokens" if bare else "messages",
+        )

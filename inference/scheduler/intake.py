@@ -1,0 +1,193 @@
+"""Who gets a row next, and which models come and go for it. On the worker thread only.
+
+One look goes through the queue in its fair order. A request whose model is not loaded makes the worker want it (one
+model at a time, the first in order); one whose memory does not fit stops all behind it, or small requests would starve
+it for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from math import inf
+from typing import Any
+
+from inference.errors import InferenceError, ModelError
+from inference.events import Admitted
+from inference.ports import ModelLimits, ModelRef
+from inference.scheduler.admission import Admission
+from inference.scheduler.budget import estimate_bytes, fits
+from inference.scheduler.checks import check_memory, check_vocabulary
+from inference.scheduler.request import Ticket
+from inference.scheduler.residents import Resident, Residents, Wanted, weights_bytes
+from inference.scheduler.running import Running
+from inference.scheduler.settings import SchedulerSettings
+from inference.scheduler.view import Tally
+
+
+class Intake:
+    """Lets requests in. `limit_bytes` and `pressure` are set from the device's figures before each look."""
+
+    def __init__(
+        self, residents: Residents, running: Running, admission: Admission, settings: SchedulerSettings, tally: Tally
+    ) -> None:
+        self._residents = residents
+        self._running = running
+        self._admission = admission
+        self._settings = settings
+        self._tally = tally
+        self._wants: deque[Wanted] = deque()
+        self._unloads: dict[str, list[Future[bool]]] = {}
+        self.limit_bytes = 0
+        self.pressure = False
+
+    def want(self, ref: ModelRef, future: Future[ModelLimits]) -> None:
+        """A model is to be loaded, whether or not anybody waits for it."""
+        self._residents.forgive(ref.id)
+        self._wants.append(Wanted(ref, self._admission.submitted, future))
+
+    def unload(self, model_id: str, future: Future[bool]) -> None:
+        """A model is to go once its rows have ended; requests that wait for it will bring it back."""
+        self._wants = deque(wanted for wanted in self._wants if wanted.ref.id != model_id or wanted.future)  # restored
+        self._unloads.setdefault(model_id, []).append(future)
+
+    def look(self) -> None:
+        """Starts what can start now and loads at most one model."""
+        self._finish_unloads()
+        waiting = self._admission.waiting()
+        wanted = self._wanted(waiting)
+        leaving = self._residents.leaving(wanted.ref) if wanted else []
+        held: dict[str, float] = dict.fromkeys(self._unloads, -1)
+        if wanted:
+            held |= {one.ref.id: max(one.loaded_number, wanted.number) for one in leaving if one.ref.id not in held}
+        owed = self._start(waiting, held)
+        if wanted and not any(resident.rows or resident.ref.id in owed for resident in leaving):
+            self._bring(wanted, leaving)
+
+    def _start(self, waiting: Sequence[Ticket], held: dict[str, float]) -> set[str]:
+        """Starts tickets in order. Returns the models that still owe one its row before they may leave."""
+        owed: set[str] = set()
+        room = not self.pressure
+        for ticket in waiting:
+            model_id = ticket.request.model.id
+            resident = self._residents.get(model_id)
+            if resident is None:
+                self._refuse_for_model(ticket)
+                continue
+            if not self._announce(ticket, resident) or ticket.number > held.get(model_id, inf):
+                continue
+            if room and len(self._running) < self._settings.max_batch:
+                room = self._make_room(ticket, resident)
+                if room:
+                    self._running.start(ticket, resident)
+                    continue
+            ticket.awaits_memory = ticket.awaits_memory or self.pressure
+            owed.add(model_id)
+        return owed
+
+    def _make_room(self, ticket: Ticket, resident: Resident) -> bool:
+        """Whether the ticket's memory can be reserved now; idle models are unloaded for it."""
+        tokens = ticket.prompt_tokens + min(ticket.max_tokens, self._settings.reserve_tokens)
+        keep = {resident.ref.id, *(busy.ref.id for busy in self._running.busy())}
+        while True:
+            if fits(self._running.loads(resident, tokens), self.limit_bytes):
+                ticket.awaits_memory = False
+                return True
+            spare = self._residents.spare(keep)
+            if spare is None:
+                ticket.awaits_memory = True
+                return False
+            self._residents.unload(spare)
+
+    def _announce(self, ticket: Ticket, resident: Resident) -> bool:
+        """Tells the reader that its request has its place, or that it can never be served. False: it was refused."""
+        if ticket.announced:
+            return True
+        request, limits = ticket.request, resident.limits
+        try:
+            check_vocabulary(request, limits)
+            check_memory(request, ticket.max_tokens, limits, self.limit_bytes, self._settings.reserve_tokens)
+        except InferenceError as error:
+            self._refuse(ticket, error)
+            return False
+        ticket.announced = True
+        return ticket.mailbox.put((Admitted(request.id, ticket.prompt_tokens),))
+
+    def _refuse_for_model(self, ticket: Ticket) -> None:
+        error = self._residents.failure(ticket.request.model.id)
+        if error is not None:
+            self._refuse(ticket, error)
+
+    def _refuse(self, ticket: Ticket, error: InferenceError) -> None:
+        if self._admission.withdraw(ticket) and ticket.mailbox.fail(error):
+            self._tally.add(failed=1)
+
+    def _wanted(self, waiting: Sequence[Ticket]) -> Wanted | None:
+        """The model to bring in next: one that was ordered, else the first in the queue that is not loaded."""
+        while self._wants:
+            wanted = self._wants[0]
+            resident = self._residents.get(wanted.ref.id)
+            if resident is None:
+                return wanted
+            self._wants.popleft()
+            resolve(wanted.future, resident.limits)
+        for ticket in waiting:
+            ref = ticket.request.model
+            if self._residents.get(ref.id) is None and self._residents.failure(ref.id) is None:
+                return Wanted(ref, ticket.number)
+        return None
+
+    def _bring(self, wanted: Wanted, leaving: Sequence[Resident]) -> None:
+        """Unloads who must leave and loads the model; if that fails, who left is brought back."""
+        self._running.changed = True  # whatever comes of it, the queue is to be looked at again
+        for resident in leaving:
+            self._residents.unload(resident)
+        if len(self._residents) and not self._has_room_for(wanted.ref):
+            self._residents.crowded(wanted.ref)
+            return
+        ordered = bool(self._wants) and self._wants[0] is wanted
+        try:
+            loaded = self._residents.load(wanted.ref, self._admission.submitted)
+        except ModelError as error:
+            if ordered:
+                self._wants.popleft()
+            fail(wanted.future, error)
+            number = self._admission.submitted
+            self._wants.extend(Wanted(one.ref, number) for one in leaving)
+            return
+        if loaded is None:
+            return  # it needs more room: another look, with more models asked to leave
+        self._tally.add(model_loads=1)
+        if ordered:
+            self._wants.popleft()
+        resolve(wanted.future, loaded.limits)
+
+    def _has_room_for(self, ref: ModelRef) -> bool:
+        """Whether weights of the files' size fit beside what is reserved; the loader knows better, but too late."""
+        needed = estimate_bytes(self._running.loads()) + weights_bytes(ref.path)
+        return self.limit_bytes <= 0 or needed <= self.limit_bytes
+
+    def _finish_unloads(self) -> None:
+        for model_id, futures in list(self._unloads.items()):
+            resident = self._residents.get(model_id)
+            if resident is not None and resident.rows:
+                continue
+            if resident is not None:
+                self._residents.unload(resident)
+            del self._unloads[model_id]
+            for future in futures:
+                resolve(future, resident is not None)
+
+
+def resolve[Result](future: Future[Result] | None, result: Result) -> None:
+    if future is not None:
+        with suppress(InvalidStateError):  # whoever waited has given up, or was told already that the worker is gone
+            future.set_result(result)
+
+
+def fail(future: Future[Any] | None, error: InferenceError) -> None:
+    if future is not None:
+        with suppress(InvalidStateError):
+            future.set_exception(error)

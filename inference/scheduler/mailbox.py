@@ -1,0 +1,177 @@
+"""From the worker thread to the event loop: a list per generation and one wake-up for all of them.
+
+`call_soon_threadsafe` costs 4.6 us and a write to the loop's pipe, an append 0.1 us, so a `Doorbell` rings once for
+every mailbox that got something until the loop answers. The worker never waits for a reader: one that falls too far
+behind is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from inference.errors import GenerationFailed, InferenceError
+from inference.events import Delta, Event, Failed, Finished, PrefillProgress
+
+
+class Doorbell:
+    """Wakes one event loop. `ring` is for any thread, the rest happens on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Mailbox] = deque()
+        self._rung = False
+
+    def ring(self, mailbox: Mailbox) -> bool:
+        """Has `mailbox` looked at soon. False: the loop is closed and nobody will ever read."""
+        self._waiting.append(mailbox)
+        if self._rung:
+            return not self._loop.is_closed()
+        self._rung = True
+        try:
+            self._loop.call_soon_threadsafe(self._answer)
+        except RuntimeError:
+            return False
+        return True
+
+    def _answer(self) -> None:
+        self._rung = False  # before the deque is emptied: what comes from now on rings again
+        while self._waiting:
+            self._waiting.popleft().wake()
+
+
+class Mailbox:
+    """The events of one generation on their way to its one reader. `put` and `cancel` are for any thread.
+
+    `on_cancel` is called once, if the generation ends because nobody wants it: cancelled, unread or its loop closed.
+    """
+
+    def __init__(
+        self, doorbell: Doorbell, on_cancel: Callable[[], None], *, max_events: int = 4096, max_chars: int = 262_144
+    ) -> None:
+        self._doorbell = doorbell
+        self._on_cancel: Callable[[], None] | None = on_cancel
+        self._max_events = max_events
+        self._max_chars = max_chars
+        self._lock = threading.Lock()
+        self._events: list[Event] = []
+        self._chars = 0
+        self._closed = False
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """The final event is in; nothing is accepted any more."""
+        return self._closed
+
+    @property
+    def ended(self) -> bool:
+        """The final event was read."""
+        return self._ended
+
+    def put(self, events: Sequence[Event]) -> bool:
+        """Delivers events that belong together. False: the generation is over, make no more."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._events.extend(events)
+            self._chars += sum(len(event.text) for event in events if isinstance(event, Delta))
+            if isinstance(events[-1], Finished | Failed):
+                self._closed, self._on_cancel = True, None
+            behind = len(self._events) > self._max_events or self._chars > self._max_chars
+        if behind and not self._closed:
+            self.cancel(GenerationFailed("The client reads more slowly than the model writes."))
+            return False
+        if not self._doorbell.ring(self):
+            self.cancel()
+            return False
+        return True
+
+    def fail(self, error: InferenceError) -> bool:
+        """Ends the generation after what was delivered already. False: it was over."""
+        return self.put((Failed(error),))
+
+    def cancel(self, error: InferenceError | None = None) -> None:
+        """Ends the generation with `Failed` in place of whatever was not read yet. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            on_cancel, self._closed, self._on_cancel = self._on_cancel, True, None  # it holds the ticket that holds us
+            self._events = [Failed(error or GenerationFailed("The generation was cancelled."))]
+        self._doorbell.ring(self)
+        if on_cancel is not None:
+            on_cancel()
+
+    def wake(self) -> None:
+        """On the loop: lets the reader look."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next_batch(self, timeout_s: float | None = None) -> tuple[Event, ...]:
+        """All events that are ready together; () when none came within `timeout_s`.
+
+        Raises `StopAsyncIteration` once the final event was read, as `async for` expects.
+        """
+        if batch := self._take():
+            return batch
+        loop = asyncio.get_running_loop()
+        until_s = None if timeout_s is None else loop.time() + timeout_s
+        while not (batch := self._take()):
+            waiter = self._waiter = loop.create_future()
+            timer = None if until_s is None else loop.call_at(until_s, self.wake)
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+            if until_s is not None and loop.time() >= until_s:
+                return self._take()
+        return batch
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Event, ...]:
+        return await self.next_batch()
+
+    def _take(self) -> tuple[Event, ...]:
+        if self._ended:
+            raise StopAsyncIteration
+        if not self._events:  # a read without the lock is safe: what comes later rings
+            return ()
+        with self._lock:
+            events, self._events, self._chars = self._events, [], 0
+            self._ended = self._closed
+        return merged(events)
+
+
+def merged(events: Sequence[Event]) -> tuple[Event, ...]:
+    """The same events with runs of one kind made one: texts joined, token counts added, the latest progress kept."""
+    if len(events) < 2:
+        return tuple(events)
+    out: list[Event] = []
+    run: list[Delta] = []
+    for event in events:
+        if run and not (isinstance(event, Delta) and event.channel is run[0].channel):
+            out.append(_joined(run))
+            run = []
+        if isinstance(event, Delta):
+            run.append(event)
+        elif isinstance(event, PrefillProgress) and out and isinstance(out[-1], PrefillProgress):
+            out[-1] = event
+        else:
+            out.append(event)
+    if run:
+        out.append(_joined(run))
+    return tuple(out)
+
+
+def _joined(run: list[Delta]) -> Delta:
+    if len(run) == 1:
+        return run[0]
+    return Delta("".join(delta.text for delta in run), sum(delta.token_count for delta in run), run[0].channel)

@@ -1,0 +1,102 @@
+"""A request, its ticket through the scheduler, and the handle its reader holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from inference.events import Event
+from inference.params import GenerationParams
+from inference.ports import ModelRef, Tokenizer
+from inference.scheduler.mailbox import Mailbox
+from inference.tokens import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A validated, rendered request. `client` is its key in the fair queue; "" is shared by all who have none.
+
+    `context_tokens` is the room for prompt and answer together.
+    """
+
+    id: str
+    model: ModelRef
+    tokenizer: Tokenizer
+    prompt: Prompt
+    params: GenerationParams
+    context_tokens: int
+    client: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request on its way. `number` orders tickets by arrival.
+
+    `announced`: its `Admitted` is out. `awaits_memory`: only memory keeps it waiting.
+    """
+
+    request: Request
+    number: int
+    max_tokens: int
+    submitted_s: float
+    mailbox: Mailbox
+    announced: bool = False
+    awaits_memory: bool = False
+
+    @property
+    def job_id(self) -> str:
+        """Unique among jobs, also where a client sends one request id twice."""
+        return f"{self.request.id}#{self.number}"
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt)
+
+
+class Generation:
+    """One accepted request. Iterate it for tuples of the events that are ready together; read it on one loop only.
+
+    It ends after `Finished` or `Failed`. Whoever stops reading earlier calls `cancel()`.
+    """
+
+    __slots__ = ("_mailbox", "_ticket")
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._mailbox = ticket.mailbox
+
+    @property
+    def id(self) -> str:
+        return self._ticket.request.id
+
+    @property
+    def model_id(self) -> str:
+        return self._ticket.request.model.id
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self._ticket.prompt_tokens
+
+    @property
+    def max_tokens(self) -> int:
+        """What was asked, cut to the room left in the context."""
+        return self._ticket.max_tokens
+
+    @property
+    def ended(self) -> bool:
+        """The final event was read."""
+        return self._mailbox.ended
+
+    def cancel(self) -> None:
+        """Frees its place in the queue at once, or its row within one step. Idempotent, from any thread."""
+        self._mailbox.cancel()
+
+    async def next_batch(self, timeout_s: float | None = None) -> tuple[Event, ...]:
+        """The next events that are ready together, () after `timeout_s`; `StopAsyncIteration` after the final one."""
+        return await self._mailbox.next_batch(timeout_s)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Event, ...]:
+        return await self._mailbox.next_batch()

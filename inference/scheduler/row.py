@@ -1,0 +1,125 @@
+"""A running request on the worker thread: tokens in, events out (detokenise, find stop strings, count, time)."""
+
+from __future__ import annotations
+
+from inference.errors import InferenceError
+from inference.events import Delta, Event, Failed, Finished, FinishReason, PrefillProgress, Usage
+from inference.ports import Job, Prefilled, Sampled
+from inference.scheduler.request import Ticket
+from inference.scheduler.view import RowView
+from inference.streaming.stop import StopMatcher
+
+
+class Row:
+    """One job and what became of it so far. `events` are those not yet delivered; `over` once the final one is there.
+
+    `reserved_tokens` is the length its memory is reserved for.
+    """
+
+    __slots__ = (
+        "_detokenizer", "_first_s", "_matcher", "_silent_tokens", "completion_tokens", "deadline_s", "done_tokens",
+        "events", "job", "over", "reserve_tokens", "reserved_tokens", "started_s", "ticket",
+    )  # fmt: skip
+
+    def __init__(self, ticket: Ticket, now_s: float, reserve_tokens: int, deadline_s: float | None = None) -> None:
+        request = ticket.request
+        self.ticket = ticket
+        self.started_s = now_s
+        self.deadline_s = None if deadline_s is None else now_s + deadline_s
+        self.reserve_tokens = reserve_tokens
+        self.reserved_tokens = ticket.prompt_tokens + min(ticket.max_tokens, reserve_tokens)
+        self.job = Job(
+            id=ticket.job_id,
+            prompt=request.prompt,
+            sampling=request.params.sampling,
+            max_tokens=ticket.max_tokens,
+            stop_ids=request.tokenizer.eos_ids.union(request.params.stop.token_ids),
+        )
+        self.events: list[Event] = []
+        self.over = False
+        self.done_tokens = 0
+        self.completion_tokens = 0
+        self._detokenizer = request.tokenizer.detokenizer()
+        self._matcher = StopMatcher(request.params.stop.strings)
+        self._silent_tokens = 0
+        self._first_s: float | None = None
+
+    @property
+    def outgrown(self) -> bool:
+        """It is about to pass the length its memory was reserved for."""
+        return len(self.job.prompt) + self.completion_tokens >= self.reserved_tokens < self._longest
+
+    @property
+    def _longest(self) -> int:
+        return len(self.job.prompt) + self.job.max_tokens
+
+    def extend_reservation(self) -> None:
+        self.reserved_tokens = min(self._longest, self.reserved_tokens + self.reserve_tokens)
+
+    def prefilled(self, output: Prefilled) -> None:
+        self.done_tokens = output.done_tokens
+        self.events.append(PrefillProgress(output.done_tokens, output.total_tokens))
+
+    def sampled(self, output: Sampled, now_s: float) -> None:
+        """Takes the tokens of one step. Those after a stop string or past `max_tokens` were never asked for."""
+        if self._first_s is None:
+            self._first_s = now_s
+            self.done_tokens = len(self.job.prompt)
+        pieces: list[str] = []
+        reason = output.finish
+        for token in output.tokens:
+            self.completion_tokens += 1
+            self._silent_tokens += 1
+            text, stopped = self._matcher.push(self._detokenizer.push(token))
+            pieces.append(text)
+            if stopped:
+                reason = FinishReason.STOP
+                break
+            if self.completion_tokens >= self.job.max_tokens:
+                reason = reason or FinishReason.LENGTH
+                break
+        if reason is None:
+            self._show("".join(pieces))
+        else:
+            self.finish(reason, now_s, "".join(pieces))
+
+    def finish(self, reason: FinishReason, now_s: float, text: str = "") -> None:
+        """Ends the answer; what was held back as half a character or half a stop string is shown first."""
+        if not self._matcher.stopped:
+            tail, stopped = self._matcher.push(self._detokenizer.finish())
+            reason = FinishReason.STOP if stopped else reason
+            text += tail + self._matcher.finish()
+        self._show(text)
+        self.events.append(Finished(reason, self.usage(now_s)))
+        self.over = True
+
+    def fail(self, error: InferenceError) -> None:
+        self.events.append(Failed(error))
+        self.over = True
+
+    def usage(self, now_s: float) -> Usage:
+        first_s = self._first_s
+        return Usage(
+            prompt_tokens=len(self.job.prompt),
+            completion_tokens=self.completion_tokens,
+            queue_s=self.started_s - self.ticket.submitted_s,
+            prefill_s=(now_s if first_s is None else first_s) - self.started_s,
+            decode_s=0.0 if first_s is None else now_s - first_s,
+        )
+
+    def view(self, now_s: float) -> RowView:
+        return RowView(
+            id=self.ticket.request.id,
+            model_id=self.ticket.request.model.id,
+            prompt_tokens=len(self.job.prompt),
+            done_tokens=self.done_tokens,
+            completion_tokens=self.completion_tokens,
+            max_tokens=self.job.max_tokens,
+            queue_s=self.started_s - self.ticket.submitted_s,
+            running_s=now_s - self.started_s,
+        )
+
+    def _show(self, text: str) -> None:
+        if text:
+            self.events.append(Delta(text, self._silent_tokens))
+            self._silent_tokens = 0

@@ -1,0 +1,234 @@
+"""The rows that run: started in their model's runner, stepped, their output delivered, ended one way or another.
+
+Errors stay where they belong: a row's with the row, a step's with the rows of that model, and after an unsafe one the
+engine is built anew. What is left of a row is freed in the turn in which it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from inference.errors import EngineFatal, GenerationFailed, InferenceError, ModelError
+from inference.events import Finished, FinishReason
+from inference.ports import Clock, Prefilled, RowFailed, Sampled, StepOutput
+from inference.scheduler.admission import Admission
+from inference.scheduler.budget import Load
+from inference.scheduler.pulse import Pulse
+from inference.scheduler.rates import Rate
+from inference.scheduler.request import Ticket
+from inference.scheduler.residents import Resident, Residents
+from inference.scheduler.row import Row
+from inference.scheduler.settings import SchedulerSettings
+from inference.scheduler.view import RowView, Tally
+
+log = logging.getLogger(__name__)
+
+
+class Running:
+    """All rows of all models. `changed` is set when a slot or memory became free."""
+
+    def __init__(
+        self,
+        residents: Residents,
+        admission: Admission,
+        settings: SchedulerSettings,
+        clock: Clock,
+        pulse: Pulse,
+        tally: Tally,
+    ) -> None:
+        self._residents = residents
+        self._admission = admission
+        self._settings = settings
+        self._clock = clock
+        self._pulse = pulse
+        self._tally = tally
+        self.changed = True
+        self.decode = Rate()
+        self.prefill = Rate()
+
+    def __len__(self) -> int:
+        return sum(len(resident.rows) for resident in self._residents.all())
+
+    def busy(self) -> list[Resident]:
+        return [resident for resident in self._residents.all() if resident.rows]
+
+    def loads(self, joined: Resident | None = None, tokens: int = 0) -> list[Load]:
+        """What the memory estimate is made of, also with one more row of `tokens` in the model `joined`."""
+        return [
+            (one.limits, [*(row.reserved_tokens for row in one.rows.values()), *((tokens,) if one is joined else ())])
+            for one in self._residents.all()
+        ]
+
+    def views(self, now_s: float) -> tuple[RowView, ...]:
+        return tuple(row.view(now_s) for resident in self.busy() for row in resident.rows.values())
+
+    def start(self, ticket: Ticket, resident: Resident) -> None:
+        """Gives a ticket its row, unless it was cancelled in between."""
+        if not self._admission.take(ticket):
+            return
+        now_s = resident.last_used_s = self._clock()
+        try:
+            deadline_s = ticket.request.params.deadline_s or self._settings.generation_deadline_s
+            row = Row(ticket, now_s, self._settings.reserve_tokens, deadline_s)
+            resident.rows[ticket.job_id] = row
+            resident.runner.start(row.job)
+        except EngineFatal as error:
+            self.rebuild(resident, error)
+        except Exception as error:
+            self._not_started(ticket, resident, error)
+
+    def _not_started(self, ticket: Ticket, resident: Resident, error: Exception) -> None:
+        shown = _shown(error, "The request could not be started.", ticket)
+        row = resident.rows.get(ticket.job_id)
+        if row is not None:
+            row.fail(shown)
+            self._deliver(resident, row)
+            return
+        self._admission.release(ticket)
+        if ticket.mailbox.fail(shown):
+            self._tally.add(failed=1)
+
+    def step(self, resident: Resident) -> bool:
+        """One step of one model. False: nothing came of it."""
+        self._pulse.begin(f"step {resident.ref.id}", max(self._settings.watchdog_s, 10 * resident.slowest_s))
+        began_s = self._pulse.awake_s
+        try:
+            outputs = resident.runner.step()
+        except EngineFatal as error:
+            self.rebuild(resident, error)
+            return True
+        except Exception as error:
+            self._step_failed(resident, error)
+            return True
+        resident.took(self._pulse.awake_s - began_s)
+        if outputs:
+            self._pulse.beat()
+            self._route(resident, outputs)
+        return bool(outputs)
+
+    def _route(self, resident: Resident, outputs: Sequence[StepOutput]) -> None:
+        """Gives each output to its row, then delivers what each row has to say in one piece."""
+        now_s = self._clock()
+        told: dict[str, Row] = {}
+        for output in outputs:
+            row = resident.rows.get(output.job_id)
+            if row is None or row.over:
+                continue  # cancelled, or ended by a stop string within this step
+            told[output.job_id] = row
+            try:
+                self._feed(row, output, now_s)
+            except Exception as error:
+                row.fail(_shown(error, "The answer could not be turned into text.", row.ticket))
+        for row in told.values():
+            self._deliver(resident, row)
+
+    def _feed(self, row: Row, output: StepOutput, now_s: float) -> None:
+        match output:
+            case Sampled():
+                before = row.completion_tokens
+                row.sampled(output, now_s)
+                self.decode.add(row.completion_tokens - before)
+            case Prefilled():
+                row.prefilled(output)
+                self.prefill.add(output.computed_tokens)
+            case RowFailed():
+                row.fail(output.error)
+
+    def _deliver(self, resident: Resident, row: Row) -> None:
+        events, row.events = row.events, []
+        if events and row.ticket.mailbox.put(events) and row.over:
+            if isinstance(events[-1], Finished):
+                usage = events[-1].usage
+                self._tally.add(
+                    finished=1, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
+                )
+            else:
+                self._tally.add(failed=1)
+        if row.over:
+            self._free(resident, row)
+
+    def _free(self, resident: Resident, row: Row) -> None:
+        """Frees a row's place here and in the runner (which may have done so itself)."""
+        if resident.rows.pop(row.job.id, None) is None:
+            return
+        self.changed = True
+        resident.last_used_s = self._clock()
+        self._admission.release(row.ticket, resident.last_used_s - row.started_s)
+        try:
+            resident.runner.cancel(row.job.id)
+        except Exception as error:
+            self.rebuild(resident, EngineFatal("The engine could not free a request and is rebuilt."), error)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Frees the row of a ticket whose reader is gone."""
+        resident = self._residents.get(ticket.request.model.id)
+        row = resident.rows.get(ticket.job_id) if resident is not None else None
+        if resident is not None and row is not None:
+            self._free(resident, row)
+
+    def end_overdue(self) -> None:
+        """Ends answers that have reached their wall-clock limit, with `length`."""
+        now_s = self._clock()
+        for resident in self.busy():
+            for row in list(resident.rows.values()):
+                if row.deadline_s is not None and now_s >= row.deadline_s:
+                    row.finish(FinishReason.LENGTH, now_s)
+                    self._deliver(resident, row)
+
+    def extend_reservations(self) -> None:
+        """Reserves more for rows that have grown into what they had."""
+        for resident in self.busy():
+            for row in resident.rows.values():
+                if row.outgrown:
+                    row.extend_reservation()
+
+    def end_newest(self, error: InferenceError) -> None:
+        """Ends the row that began last."""
+        rows = [(row.ticket.number, resident, row) for resident in self.busy() for row in resident.rows.values()]
+        if rows:
+            _, resident, row = max(rows, key=lambda entry: entry[0])
+            row.fail(error)
+            self._deliver(resident, row)
+
+    def end_all(self, resident: Resident, error: InferenceError) -> None:
+        for row in list(resident.rows.values()):
+            row.fail(error)
+            self._deliver(resident, row)
+
+    def _step_failed(self, resident: Resident, error: Exception) -> None:
+        """A step that did not say whose fault it was ends all rows of its model, and must have left none behind."""
+        self._pulse.beat()
+        log.error("a step of model %s failed: %s", resident.ref.id, type(error).__name__)
+        shown = error if isinstance(error, InferenceError) else GenerationFailed("The engine failed in this batch.")
+        self.end_all(resident, shown)
+        if self._residents.get(resident.ref.id) is resident and resident.runner.active_jobs:
+            self.rebuild(resident, EngineFatal("The engine kept rows that had ended and is rebuilt."))
+
+    def rebuild(self, resident: Resident, error: EngineFatal, cause: Exception | None = None) -> None:
+        """Fails a model's rows and loads it again. If that fails it is not resident any more."""
+        if self._residents.get(resident.ref.id) is not resident:
+            return  # under way: freeing a row failed while its model is being rebuilt
+        log.error("engine of model %s is rebuilt: %s", resident.ref.id, type(cause or error).__name__)
+        rows = list(resident.rows.values())
+        resident.rows.clear()
+        for row in rows:
+            if not row.over:
+                row.fail(error)
+            self._admission.release(row.ticket)
+            self._deliver(resident, row)
+        self._tally.add(engine_rebuilds=1)
+        self.changed = True
+        try:
+            self._residents.reload(resident, self._admission.submitted)
+        except ModelError:
+            log.error("model %s could not be loaded again", resident.ref.id)
+        self._pulse.beat()
+
+
+def _shown(error: Exception, message: str, ticket: Ticket) -> InferenceError:
+    """What a client may read of an error; one that is not ours is logged by its class only, it may quote the prompt."""
+    if isinstance(error, InferenceError):
+        return error
+    log.error("request %s failed: %s", ticket.request.id, type(error).__name__)
+    return GenerationFailed(message)

@@ -1,0 +1,131 @@
+"""What scripted tests share: a tokenizer of bytes, requests made of text, and a scheduler that is always stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from inference.engine.scripted import EOS, Script, ScriptedLoader
+from inference.events import Delta, Event, Failed, Finished
+from inference.params import GenerationParams, SamplingParams, StopConditions
+from inference.ports import Job, ModelRef
+from inference.scheduler import Generation, Request, Scheduler, SchedulerSettings
+from inference.tokens import Prompt, TokenIds
+
+MODEL = ModelRef("scripted", Path("scripted"))
+numbers = itertools.count(1)
+
+
+class ByteDetokenizer:
+    """UTF-8, byte by byte."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(bytes([token]))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class ByteTokenizer:
+    """Ids 0 to 255 are bytes, `EOS` ends the turn."""
+
+    vocab_size = EOS + 1
+    eos_ids = frozenset({EOS})
+
+    def encode_field(self, text: str) -> TokenIds:
+        return tuple(text.encode())
+
+    encode_template = encode_raw = encode_field
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(token for token in ids if token < 256).decode(errors="replace")
+
+    def detokenizer(self) -> ByteDetokenizer:
+        return ByteDetokenizer()
+
+
+def request(
+    text: str = "hello",
+    *,
+    max_tokens: int | None = 8,
+    stop: tuple[str, ...] = (),
+    client: str = "",
+    model: ModelRef = MODEL,
+    context_tokens: int = 65_536,
+    seed: int | None = None,
+    **fields: Any,
+) -> Request:
+    """A request whose prompt is the bytes of `text`."""
+    params = GenerationParams(
+        SamplingParams(temperature=0.0, seed=seed),
+        StopConditions(stop, fields.pop("stop_ids", ())),
+        max_tokens,
+        fields.pop("deadline_s", None),
+    )
+    return Request(
+        id=fields.pop("id", f"r{next(numbers)}"),
+        model=model,
+        tokenizer=fields.pop("tokenizer", ByteTokenizer()),
+        prompt=Prompt(tuple(text.encode()), **fields),
+        params=params,
+        context_tokens=context_tokens,
+        client=client,
+    )
+
+
+def reply_ids(wanted: Request, script: Script, tokens: int) -> list[int]:
+    """What a script draws for a request when nobody else is there."""
+    job = Job("solo", wanted.prompt, wanted.params.sampling, tokens)
+    return [script.reply(job, position) for position in range(tokens)]
+
+
+@contextmanager
+def scheduled(
+    script: Script | None = None, *, loader: ScriptedLoader | None = None, scheduler: Any = None, **settings: Any
+) -> Iterator[Scheduler]:
+    """A running scheduler; hangs are released and threads are gone when the block is left."""
+    script = script or Script()
+    loader = loader or ScriptedLoader(script)
+    made = Scheduler(lambda: loader, SchedulerSettings(**{"tick_s": 0.02} | settings), **(scheduler or {}))
+    made.start()
+    try:
+        yield made
+    finally:
+        script.release.set()
+        assert made.stop(10)
+
+
+async def events(generation: Generation, timeout_s: float = 30.0) -> list[Event]:
+    """All events of a generation; a generation that stalls is an error."""
+    async with asyncio.timeout(timeout_s):
+        return [event async for batch in generation for event in batch]
+
+
+def text_of(told: Sequence[Event]) -> str:
+    return "".join(event.text for event in told if isinstance(event, Delta))
+
+
+def final_of(told: Sequence[Event]) -> Finished | Failed:
+    """The last event; exactly one final event is a law of every generation."""
+    finals = [event for event in told if isinstance(event, Finished | Failed)]
+    assert len(finals) == 1 and told[-1] is finals[0]
+    return finals[0]
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> float:
+    """Waits for a condition and returns the seconds it took."""
+    began_s = time.monotonic()
+    while not condition():
+        if time.monotonic() - began_s > timeout_s:
+            raise AssertionError("it did not come true in time")
+        await asyncio.sleep(0.001)
+    return time.monotonic() - began_s

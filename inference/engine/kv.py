@@ -1,0 +1,102 @@
+"""KV state of rows: one cache entry per layer, in mlx-lm's classes, plain for one row and batched for several.
+
+A row's state is a list of entries that need not equal the layers. A row alone keeps plain entries: they need no
+mask in decode and, unlike batched ones, exist for every class. Rows that decode together are merged into one padded
+state and taken out of it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+KVState = list[Any]
+"""Cache entries of one row or of one batch."""
+
+
+def can_batch(state: Iterable[Any]) -> bool:
+    """Whether rows of this state may share a batch.
+
+    mlx-lm cannot merge chunked, concatenating and quantised entries, and merges a ring with attention sinks
+    (`keep`) into one without them, silently.
+    """
+    return all(_merges(entry) for entry in state)
+
+
+def _merges(entry: Any) -> bool:
+    if (inner := getattr(entry, "caches", None)) is not None:
+        return can_batch(inner)
+    return hasattr(entry, "merge") and not getattr(entry, "keep", 0)
+
+
+def merge(states: Sequence[KVState]) -> KVState:
+    """One batched state of several plain ones, shorter rows padded on the left. Each must hold at least one token."""
+    return [entries[0].merge(list(entries)) for entries in zip(*states, strict=True)]
+
+
+def extract(batched: KVState, row: int) -> KVState:
+    """The plain state of one row of a batch."""
+    return [entry.extract(row) for entry in batched]
+
+
+def begin(state: Iterable[Any]) -> None:
+    """Starts computing the state on the device and returns."""
+    mx.async_eval([entry.state for entry in state])  # type: ignore[no-untyped-call]
+
+
+def wait(state: Iterable[Any], *others: Any) -> None:
+    """Computes the state, and other arrays with it."""
+    mx.eval([entry.state for entry in state], *others)
+
+
+def nbytes(state: Iterable[Any]) -> int:
+    """Device bytes the entries hold, padding included."""
+    return sum(entry.nbytes for entry in state if not entry.empty())
+
+
+def row_cost(state: Iterable[Any], tokens_per_chunk: int) -> tuple[int, int]:
+    """(bytes per token, fixed bytes) of one row, from entries that hold at least one token.
+
+    Only shapes are read, so the entries may be unevaluated. A ring holds its window and, in prefill, one chunk more;
+    growing entries are padded to a step of tokens.
+    """
+    per_token = fixed = 0
+    for entry in _leaves(state):
+        if getattr(entry, "keys", None) is None:
+            fixed += sum(array.nbytes for array in _held(entry))
+            continue
+        token_bytes = sum(_bytes_per_token(array) for array in _flat((entry.keys, entry.values)))
+        window = getattr(entry, "max_size", None) or getattr(entry, "chunk_size", None)
+        if window:
+            fixed += token_bytes * (window + tokens_per_chunk - 1)
+        else:
+            per_token += token_bytes
+            fixed += token_bytes * (getattr(entry, "step", 1) - 1)
+    return per_token, fixed
+
+
+def _leaves(state: Iterable[Any]) -> Iterable[Any]:
+    for entry in state:
+        if (inner := getattr(entry, "caches", None)) is not None:
+            yield from _leaves(inner)
+        else:
+            yield entry
+
+
+def _held(entry: Any) -> list[Any]:
+    return [array for array in _flat(entry.state) if isinstance(array, mx.array)]
+
+
+def _flat(value: Any) -> Iterable[Any]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _bytes_per_token(array: Any) -> int:
+    """Keys and values are (rows, heads, tokens, width)."""
+    return int(array.shape[1] * array.shape[3] * array.itemsize)

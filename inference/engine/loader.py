@@ -1,0 +1,117 @@
+"""Directory -> running model: checks, then an estimate, then the weights.
+
+Checks read a few headers and refuse in milliseconds. The estimate is exact and costs no device memory: the model is
+built lazily, so that shapes and types of weights and KV are known while nothing is evaluated. No code, pickle or
+tokenizer of the model is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from inference.engine import kv, memory
+from inference.engine.mlx_lm_door import get_total_parameters, load_model, make_prompt_cache
+from inference.engine.model_config import context_tokens, read_config
+from inference.engine.model_files import check_model_files
+from inference.engine.runner import MlxRunner
+from inference.engine.settings import GRID_TOKENS, EngineSettings
+from inference.errors import InferenceError, InvalidModel, MemoryPressure, ModelTooLarge
+from inference.ports import DeviceMemory, ModelLimits, ModelRef, ModelRunner
+
+log = logging.getLogger(__name__)
+_ACTIVATION_COPIES = 12
+"""Hidden-sized arrays of one piece alive at once in a layer (inputs, projections, gates), generously."""
+
+
+class MlxLoader:
+    """Implements `ports.ModelLoader`. Made and used on the worker thread."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._limit_bytes = memory.limit_device(settings)
+
+    def load(self, model: ModelRef) -> ModelRunner:
+        """Besides `ModelError`, raises `MemoryPressure` when it would fit were the other loaded models gone."""
+        config = read_config(model.path)
+        files = check_model_files(model.path)
+        self._require_room(files.weights_bytes, weights_bytes=files.weights_bytes)
+        failure: str | None = None
+        try:
+            return self._build(model.path, config)
+        except InferenceError:
+            memory.release_unused()
+            raise
+        except Exception as error:
+            log.warning("model %s cannot be built: %s", model.id, type(error).__name__)
+            failure = type(error).__name__
+        # Out of the except block: the traceback held every array of the attempt.
+        memory.release_unused()
+        raise InvalidModel(f"The model cannot be built from its config.json and weights ({failure}).")
+
+    def memory(self) -> DeviceMemory:
+        return memory.read_device(self._limit_bytes)
+
+    def release_unused(self) -> None:
+        memory.release_unused()
+
+    def _build(self, path: Path, config: dict[str, Any]) -> ModelRunner:
+        built, _ = load_model(path, lazy=True, strict=True, trust_remote_code=False)
+        limits = measure(built, config)
+        row_tokens = min(self._settings.min_context_tokens, limits.context_tokens)
+        needed = limits.weights_bytes + limits.row_bytes(row_tokens) + limits.workspace_bytes
+        self._require_room(needed, weights_bytes=limits.weights_bytes)
+        mx.eval(built.parameters())
+        self._try_out(built)
+        return MlxRunner(built, limits, self._settings)
+
+    def _require_room(self, needed_bytes: int, *, weights_bytes: int) -> None:
+        figures = f"needs {_mib(needed_bytes)} (weights {_mib(weights_bytes)})"
+        if needed_bytes > self._limit_bytes:
+            raise ModelTooLarge(f"The model {figures} and {_mib(self._limit_bytes)} may be used.")
+        left_bytes = self._limit_bytes - mx.get_active_memory()
+        if needed_bytes > left_bytes:
+            raise MemoryPressure(f"The model {figures} and {_mib(max(0, left_bytes))} are free now.")
+
+    @staticmethod
+    def _try_out(model: Any) -> None:
+        """One real step, so that a model that cannot run fails here and not in the first request."""
+        state = make_prompt_cache(model)
+        logits = model(mx.array([[0]]), cache=state)
+        kv.wait(state, logits)
+
+
+def measure(model: Any, config: dict[str, Any]) -> ModelLimits:
+    """What admission must know, from shapes alone: nothing is evaluated."""
+    state = make_prompt_cache(model)
+    logits = model(mx.array([[0]]), cache=state)
+    vocabulary = int(logits.shape[-1])
+    weights = [array for _, array in tree_flatten(model.parameters())]
+    per_token, fixed = kv.row_cost(state, GRID_TOKENS)
+    return ModelLimits(
+        context_tokens=context_tokens(config),
+        vocab_size=vocabulary,
+        weights_bytes=sum(array.nbytes for array in weights),
+        kv_bytes_per_token=per_token,
+        kv_fixed_bytes=fixed,
+        workspace_bytes=_workspace_bytes(config, vocabulary),
+        parameters=int(get_total_parameters(model)),
+        architecture=str(config["model_type"]),
+    )
+
+
+def _workspace_bytes(config: dict[str, Any], vocabulary: int) -> int:
+    """Float32 activations of one 256-token piece and the logits of a few rows. Attention scores are not in it:
+    Metal and CUDA never hold them whole."""
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    sizes = [text.get(key) for key in ("hidden_size", "intermediate_size")] if text else []
+    width = sum(size for size in sizes if isinstance(size, int))
+    return 4 * (GRID_TOKENS * width * _ACTIVATION_COPIES + 4 * vocabulary)
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"

@@ -1,0 +1,109 @@
+"""Reads `config.json` of a model that may be hostile: bounded size, plain JSON, numbers in sane ranges, no code.
+
+Only what a hostile value could turn into a crash or an allocation is checked here. What an architecture needs
+besides is checked by building it, which allocates nothing until the weights are evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from inference.errors import InvalidModel, UnsafeModel
+
+MAX_CONFIG_BYTES = 4 * 1024**2
+_MAX_DEPTH = 32
+_MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_CODE_KEYS = ("auto_map", "model_file", "custom_pipelines")
+_CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
+_UNSTATED_CONTEXT_TOKENS = 8192
+"""For models whose config names no limit (mostly recurrent ones)."""
+_LARGEST = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 1024),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads"), 4096),
+    **dict.fromkeys(("linear_num_value_heads", "linear_num_key_heads"), 4096),
+    **dict.fromkeys(("head_dim", "linear_key_head_dim", "linear_value_head_dim"), 65_536),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 1_048_576),
+    **dict.fromkeys(("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"), 4_194_304),
+    "vocab_size": 16_777_216,
+}
+_LARGEST_OR_ZERO = {
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), 65_536),
+    **dict.fromkeys(("sliding_window", "linear_conv_kernel_dim"), 2**31),
+}
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The checked config. Raises `InvalidModel`, `UnsafeModel`; messages name the file and field, never the path."""
+    config = _read_object(directory / "config.json")
+    for part in _parts(config):
+        _check_part(part)
+    if not _MODEL_TYPE.fullmatch(str(config.get("model_type", ""))):
+        raise InvalidModel("config.json: model_type is missing or not a plain name.")
+    return config
+
+
+def context_tokens(config: Mapping[str, Any]) -> int:
+    """Positions the model was made for."""
+    for part in _parts(config):
+        for key in _CONTEXT_KEYS:
+            if type(value := part.get(key)) is int and value > 0:
+                return value
+    return _UNSTATED_CONTEXT_TOKENS
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():  # a pipe by that name would block the worker for ever
+            raise InvalidModel("config.json is missing.")
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError:
+        raise InvalidModel("config.json cannot be read.") from None
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise InvalidModel("config.json is larger than 4 MB.")
+    try:
+        value = json.loads(raw.decode())
+    except (ValueError, RecursionError):
+        raise InvalidModel("config.json is not JSON.") from None
+    if not isinstance(value, dict):
+        raise InvalidModel("config.json is not a JSON object.")
+    if _deeper_than(value, _MAX_DEPTH):
+        raise InvalidModel("config.json is nested too deeply.")
+    return value
+
+
+def _deeper_than(value: object, depth: int) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth == 0 or any(_deeper_than(child, depth - 1) for child in children)
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The config and the language model's own part of it, where they are two."""
+    yield config
+    for key in ("text_config", "llm_config", "language_config"):
+        if isinstance(part := config.get(key), dict):
+            yield part
+
+
+def _check_part(part: Mapping[str, Any]) -> None:
+    for key in _CODE_KEYS:
+        if part.get(key):
+            raise UnsafeModel(f"config.json: {key} asks to run code that came with the model.")
+    for key, largest in _LARGEST.items():
+        _check_size(part, key, 1, largest)
+    for key, largest in _LARGEST_OR_ZERO.items():
+        _check_size(part, key, 0, largest)
+    for key in _CONTEXT_KEYS:
+        _check_size(part, key, 1, 2**40)
+
+
+def _check_size(part: Mapping[str, Any], key: str, least: int, largest: int) -> None:
+    """Absent and null are the architecture's business; some write one number per layer."""
+    value = part.get(key)
+    for item in value if isinstance(value, list) else [value]:
+        if item is not None and (type(item) is not int or not least <= item <= largest):
+            raise InvalidModel(f"config.json: {key} must be a whole number from {least} to {largest}.")

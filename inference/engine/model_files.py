@@ -1,0 +1,98 @@
+"""Whether a model directory holds only what may be loaded: plain safetensors that stay inside it, and no code.
+
+Pickled weights and Python files are refused even where nothing would run them, so that "safe" is a property of the
+directory and not of today's loader.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference.engine.safetensors_check import CorruptFileError, TensorFile, check_safetensors
+from inference.errors import InvalidModel, UnsafeModel
+
+_UNSAFE_SUFFIXES = frozenset((".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so", ".npz", ".npy"))
+_MAX_INDEX_BYTES = 64 * 1024**2
+_MAX_ENTRIES = 10_000
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The weight files that will be read and their bytes, headers left out."""
+
+    weights: tuple[Path, ...]
+    weights_bytes: int
+
+
+def check_model_files(directory: Path) -> ModelFiles:
+    """Raises `InvalidModel` or `UnsafeModel`, naming the file."""
+    entries = _entries(directory)
+    for entry in entries:
+        if entry.suffix.lower() in _UNSAFE_SUFFIXES:
+            raise UnsafeModel(f"{entry.name}: pickled data and code are never loaded; remove it or convert the model.")
+    # mlx-lm reads every file of this pattern, listed in the index or not, so every one is checked.
+    weights = tuple(entry for entry in entries if entry.match("model*.safetensors"))
+    if not weights:
+        raise InvalidModel("The directory holds no model*.safetensors file.")
+    roots = _allowed_roots(directory)
+    held = {path.name: _checked(path, roots) for path in weights}
+    if (directory / _INDEX).exists():
+        _check_index(directory / _INDEX, held)
+    return ModelFiles(weights, sum(file.tensor_bytes for file in held.values()))
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError:
+        raise InvalidModel("The model directory is missing or cannot be read.") from None
+    if len(entries) > _MAX_ENTRIES:
+        raise InvalidModel("The model directory holds too many files.")
+    return entries
+
+
+def _allowed_roots(directory: Path) -> tuple[Path, ...]:
+    """The directory, and the blob store beside it when it is a snapshot in a Hugging Face cache (links lead there)."""
+    real = directory.resolve()
+    return (real, real.parent.parent / "blobs") if real.parent.name == "snapshots" else (real,)
+
+
+def _checked(path: Path, roots: tuple[Path, ...]) -> TensorFile:
+    try:
+        real = path.resolve(strict=True)
+        if not real.is_file():
+            raise InvalidModel(f"{path.name} is not a regular file.")
+        if not any(real.is_relative_to(root) for root in roots):
+            raise UnsafeModel(f"{path.name} leads outside the model directory.")
+        return check_safetensors(real)
+    except CorruptFileError as error:
+        raise InvalidModel(f"{path.name} {error}.") from None
+    except (OSError, RuntimeError):
+        raise InvalidModel(f"{path.name} cannot be read.") from None
+
+
+def _check_index(path: Path, held: dict[str, TensorFile]) -> None:
+    for tensor, name in _weight_map(path).items():
+        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise UnsafeModel(f"{_INDEX} maps a tensor to something that is not a file of the directory.")
+        if name not in held:
+            raise InvalidModel(f"{_INDEX} names a weight file that is missing: {name[:100]}.")
+        if tensor not in held[name].names:
+            raise InvalidModel(f"{_INDEX} names a tensor that {name[:100]} does not hold.")
+
+
+def _weight_map(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_INDEX_BYTES:
+            raise InvalidModel(f"{_INDEX} is not a file of at most 64 MB.")
+        index = json.loads(path.read_bytes().decode())
+    except (OSError, ValueError, RecursionError):
+        raise InvalidModel(f"{_INDEX} is not JSON.") from None
+    mapped = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(mapped, dict):
+        raise InvalidModel(f"{_INDEX} holds no weight_map.")
+    return mapped

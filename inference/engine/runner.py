@@ -1,0 +1,181 @@
+"""One loaded model at work: prefill chunks and decode steps in turn, and what becomes of faults.
+
+It does not know clients, queues, deadlines or text: jobs go in, token ids come out. Every call must come from one
+thread, the one that loaded the model, for MLX streams belong to threads.
+
+A fault is kept to its row where that is possible. Sampling and prefill fail by row anyway. When a step of a lane
+fails, its state cannot be trusted (some layers may hold the new token, others not), so it is dropped and its rows
+are computed again from their tokens, each in a lane of its own; one that fails there is at fault and ends. If the
+device itself stops answering, the engine is not safe to go on: `EngineFatal`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from inference.engine import kv, memory
+from inference.engine.decode import Lane, Lanes
+from inference.engine.mlx_lm_door import make_prompt_cache
+from inference.engine.prefill import PrefillQueue, PrefillRow, compute
+from inference.engine.rows import Row
+from inference.engine.settings import EngineSettings
+from inference.errors import EngineFatal, GenerationFailed, InferenceError, InvalidParameter, MemoryPressure
+from inference.events import FinishReason
+from inference.ports import Job, ModelLimits, Prefilled, RowFailed, Sampled, StepOutput
+
+log = logging.getLogger(__name__)
+
+
+class MlxRunner:
+    """Implements `ports.ModelRunner` with a model of mlx-lm."""
+
+    def __init__(self, model: Any, limits: ModelLimits, settings: EngineSettings) -> None:
+        self._model = model
+        self._limits = limits
+        self._settings = settings
+        self._queue = PrefillQueue()
+        self._lanes = Lanes()
+        self._settled: list[StepOutput] = []
+
+    @property
+    def limits(self) -> ModelLimits:
+        return self._limits
+
+    @property
+    def active_jobs(self) -> int:
+        """Jobs in prefill and decode, and those whose end the next step reports."""
+        return len(self._queue) + len(self._lanes) + len(self._settled)
+
+    @property
+    def kv_bytes(self) -> int:
+        return self._lanes.kv_bytes + sum(kv.nbytes(row.state) for row in self._queue)
+
+    def start(self, job: Job) -> None:
+        if (end := self._cannot_run(job)) is not None:
+            self._settled.append(end)
+        else:
+            self._queue.add(PrefillRow(Row.of(job), job.prompt.ids, make_prompt_cache(self._model)))
+
+    def _cannot_run(self, job: Job) -> StepOutput | None:
+        """The engine's own guards: an id beyond the embedding reads foreign memory, an empty prompt has no logits."""
+        ids = job.prompt.ids
+        if not ids or min(ids) < 0 or max(ids) >= self._limits.vocab_size:
+            return RowFailed(job.id, InvalidParameter("The prompt is empty or holds a token the model does not have."))
+        return Sampled(job.id, (), FinishReason.LENGTH) if job.max_tokens < 1 else None
+
+    def cancel(self, job_id: str) -> None:
+        self._settled = [output for output in self._settled if output.job_id != job_id]
+        if (waiting := self._queue.find(job_id)) is not None:
+            self._queue.remove(waiting)
+        elif (found := self._lanes.find(job_id)) is not None:
+            lane, row = found
+            self._settled += self._drop(lane, [row])
+
+    def step(self) -> Sequence[StepOutput]:
+        outputs, self._settled = self._settled, []
+        for row, end in self._queue.chunks(self._settings.prefill_step_tokens):
+            outputs += self._prefill(row, end)
+        for lane in self._lanes:
+            outputs += self._decode(lane)
+        outputs += self._settled
+        self._settled = []
+        return outputs
+
+    def close(self) -> None:
+        self._queue.clear()
+        self._lanes.clear()
+        self._settled = []
+        self._model = None
+        memory.release_unused()
+
+    # --- one chunk, one step ------------------------------------------------------------------------------------
+
+    def _prefill(self, row: PrefillRow, end: int) -> list[StepOutput]:
+        start = row.offset
+        try:
+            compute(self._model, row, end)
+            lane = Lane(self._model, row.row, row.state) if row.offset == row.goal else None
+        except Exception as error:
+            self._queue.remove(row)
+            return [self._failed(row.row, error)]
+        outputs = [] if lane is None else self._admit(row, lane)
+        if row.restarted:
+            return outputs
+        last = int(lane is not None)  # the last token is fed by decode's first step, which is under way
+        return [Prefilled(row.row.job.id, row.offset + last, len(row.ids), row.offset - start + last), *outputs]
+
+    def _admit(self, row: PrefillRow, lane: Lane) -> list[StepOutput]:
+        self._queue.remove(row)
+        home = self._lanes.home_for(lane)
+        if home is None:
+            self._lanes.add(lane)
+            return []
+        company = [*home.rows, row.row]
+        try:
+            home.join(lane)
+        except Exception as error:
+            self._lanes.remove(home)
+            return self._restart(company, error)
+        return []
+
+    def _decode(self, lane: Lane) -> list[StepOutput]:
+        try:
+            drawn = lane.step()
+        except Exception as error:
+            self._lanes.remove(lane)
+            return self._restart(lane.rows, error)
+        outputs: list[StepOutput] = []
+        gone = []
+        for row, token in drawn:
+            if row.sampling.error is not None:
+                outputs.append(self._failed(row, row.sampling.error))
+                gone.append(row)
+                continue
+            tokens, finish = row.take(token)
+            outputs.append(Sampled(row.job.id, tokens, finish))
+            if finish is not None:
+                gone.append(row)
+        return outputs + (self._drop(lane, gone) if gone else [])
+
+    def _drop(self, lane: Lane, gone: list[Row]) -> list[StepOutput]:
+        stay = [row for row in lane.rows if row not in gone]
+        try:
+            self._lanes.drop(lane, gone)
+        except Exception as error:
+            self._lanes.remove(lane)
+            return self._restart(stay, error)
+        return []
+
+    # --- faults -------------------------------------------------------------------------------------------------
+
+    def _restart(self, rows: list[Row], error: Exception) -> list[StepOutput]:
+        """Computes rows of a broken lane again, each alone; the only row of a lane has failed by itself."""
+        if len(rows) == 1:
+            return [self._failed(rows[0], error)]
+        self._require_device(error)
+        for row in rows:
+            row.alone = True
+            row.rewind()
+            self._queue.add(PrefillRow(row, row.ids, make_prompt_cache(self._model), restarted=True))
+        return []
+
+    def _failed(self, row: Row, error: Exception) -> RowFailed:
+        self._require_device(error)
+        log.error("job %s failed: %s", row.job.id, type(error).__name__)
+        return RowFailed(row.job.id, _as_inference_error(error))
+
+    @staticmethod
+    def _require_device(error: Exception) -> None:
+        if not memory.device_answers():
+            raise EngineFatal(f"The device no longer answers after {type(error).__name__}.") from None
+
+
+def _as_inference_error(error: Exception) -> InferenceError:
+    """Class names only: the text of a foreign error may quote a prompt."""
+    if isinstance(error, InferenceError):
+        return error
+    if isinstance(error, MemoryError) or "allocat" in str(error).lower() or "out of memory" in str(error).lower():
+        return MemoryPressure("The device ran out of memory during this generation.", retry_after_s=5)
+    return GenerationFailed(f"The engine failed on this generation ({type(error).__name__}).")

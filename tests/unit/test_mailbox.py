@@ -1,0 +1,171 @@
+"""The way from the worker thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from inference.errors import GenerationFailed
+from inference.events import Channel, Delta, Event, Failed, Finished, FinishReason, PrefillProgress, Usage
+from inference.scheduler.mailbox import Doorbell, Mailbox, merged
+
+DONE = Finished(FinishReason.STOP, Usage(1))
+
+
+class Box:
+    """A mailbox on the running loop that counts its cancellations."""
+
+    def __init__(self, doorbell: Doorbell | None = None, **limits: int) -> None:
+        self.cancelled = 0
+        self.mailbox = Mailbox(doorbell or Doorbell(asyncio.get_running_loop()), self._count, **limits)
+
+    def _count(self) -> None:
+        self.cancelled += 1
+
+
+async def read(mailbox: Mailbox) -> list[Event]:
+    return [event async for batch in mailbox for event in batch]
+
+
+def test_what_is_ready_together_becomes_one() -> None:
+    events = [
+        PrefillProgress(1, 9),
+        PrefillProgress(9, 9),
+        Delta("a", 1),
+        Delta("b", 2),
+        Delta("c", 1, Channel.REASONING),
+        Delta("d", 0),
+        DONE,
+    ]
+    assert merged(events) == (
+        PrefillProgress(9, 9),
+        Delta("ab", 3),
+        Delta("c", 1, Channel.REASONING),
+        Delta("d", 0),
+        DONE,
+    )
+
+
+async def test_events_come_in_order_and_end() -> None:
+    box = Box().mailbox
+    threading.Thread(target=lambda: [box.put((Delta(str(n)),)) for n in range(1000)] + [box.put((DONE,))]).start()
+    events = await read(box)
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == "".join(map(str, range(1000)))
+    assert sum(event.token_count for event in events if isinstance(event, Delta)) == 1000
+    assert events[-1] is DONE and box.ended and box.closed
+    with pytest.raises(StopAsyncIteration):
+        await box.next_batch(0)
+
+
+async def test_a_wait_can_time_out_and_go_on() -> None:
+    box = Box().mailbox
+    began_s = time.monotonic()
+    assert await box.next_batch(0.02) == ()
+    assert time.monotonic() - began_s >= 0.015
+    box.put((Delta("x"),))
+    assert await box.next_batch(0.02) == (Delta("x"),)
+    asyncio.get_running_loop().call_later(0.01, box.put, (DONE,))
+    assert await box.next_batch(10) == (DONE,)
+
+
+async def test_nothing_is_accepted_after_the_final_event() -> None:
+    box = Box()
+    assert box.mailbox.put((Delta("x"), DONE))
+    assert not box.mailbox.put((Delta("y"),))
+    assert not box.mailbox.fail(GenerationFailed("late"))
+    box.mailbox.cancel()
+    assert await read(box.mailbox) == [Delta("x"), DONE] and box.cancelled == 0
+
+
+async def test_cancelling_drops_what_was_not_read_and_happens_once() -> None:
+    box = Box()
+    box.mailbox.put((Delta("x"),))
+    box.mailbox.cancel()
+    box.mailbox.cancel()
+    assert not box.mailbox.put((Delta("y"),))
+    (event,) = await read(box.mailbox)
+    assert isinstance(event, Failed) and box.cancelled == 1
+
+
+@pytest.mark.parametrize("limits", [{"max_events": 10}, {"max_chars": 50}])
+async def test_a_reader_that_falls_behind_is_cut_off(limits: dict[str, int]) -> None:
+    box = Box(**limits)
+    accepted = 0
+    while box.mailbox.put((Delta("0123456789"),)):
+        accepted += 1
+        assert accepted < 100
+    assert accepted == limits.get("max_events", 5) and box.cancelled == 1
+    (event,) = await read(box.mailbox)
+    assert isinstance(event, Failed)
+
+
+async def test_reading_makes_room_again() -> None:
+    box = Box(max_events=3, max_chars=30).mailbox
+    for _ in range(50):
+        assert box.put((Delta("0123456789"), Delta("0123456789")))
+        assert await box.next_batch(1) == (Delta("01234567890123456789", 2),)
+
+
+def test_a_closed_loop_cancels() -> None:
+    async def make() -> Box:
+        return Box()
+
+    box = asyncio.run(make())
+    assert not box.mailbox.put((Delta("x"),))
+    assert box.cancelled == 1 and box.mailbox.closed
+
+
+def test_a_loop_closed_with_the_bell_rung_cancels_too() -> None:
+    async def make() -> Box:
+        box = Box()
+        box.mailbox.put((Delta("x"),))  # the loop ends before it answers
+        return box
+
+    loop = asyncio.new_event_loop()
+    box = loop.run_until_complete(make())
+    loop.close()
+    assert not box.mailbox.put((Delta("y"),)) and box.cancelled == 1
+
+
+async def test_one_wake_up_serves_all_mailboxes() -> None:
+    loop = asyncio.get_running_loop()
+    doorbell = Doorbell(loop)
+    boxes = [Box(doorbell).mailbox for _ in range(50)]
+    calls = []
+    real = loop.call_soon_threadsafe
+
+    def counting(*args: object) -> asyncio.Handle:
+        calls.append(args)
+        return real(*args)  # type: ignore[arg-type]
+
+    loop.call_soon_threadsafe = counting  # type: ignore[method-assign, assignment]
+    try:
+        readers = [asyncio.create_task(read(box)) for box in boxes]
+        await asyncio.sleep(0)
+        for box in boxes:
+            box.put((Delta("a"),))
+            box.put((Delta("b"), DONE))
+        assert all(told == [Delta("ab", 2), DONE] for told in await asyncio.gather(*readers))
+    finally:
+        del loop.call_soon_threadsafe
+    assert len(calls) == 1
+
+
+async def test_many_short_generations_none_stalled() -> None:
+    """The race that a lost wake-up would lose: the last event of one and the first wait of another."""
+    doorbell = Doorbell(asyncio.get_running_loop())
+
+    async def one(number: int) -> int:
+        box = Box(doorbell).mailbox
+        threads.submit(lambda: (box.put((Delta(str(number)),)), box.put((DONE,))))
+        return len(await read(box))
+
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as threads:
+        for start in range(0, 2000, 50):
+            async with asyncio.timeout(10):
+                assert all(await asyncio.gather(*(one(start + n) for n in range(50))))

@@ -18,6 +18,7 @@ from inference.tokens import TokenIds
 from mlxd import runtime
 from mlxd.api import ignored, policy
 from mlxd.api.chunks import Envelope, Reducer, Shape
+from mlxd.api.raw_prompt import check_ids
 from mlxd.api.reply import collect
 from mlxd.api.sampling import generation_params
 from mlxd.api.schemas import GenerationRequest
@@ -70,8 +71,10 @@ async def resolve_params(body: GenerationRequest) -> tuple[GenerationParams, int
     """What the request left open, decided; and the vocabulary size of the model it named."""
     running = runtime.current()
     text = await running.text(running.resolve(body.model))
-    params = generation_params(body, policy.current().sampling, text.generation_defaults)
-    return params, text.tokenizer.vocab_size
+    vocab_size = text.tokenizer.vocab_size
+    if body.stop_token_ids:
+        check_ids(body.stop_token_ids, "stop_token_ids", vocab_size)
+    return generation_params(body, policy.current().sampling, text.generation_defaults), vocab_size
 
 
 def request_id(request: ASGIRequest) -> str:

@@ -8,14 +8,13 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 from ninja import Router
 
-from inference.errors import ModelNotFound
+from inference.errors import ModelNotFound, UnsupportedParameter
 from inference.messages import Conversation
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.api.auth import AnyKey
 from mlxd.api.chunks import ChatShape, CompletionShape
 from mlxd.api.convert import convert_chat
-from mlxd.api.errors import InvalidField
 from mlxd.api.generate import Ask, generate, read, resolve_params
 from mlxd.api.raw_prompt import read_prompt
 from mlxd.api.refusals import refuse_chat, refuse_completion
@@ -47,7 +46,7 @@ async def completions(request: ASGIRequest) -> HttpResponse:
     params, vocab_size = await resolve_params(body)
     prompt = read_prompt(body.prompt, vocab_size)
     if body.echo and not isinstance(prompt, str):
-        raise InvalidField("echo needs a prompt that is text.", param="echo")
+        raise UnsupportedParameter("echo of a prompt of token ids is not offered.", param="echo")
     shape = CompletionShape(prompt if body.echo and isinstance(prompt, str) else "")
     ask = Ask(body, params, shape, new_id("cmpl-"), len(request.body), raw_prompt=prompt)
     return await generate(request, ask)

@@ -39,8 +39,14 @@ def _only(prompts: list[Any], vocab_size: int) -> str | TokenIds:
 def _ids(ids: list[Any], path: str, vocab_size: int) -> TokenIds:
     if not ids:
         raise InvalidField(f"{path} must not be empty.", param=path)
+    check_ids(ids, path, vocab_size)
+    return tuple(ids)
+
+
+def check_ids(ids: list[Any], path: str, vocab_size: int) -> None:
+    """Raises `InvalidField` for the first that is no token id of the model (T43)."""
     if {type(token) for token in ids} == {int} and min(ids) >= 0 and max(ids) < vocab_size:
-        return tuple(ids)  # the check above runs in C: prompts of 100,000 ids are common
+        return  # the check above runs in C: prompts of 100,000 ids are common
     at = next(i for i, token in enumerate(ids) if type(token) is not int or not 0 <= token < vocab_size)
     param = f"{path}[{at}]"
     raise InvalidField(f"{param} must be a token id: an integer from 0 to {vocab_size - 1}.", param=param)

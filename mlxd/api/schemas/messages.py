@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StringConstraints
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints
 from pydantic import Tag as UnionTag
+from pydantic_core import PydanticCustomError
 
 from mlxd.api.schemas.types import Body, Name, Tag
 
@@ -18,11 +19,17 @@ class Part(Body):
     refusal: str | None = None
 
 
+def _written(value: Any) -> Any:
+    if value is None or isinstance(value, str | dict | list):
+        return value
+    raise PydanticCustomError("string_type", "must be a string")
+
+
 class FunctionCall(Body):
     """`arguments` is text the model once wrote, so anything is taken: a conversation must not wedge on it (B71)."""
 
     name: Name
-    arguments: str | dict[str, Any] | list[Any] | None = None
+    arguments: Annotated[Any, AfterValidator(_written)] = None
 
 
 class ToolCallItem(Body):

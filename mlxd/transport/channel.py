@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_LENGTH_DIGITS = 18  # more is no length anybody means, and int() refuses strings beyond 4300 digits
 
-# Framing allowed beside as much framing as body. A body of 32 MiB in chunks of one byte would keep the loop in Twisted's
+# Framing allowed beside as much framing as body. A body of 32 MiB in chunks of one byte would keep the loop in the
 # decoder for minutes (measured: 4 us each).
 _FRAMING_BYTES = 96 * 1024
 

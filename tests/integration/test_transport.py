@@ -28,7 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("transport_app.py")
 SHORT: dict[str, Any] = {
-    "header_timeout_s": 0.5, "body_idle_s": 0.5, "body_total_s": 3.0, "body_rate_grace_s": 0.8,
+    "header_timeout_s": 0.5, "body_idle_s": 0.5, "body_total_s": 20.0, "body_rate_grace_s": 0.8,
     "body_min_bytes_per_s": 1000, "body_bytes": 1_000_000, "write_stall_s": 1.0, "linger_s": 0.5,
     "disconnect_grace_s": 0.3, "body_memory_bytes": 100_000,
 }  # fmt: skip
@@ -406,6 +406,7 @@ def test_a_dripping_body_times_out(served: Served) -> None:
                     received = raw.sock.recv(65536)
                     break
         assert parse(received).status == 408
+        assert time.monotonic() - began_s < 8
 
 
 def test_a_slow_but_honest_body_passes(served: Served) -> None:
@@ -712,6 +713,19 @@ def test_drain_closes_the_port_and_finishes_the_stream(serve: Callable[..., Serv
     assert received.count(b"event ") == 30
     assert received.endswith(b"0\r\n\r\n")
     assert server.stop() == 0
+
+
+def test_a_drained_connection_is_not_kept(serve: Callable[..., Served]) -> None:
+    server = serve()
+    with Raw(server.port) as short, Raw(server.port) as long:
+        long.request("GET /stream?n=60&gap_s=0.05")
+        long.until(b"event 0")
+        short.request("GET /stream?n=8&gap_s=0.05")
+        short.until(b"event 0")
+        server.drain()
+        assert short.until_end().endswith(b"0\r\n\r\n")
+        assert short.ended == "eof"
+        assert b"event 59" in long.until(b"event 59")
 
 
 def refuses_connections(port: int) -> bool:

@@ -90,8 +90,9 @@ def test_reads_pass(method: str, target: str) -> None:
 # ── T01–T03: Host ────────────────────────────────────────────────────────────────────────────────────────────────
 
 FOREIGN_HOSTS = [
-    "evil.com", f"evil.com:{PORT}", f"127.0.0.1.evil.com:{PORT}", f"127.0.0.1@evil:{PORT}", "", "127.0.0.1", "localhost",
-    "localhost:99", f"localhost.:{PORT}", f"127.0.0.2:{PORT}", f"0.0.0.0:{PORT}", f"[::]:{PORT}", f"::1:{PORT}",
+    "evil.com", f"evil.com:{PORT}", f"127.0.0.1.evil.com:{PORT}", f"127.0.0.1@evil:{PORT}", "", "127.0.0.1",
+    "localhost", "localhost:99", f"localhost.:{PORT}", f"127.0.0.2:{PORT}", f"0.0.0.0:{PORT}", f"[::]:{PORT}",
+    f"::1:{PORT}",
     f"127.1:{PORT}", f"2130706433:{PORT}", f"127.0.0.1:0{PORT}", f"127.0.0.1:{PORT} ,x", f"user@localhost:{PORT}",
     f"other.example:{PORT}", "mac.example", f"mac.example.:{PORT}",
 ]  # fmt: skip
@@ -292,7 +293,8 @@ def test_header_syntax(name: str, value: str) -> None:
 REFUSED = [
     judge(host="evil.com"), judge(host=None), judge(target="//a"), judge(target="/a%00"), judge("TRACE"),
     judge(fields={"origin": "null"}), judge(fields={"sec-fetch-site": "cross-site"}), judge("POST"),
-    judge("POST", fields={**JSON, "content-encoding": "gzip"}), judge(fields={"a": "\x00"}), judge("POST", fields=UPGRADE),
+    judge("POST", fields={**JSON, "content-encoding": "gzip"}), judge(fields={"a": "\x00"}),
+    judge("POST", fields=UPGRADE),
 ]  # fmt: skip
 
 

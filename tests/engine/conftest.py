@@ -1,0 +1,43 @@
+"""One tiny model per architecture class, made and loaded once for all engine tests of a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from inference.engine.loader import MlxLoader
+from inference.engine.runner import MlxRunner
+from inference.engine.settings import EngineSettings
+from inference.ports import ModelRef
+from tests import tiny_models
+from tests.engine.harness import Loaded
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def directory(architecture: str) -> Path:
+        return tiny_models.build(tmp_path_factory.mktemp(architecture), architecture)
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def load(model_dir: Callable[[str], Path]) -> Callable[[str], Loaded]:
+    loader = MlxLoader(EngineSettings())
+
+    @cache
+    def loaded(architecture: str) -> Loaded:
+        runner = loader.load(ModelRef(architecture, model_dir(architecture)))
+        assert isinstance(runner, MlxRunner)
+        return Loaded(runner._model, runner.limits)
+
+    return loaded
+
+
+@pytest.fixture
+def dense(load: Callable[[str], Loaded]) -> Loaded:
+    return load("dense")

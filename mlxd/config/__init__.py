@@ -4,5 +4,18 @@ from __future__ import annotations
 
 from mlxd.config.addresses import is_loopback, refuse_exposed_host
 from mlxd.config.knobs import BY_ENV, BY_NAME, GROUPS, KNOBS, REQUIRED, Config, Knob
+from mlxd.config.model_argument import ModelArgument, model_argument
 
-__all__ = ["BY_ENV", "BY_NAME", "GROUPS", "KNOBS", "REQUIRED", "Config", "Knob", "is_loopback", "refuse_exposed_host"]
+__all__ = [
+    "BY_ENV",
+    "BY_NAME",
+    "GROUPS",
+    "KNOBS",
+    "REQUIRED",
+    "Config",
+    "Knob",
+    "ModelArgument",
+    "is_loopback",
+    "model_argument",
+    "refuse_exposed_host",
+]

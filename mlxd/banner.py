@@ -1,0 +1,29 @@
+"""What a person sees when the daemon is ready: where it is and how to point a client at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlxd import __version__
+from mlxd.config import Config
+
+
+def start_banner(config: Config, url: str, models: Sequence[str]) -> str:
+    """The text for a terminal. `url` is where the daemon listens, `models` the ids that clients may name."""
+    served = ", ".join(models) if models else "none yet: start with --model or --demo"
+    lines = [
+        f"mlxd {__version__} is ready at {url}",
+        f"  model{'s' if len(models) > 1 else ''}    {served}",
+        f"  clients  OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any",
+        f"  try      mlxd chat{_chat_flags(config, url)}",
+        f"  state    {config.state_dir}",
+        "  stop     Ctrl-C",
+    ]
+    return "\n".join(lines)
+
+
+def _chat_flags(config: Config, url: str) -> str:
+    """`mlxd chat` finds the daemon of the default state directory; others it must be told."""
+    from mlxd.paths import resolve_state_dir
+
+    return "" if config.state_dir == resolve_state_dir(None, {}) else f" --base-url {url}/v1"

@@ -1,0 +1,80 @@
+"""`mlxd chat`: a conversation in the terminal with mlxd or any other server of the OpenAI chat API."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from mlxd.cli.chat_keys import bind_reset_key, read_line
+from mlxd.cli.chat_screen import Screen, wants_colour
+from mlxd.cli.chat_stream import ChatError, ChatServer, complete_base_url
+from mlxd.cli.chat_talk import HELP, Talk, converse
+from mlxd.cli.options import state_dir_option
+from mlxd.config import BY_NAME
+from mlxd.start_errors import StartError
+
+
+@click.command()
+@click.option("-p", "--prompt", help="Ask this, print the answer and end; `-` reads it from stdin.")
+@click.option("--base-url", help="Server to talk to.  [default: the mlxd on this machine]")
+@click.option("-m", "--model", help="Model to ask for.  [default: the first the server lists]")
+@click.option("--system", help="System message to begin with.")
+@click.option(
+    "--max-new-tokens", "--max_new_tokens", type=click.IntRange(1), help="Longest answer.  [default: the server's]"
+)
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="File that holds the server's key.")
+@click.option("-v", "--verbose", is_flag=True, help="Show speed and thinking where they are left out: when piped.")
+@state_dir_option
+def chat(
+    prompt: str | None,
+    base_url: str | None,
+    model: str | None,
+    system: str | None,
+    max_new_tokens: int | None,
+    api_key_file: Path | None,
+    verbose: bool,
+    state_dir: str | None,
+) -> None:
+    """Talk to a model in the terminal.
+
+    Ctrl-N starts a new conversation, Ctrl-C stops an answer, twice quits. Piped in, each line is one turn.
+    """
+    on_screen = sys.stdout.isatty()
+    screen = Screen(sys.stdout, wants_colour(sys.stdout), show_thinking=on_screen or verbose)
+    show_speed = verbose or (on_screen and prompt is None)
+    try:
+        with ChatServer.at(complete_base_url(base_url or _local_url(state_dir)), _key(api_key_file)) as server:
+            talk = Talk(server, screen, model or server.first_model(), system, max_new_tokens, show_speed)
+            if prompt is not None:
+                sys.exit(0 if talk.ask(sys.stdin.read() if prompt == "-" else prompt) else 130)
+            if on_screen:
+                bind_reset_key()
+                click.secho(f"{talk.model} at {server.base_url}\n{HELP}", dim=True, err=True)
+            converse(talk, read_line)
+    except ChatError as error:
+        raise StartError(str(error)) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+
+
+def _local_url(state_dir: str | None) -> str:
+    """Where the daemon of the state directory listens, else where one would by default."""
+    from mlxd.instance import find_running
+    from mlxd.paths import StateDir, resolve_state_dir
+
+    running = find_running(StateDir(resolve_state_dir(state_dir, os.environ)))
+    port = os.environ.get(BY_NAME["port"].env) or BY_NAME["port"].default
+    return running.url if running and running.url else f"http://127.0.0.1:{port}"
+
+
+def _key(path: Path | None) -> str:
+    """A key comes from a file only: arguments and variables are visible to others."""
+    if path is None:
+        return ""
+    try:
+        return path.expanduser().read_text().strip()
+    except OSError as error:
+        raise StartError(f"--api-key-file {path}: {error.strerror}.") from None

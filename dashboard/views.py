@@ -25,7 +25,7 @@ class ModelRow:
     rows: int
 
 
-def status(request: HttpRequest) -> HttpResponse:
+async def status(request: HttpRequest) -> HttpResponse:
     """The whole page, or with `?part=figures` only what changes."""
     view = runtime.current().snapshot()
     ready, reason = runtime.current().readiness()

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +83,13 @@ def _set_levels(level: int, debug: int) -> None:
     logging.captureWarnings(True)
 
 
+def reopen() -> None:
+    """Opens the log file anew at the next line; for SIGHUP, after somebody else has moved it."""
+    for output in logging.getLogger().handlers:
+        if isinstance(output, PrivateLogFile):
+            output.let_go()
+
+
 def depth() -> int:
     """The debug depth, 0 to 3, for code that would have to work to make a line."""
     return _depth
@@ -153,6 +160,12 @@ class PrivateLogFile(RotatingFileHandler):
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8", delay=True)
+
+    def let_go(self) -> None:
+        with self.lock or nullcontext():
+            stream, self.stream = self.stream, None  # type: ignore[assignment]  # None until the next line opens it
+            if stream is not None:
+                stream.close()
 
     def _open(self) -> Any:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,0 +1,181 @@
+"""The composition root: which models are served, how a request becomes a generation, and what the process is doing.
+
+    open(): resolve the model -> load its text side once -> prepare the prompt off the loop -> hand it to the scheduler
+
+Everything above (API, dashboard, daemon) talks to this object; everything below is handed to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inference.conversation.preparer import Preparer
+from inference.conversation.text_model import TextModel
+from inference.errors import InferenceError, ModelLoading, ModelNotFound, PromptTooLong
+from inference.messages import Conversation
+from inference.params import GenerationParams
+from inference.ports import ModelRef
+from inference.scheduler import Generation, Request, Scheduler, SchedulerView
+from inference.tokens import TokenIds
+
+PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
+"""Names that clients send when they do not care; they mean the default model."""
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
+MAX_CHARS_PER_TOKEN = 24
+"""No language averages more characters a token over a whole context; longer bodies are refused unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model clients may name. `created_s` (Unix seconds) does not change over restarts."""
+
+    id: str
+    path: Path
+    created_s: int
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> ModelRef:
+        return ModelRef(self.id, self.path)
+
+    def answers_to(self, name: str) -> bool:
+        return name in (self.id, *self.aliases) or name.rpartition("/")[2] == self.id
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeView:
+    """What the process is doing at this moment; immutable, safe to show to an admin."""
+
+    version: str
+    uptime_s: float
+    models: tuple[ServedModel, ...]
+    scheduler: SchedulerView
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One per process. `load_text` reads a model's tokenizer and template from its directory."""
+
+    models: tuple[ServedModel, ...]
+    scheduler: Scheduler
+    preparer: Preparer
+    load_text: Callable[[Path], TextModel]
+    strict_models: bool = False
+    max_context_tokens: int = 0
+    version: str = ""
+    started_s: float = field(default_factory=time.monotonic)
+    _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
+
+    def resolve(self, name: str | None) -> ServedModel:
+        """The model a request names. Raises `ModelNotFound`; touches no file."""
+        if not self.models:
+            raise ModelNotFound("No model is served. Start mlxd with --model or --demo.", param="model")
+        if name is None or name in PLACEHOLDERS:
+            return self.models[0]
+        for model in self.models:
+            if model.answers_to(name):
+                return model
+        sane = len(name) <= 256 and MODEL_NAME.fullmatch(name)
+        if sane and len(self.models) == 1 and not self.strict_models:
+            return self.models[0]
+        known = ", ".join(model.id for model in self.models[:8])
+        raise ModelNotFound(f"There is no model {name[:64]!r} here. Served: {known}.", param="model")
+
+    async def text(self, model: ServedModel) -> TextModel:
+        """The tokenizer and template of a model, read once, off the loop. Raises `ModelError`."""
+        future = self._texts.get(model.id)
+        if future is None:
+            future = asyncio.ensure_future(asyncio.to_thread(self.load_text, model.path))
+            self._texts[model.id] = future
+        try:
+            return await asyncio.shield(future)
+        except InferenceError:
+            self._texts.pop(model.id, None)  # a repaired model may be tried again
+            raise
+
+    def context_tokens(self, text: TextModel) -> int:
+        """The context requests get: the model's, or the configured limit where that is lower."""
+        return min(text.context_tokens, self.max_context_tokens or text.context_tokens)
+
+    async def open(
+        self,
+        *,
+        model: str | None,
+        conversation: Conversation | None = None,
+        raw_prompt: str | TokenIds = "",
+        params: GenerationParams,
+        client: str,
+        request_id: str,
+        body_bytes: int = 0,
+    ) -> Generation:
+        """Prepares a prompt (of `conversation`, else of `raw_prompt`) and hands it to the scheduler.
+
+        Raises any `RequestError`, `BusyError` or `ModelError`. `body_bytes` is the size of the request's body.
+        """
+        served = self.resolve(model)
+        text = await self.text(served)
+        context_tokens = self.context_tokens(text)
+        least_tokens = body_bytes // MAX_CHARS_PER_TOKEN
+        if least_tokens > context_tokens:
+            raise PromptTooLong(least_tokens, context_tokens, estimated=True)
+        prompt = await self.preparer.prepare(
+            served.path, text, raw_prompt if conversation is None else conversation, body_bytes
+        )
+        return self.scheduler.submit(
+            Request(
+                id=request_id,
+                model=served.ref,
+                tokenizer=text.tokenizer,
+                prompt=prompt,
+                params=params,
+                context_tokens=context_tokens,
+                client=client,
+            )
+        )
+
+    def live(self) -> bool:
+        """False within two seconds of the worker's death."""
+        return self.scheduler.alive
+
+    def readiness(self) -> tuple[bool, str]:
+        """Whether requests are answered now, and if not, a word that says why."""
+        return self.scheduler.readiness()
+
+    def snapshot(self) -> RuntimeView:
+        return RuntimeView(
+            version=self.version,
+            uptime_s=time.monotonic() - self.started_s,
+            models=self.models,
+            scheduler=self.scheduler.snapshot(),
+        )
+
+    def close(self) -> None:
+        self.preparer.close()
+        self.scheduler.stop()
+
+
+_current: Runtime | None = None
+
+
+def install(runtime: Runtime | None) -> None:
+    """Makes a runtime the one this process serves (None takes it away)."""
+    global _current  # noqa: PLW0603  one process, one GPU, one runtime; Django's views have no other way to it
+    _current = runtime
+
+
+def current() -> Runtime:
+    """The process's runtime. Raises `ModelLoading` while there is none yet."""
+    if _current is None:
+        raise ModelLoading("mlxd is starting.")
+    return _current
+
+
+def served_models(named: Sequence[tuple[str, Path]]) -> tuple[ServedModel, ...]:
+    """Models to serve from (id, directory) pairs, in order; the first is the default."""
+    return tuple(ServedModel(model_id, path, int((path / "config.json").stat().st_mtime)) for model_id, path in named)

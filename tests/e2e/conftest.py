@@ -1,0 +1,48 @@
+"""One daemon with a tiny real model for the tests that only ask, and a factory for those that break things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.e2e.daemon import ServedDaemon
+from tests.tiny_models import build
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("models") / "tiny", "dense")
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[ServedDaemon]:
+    state_dir = tmp_path_factory.mktemp("shared-daemon") / "state"
+    with ServedDaemon(state_dir, ["--model", str(tiny_model)]) as served:
+        served.wait_ready()
+        yield served
+        assert served.process.poll() is None, "a test has ended the daemon"
+
+
+@pytest.fixture
+def client(daemon: ServedDaemon) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="any", max_retries=0, timeout=60) as sdk:
+        yield sdk
+
+
+@pytest.fixture
+def serve(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., ServedDaemon]]:
+    """Starts a daemon of this test's own; `serve("--max-batch", "1")`."""
+    started: list[ServedDaemon] = []
+
+    def start(*arguments: str, model: Path | None = tiny_model, **more: object) -> ServedDaemon:
+        named = [] if model is None else ["--model", str(model)]
+        served = ServedDaemon(tmp_path / f"state{len(started)}", [*named, *arguments], **more)  # type: ignore[arg-type]
+        started.append(served)
+        return served.__enter__()
+
+    yield start
+    for served in started:
+        served.kill()

@@ -1,0 +1,86 @@
+"""A real `mlxd serve` in a process of its own, started and ended like a user would."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+START_S = 90.0
+MLXD = (sys.executable, "-P", "-m", "mlxd")
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """The environment without what a developer's shell may have set for mlxd or for HTTP clients."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLXD_", "OPENAI_", "HTTP"))}
+    return {**kept, "PYTHONUNBUFFERED": "1", **more}
+
+
+@dataclass
+class ServedDaemon:
+    """Starts on construction; `url` is known once the port answers. Use it as a context."""
+
+    state_dir: Path
+    arguments: Sequence[str] = ()
+    command: Sequence[str] = MLXD
+    environment: dict[str, str] = field(default_factory=dict)
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.log = self.state_dir.parent / f"{self.state_dir.name}.log"
+        self._output = self.log.open("wb")
+        command = [*self.command, "serve", "--port", "0", "--state-dir", str(self.state_dir), *self.arguments]
+        environment = clean_environment(**self.environment)
+        self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT, env=environment)
+
+    def __enter__(self) -> ServedDaemon:
+        try:
+            self.wait_live()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def wait_live(self) -> None:
+        """Until the port answers. Raises with the log when the process ends instead."""
+        until_s = time.monotonic() + START_S
+        while time.monotonic() < until_s:
+            found = re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text(errors="replace"))
+            if found:
+                self.url = found.group()
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"mlxd did not come up (code {self.process.poll()}):\n{self.log.read_text()}")
+
+    def wait_ready(self) -> None:
+        """Until requests are answered: the default model is in memory."""
+        until_s = time.monotonic() + START_S
+        while time.monotonic() < until_s:
+            if httpx.get(f"{self.url}/health/ready").status_code == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"mlxd did not get ready:\n{self.log.read_text()}")
+
+    def terminate(self, timeout_s: float = 30) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        self._output.close()

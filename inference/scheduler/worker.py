@@ -140,7 +140,7 @@ class Worker:
             return
         self._pulse.begin("rest", self._settings.watchdog_s)
         self._pulse.beat()
-        if not self._bell.wait(IDLE_S):
+        if not self._bell.wait(min(IDLE_S, self._settings.watchdog_s / 4)):
             self._running.changed = self._admission.depth > 0  # memory may have become free outside
             self._pulse.beat()
             self._publish()

@@ -33,6 +33,13 @@ def failure_site(error: BaseException) -> str:
     return f"{type(error).__name__} at {place}"
 
 
+def _is_goodbye(error: BaseException) -> bool:
+    """Whether `error` is nothing but our own ClientDisconnected coming back, task groups included."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_goodbye(inner) for inner in error.exceptions)
+    return isinstance(error, ClientDisconnected)
+
+
 class Exchange:
     """Runs the application for one request."""
 
@@ -123,7 +130,7 @@ class Exchange:
                 self._end_torn("CancelledError")
         except Exception as error:
             # Not `except BaseException`: an interrupt is meant for the process. The class is logged, never the message.
-            if not (self._gone and isinstance(error, ClientDisconnected)):
+            if not (self._gone and _is_goodbye(error)):
                 self._end_torn(failure_site(error))
         else:
             if not self._finished and not self._gone:

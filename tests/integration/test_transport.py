@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -498,6 +499,20 @@ def test_an_answer_may_come_before_the_body_is_read(serve: Callable[..., Served]
     eventually(lambda: ["eager-then", "http.disconnect"] in server.state()["events"])
 
 
+def test_the_openai_client_does_not_take_a_torn_stream_for_a_whole_one(served: Served) -> None:
+    """A clean end without `[DONE]` is success to it; a reset is not."""
+    with openai.OpenAI(base_url=f"{served.url}/torn/v1", api_key="x", max_retries=0) as client:
+        stream = client.chat.completions.create(model="m", messages=[], stream=True)
+        with pytest.raises((openai.APIError, httpx.HTTPError)):
+            list(stream)
+
+
+def test_the_openai_client_reaches_models_with_a_slash_in_their_id(served: Served) -> None:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+        answer = client.models.with_raw_response.retrieve("org/name-4bit")
+    assert json.loads(answer.content)["path"] == "/v1/models/org/name-4bit"
+
+
 def test_the_log_names_class_and_request_but_not_the_message(serve: Callable[..., Served]) -> None:
     server = serve(limits=SHORT)
     request_id = httpx.get(f"{server.url}/fail-early").headers["x-request-id"]
@@ -650,6 +665,16 @@ LEAVE: dict[str, Callable[[Raw], None]] = {
     "reset": lambda raw: raw.reset(),
     "half-close": lambda raw: raw.sock.shutdown(socket.SHUT_WR),
 }
+
+
+def test_a_task_group_that_meets_a_disconnect_is_no_failure(serve: Callable[..., Served]) -> None:
+    server = serve(limits=SHORT)
+    with Raw(server.port) as raw:
+        raw.request("GET /grouped")
+        raw.until(b"tick")
+    eventually(lambda: server.state()["tasks"] == 1)
+    server.stop()
+    assert "application failed" not in server.log
 
 
 @pytest.mark.parametrize("leave", LEAVE)

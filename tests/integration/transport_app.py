@@ -128,6 +128,30 @@ class App:
         await answer(send, {"early": True})
         note("eager-then", (await receive())["type"])
 
+    async def get_torn(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:
+        """A completion stream that breaks after two events, as an OpenAI client asks for it."""
+        await read_body(receive)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        choice = {"index": 0, "delta": {"content": "half a"}, "finish_reason": None}
+        chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+        for _ in range(2):
+            event = b"data: " + json.dumps(chunk).encode() + b"\n\n"
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            await asyncio.sleep(0.05)
+        raise RuntimeError("secret prompt text")
+
+    async def get_grouped(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:
+        """Sends from inside a task group, as Django does."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(self.get_drone(send))
+
+    async def get_drone(self, send: Any) -> None:
+        while True:
+            await send({"type": "http.response.body", "body": b"tick\n", "more_body": True})
+            await asyncio.sleep(0.02)
+
     async def get_short(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:
         await answer(send, b"abc", headers=[(b"content-length", b"10")])
 

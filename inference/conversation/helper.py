@@ -1,0 +1,125 @@
+"""The process that prepares large prompts: `python -m inference.conversation.helper FD`.
+
+It speaks pickle over one inherited socket, with its own parent only, and ends when that socket ends. Its tokenizer
+cache stays warm between requests. It imports neither MLX nor a web framework.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from inference.conversation.render import Rendered, render_raw, render_with_notes
+from inference.conversation.text_model import TextModel
+from inference.errors import EngineError, InferenceError
+from inference.messages import Conversation
+from inference.tokens import Boundary, Prompt, SourceMap, Span
+
+Loader = Callable[[Path], TextModel]
+RawPrompt = str | tuple[int, ...]
+MAX_MODELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One prompt to prepare. The model's text side travels with the first order for it (`model` None: as before)."""
+
+    key: str
+    model: TextModel | None
+    job: Conversation | RawPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The helper does not hold this model (it was restarted, or made room): send it along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A `Rendered` as it crosses the process border: ids as four bytes each, spans as plain tuples."""
+
+    ids: bytes
+    boundaries: Sequence[tuple[int, int]]
+    spans: Sequence[tuple[int, int, str]]
+    header: int | None
+    adaptations: Mapping[str, int]
+
+    @classmethod
+    def of(cls, rendered: Rendered) -> Packed:
+        prompt = rendered.prompt
+        return cls(
+            array("I", prompt.ids).tobytes(),
+            [(one.message, one.token) for one in prompt.boundaries],
+            [(one.start, one.stop, one.path) for one in prompt.source.spans],
+            prompt.header,
+            dict(rendered.adaptations),
+        )
+
+    def unpacked(self) -> Rendered:
+        ids = array("I")
+        ids.frombytes(self.ids)
+        boundaries = tuple(Boundary(*one) for one in self.boundaries)
+        source = SourceMap(tuple(Span(*one) for one in self.spans))
+        return Rendered(Prompt(tuple(ids), boundaries, source, self.header), self.adaptations)
+
+
+Answer = Packed | Unknown | InferenceError
+
+
+def prepare_now(model: TextModel, job: Conversation | RawPrompt) -> Rendered:
+    """A conversation or a raw prompt, rendered here and now."""
+    if isinstance(job, Conversation):
+        return render_with_notes(model, job)
+    return Rendered(render_raw(model, job), {})
+
+
+def serve(connection: Connection) -> None:
+    """Answers orders until the parent is gone."""
+    models: OrderedDict[str, TextModel] = OrderedDict()
+    while True:
+        try:
+            connection.send(_next_answer(connection, models))
+        except (EOFError, OSError):
+            return
+
+
+def _next_answer(connection: Connection, models: OrderedDict[str, TextModel]) -> Answer:
+    try:
+        # A model's files are read while its order is unpacked, so this can fail as loading does.
+        return _answer(connection.recv(), models)
+    except InferenceError as error:
+        return error
+    except (EOFError, OSError):
+        raise
+    except Exception:  # a fault of ours: told in full to the log, in short to the client
+        traceback.print_exc()
+        return EngineError("The process that prepares prompts failed.")
+
+
+def _answer(order: Order, models: OrderedDict[str, TextModel]) -> Answer:
+    if order.model is not None:
+        models[order.key] = order.model
+    model = models.get(order.key)
+    if model is None:
+        return Unknown()
+    models.move_to_end(order.key)
+    while len(models) > MAX_MODELS:
+        models.popitem(last=False)
+    return Packed.of(prepare_now(model, order.job))
+
+
+def main(arguments: Sequence[Any] = sys.argv) -> None:
+    """Serves the socket whose number is the one argument."""
+    with Connection(int(arguments[1])) as connection:
+        serve(connection)
+
+
+if __name__ == "__main__":
+    main()

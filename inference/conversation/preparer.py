@@ -1,0 +1,192 @@
+"""Renders off the event loop: small bodies in a thread, large ones in a process that can be killed.
+
+Tokenising holds the interpreter for hundreds of milliseconds on a 500 KB body, which would stall streams and decode
+alike (a busy Python thread cut decode from 79 to 34 steps/s on a tiny model). A template that does not end is ended
+with its process; the request gets an error and the next one a new process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from inference.conversation.helper import Answer, Order, Packed, RawPrompt, Unknown, prepare_now
+from inference.conversation.render import Rendered
+from inference.conversation.text_model import TextModel
+from inference.errors import EngineError, InferenceError, TemplateFailed
+from inference.messages import Conversation
+from inference.tokens import Prompt
+
+LARGE_BODY_BYTES = 64 << 10
+_COMMAND = (sys.executable, "-P", "-m", "inference.conversation.helper")
+
+
+@dataclass(frozen=True, slots=True)
+class PreparerStats:
+    """Counts since the start. `overdue` helpers were killed at the deadline, `died` ended by themselves."""
+
+    in_threads: int = 0
+    in_helper: int = 0
+    refused: int = 0
+    overdue: int = 0
+    died: int = 0
+    started: int = 0
+
+
+class Preparer:
+    """Turns conversations into prompts without blocking the loop. Any number of requests at a time."""
+
+    def __init__(self, *, deadline_s: float = 30.0, threads: int = 2) -> None:
+        """`deadline_s` bounds the work on one large body, the start of the helper included."""
+        self._threads = ThreadPoolExecutor(threads, "prepare")
+        # One thread speaks with the helper: the pipe carries one order at a time, the others wait as futures.
+        self._speaker = ThreadPoolExecutor(1, "prepare-large")
+        self._helper = _Helper(deadline_s, self._count)
+        self._stats = PreparerStats()
+        self._lock = threading.Lock()
+
+    @property
+    def stats(self) -> PreparerStats:
+        return self._stats
+
+    @property
+    def helper_pid(self) -> int | None:
+        """The process id of the helper, None while there is none."""
+        return self._helper.pid
+
+    async def prepare(
+        self, model_path: Path, text: TextModel, job: Conversation | RawPrompt, body_bytes: int
+    ) -> Prompt:
+        """The prompt of a conversation, or of a raw completion. `body_bytes` is the size of the request's body.
+
+        Raises `TemplateFailed`, `PromptTooLong`, `InvalidParameter`, and `EngineError` when the helper died.
+        """
+        return (await self.prepare_with_notes(model_path, text, job, body_bytes)).prompt
+
+    async def prepare_with_notes(
+        self, model_path: Path, text: TextModel, job: Conversation | RawPrompt, body_bytes: int
+    ) -> Rendered:
+        """As `prepare`, with a record of what was adapted for the template."""
+        loop = asyncio.get_running_loop()
+        large = body_bytes > LARGE_BODY_BYTES
+        self._count("in_helper" if large else "in_threads")
+        try:
+            if large:
+                return await loop.run_in_executor(self._speaker, self._helper.prepare, model_path, text, job)
+            return await loop.run_in_executor(self._threads, prepare_now, text, job)
+        except InferenceError:
+            self._count("refused")
+            raise
+
+    def close(self) -> None:
+        """Ends the helper at once and takes no more work. Requests still waiting get an error."""
+        self._helper.close()
+        self._speaker.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self._stats = replace(self._stats, **{name: getattr(self._stats, name) + 1})
+
+
+class _Helper:
+    """The helper process as seen from the one thread that speaks with it."""
+
+    def __init__(self, deadline_s: float, count: Callable[[str], None]) -> None:
+        self._deadline_s = deadline_s
+        self._count = count
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def prepare(self, path: Path, text: TextModel, job: Conversation | RawPrompt) -> Rendered:
+        """Blocks until the helper answered, died or was killed at the deadline."""
+        overdue = threading.Event()
+        try:
+            connection = self._connected()
+            timer = threading.Timer(self._deadline_s, self._kill_overdue, (overdue,))
+            timer.start()
+            try:
+                answer = _exchange(connection, Order(f"{path}\0{text.digest}", None, job), text)
+            finally:
+                timer.cancel()
+        except (EOFError, OSError) as error:
+            self._end()
+            raise self._failure(overdue) from error
+        if isinstance(answer, InferenceError):
+            raise answer
+        if not isinstance(answer, Packed):
+            raise EngineError("The process that prepares prompts does not keep the model.")
+        return answer.unpacked()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _connected(self) -> Connection:
+        if self._closed:
+            raise EngineError("The server is shutting down.")
+        if self._connection is None or self.pid is None:
+            self._end()
+            self._start()
+        assert self._connection is not None
+        return self._connection
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                [*_COMMAND, str(number)],
+                pass_fds=(number,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the daemon; the helper ends when its socket does
+            )
+        self._connection = Connection(ours.detach())
+        self._count("started")
+
+    def _kill_overdue(self, overdue: threading.Event) -> None:
+        overdue.set()
+        if self._process is not None:
+            self._process.kill()
+
+    def _failure(self, overdue: threading.Event) -> InferenceError:
+        if overdue.is_set():
+            self._count("overdue")
+            return TemplateFailed(f"Preparing the prompt took longer than {self._deadline_s:g} s.")
+        self._count("died")
+        return EngineError("The process that prepares prompts ended; send the request again.")
+
+    def _end(self) -> None:
+        """Leaves nothing behind: no process, no descriptor."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = self._connection = None
+
+
+def _exchange(connection: Connection, order: Order, text: TextModel) -> Answer:
+    """The helper is asked by the model's key first: it usually holds the model already."""
+    connection.send(order)
+    answer: Answer = connection.recv()
+    if isinstance(answer, Unknown):
+        connection.send(replace(order, model=text))
+        answer = connection.recv()
+    return answer

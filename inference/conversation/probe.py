@@ -1,0 +1,170 @@
+"""Asks a chat template, once per model, what it can say: small conversations are rendered and looked at.
+
+Every question is put through the real renderer, so a yes means that nothing was lost and nothing raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from inference.conversation.compose import Composed, Wish, attempt
+from inference.conversation.sentinels import Markers, Text
+from inference.conversation.shape import Shape, SystemPlace, Traits
+from inference.conversation.template import JinjaTemplate
+from inference.conversation.turns import Call, Turn
+from inference.errors import TemplateFailed
+from inference.messages import Role, Tool
+
+_THINK_TAGS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<reasoning>", "</reasoning>"),
+)
+_USED_BY_RENDER = frozenset({"bos_token", "eos_token", "pad_token", "unk_token"})
+
+
+def _text(word: str, message: int) -> Text:
+    return Text(word, f"messages[{message}].content", message)
+
+
+def _system(word: str = "system word") -> Turn:
+    return Turn(Role.SYSTEM, (_text(word, 0),), message=0)
+
+
+def _user(word: str = "user word") -> Turn:
+    return Turn(Role.USER, (_text(word, 1),), message=1)
+
+
+def _answer(word: str = "answer word", *, reasoning: str = "") -> Turn:
+    thought = (Text(reasoning, "messages[2].reasoning_content", 2),) if reasoning else ()
+    return Turn(Role.ASSISTANT, (_text(word, 2),), thought, message=2)
+
+
+def _calling(*ids: str, content: str = "", arguments: str = '{"place": "argument word"}', reasoning: str = "") -> Turn:
+    calls = tuple(Call(one, "look", Text(arguments, "arguments", 3), "messages[3].tool_calls[0]") for one in ids)
+    thought = (Text(reasoning, "messages[3].reasoning_content", 3),) if reasoning else ()
+    return Turn(Role.ASSISTANT, (_text(content, 3),) if content else (), thought, calls, message=3)
+
+
+def _result(id_: str) -> Turn:
+    return Turn(Role.TOOL, (_text("result word", 4),), call_id=id_, name="look", path="messages[4]", message=4)
+
+
+_SCHEMA = {"type": "object", "properties": {"place": {"type": "string", "description": "d"}}, "required": ["place"]}
+_TOOL = Tool("look", "tool description", _SCHEMA)
+_BARE_TOOL = Tool("look", "", _SCHEMA)
+_ID, _SECOND = "call_first_0001", "call_second_0002"
+
+
+class Probe:
+    """Questions to one template, each a trial render."""
+
+    def __init__(self, template: JinjaTemplate, markers: Markers) -> None:
+        self._template = template
+        self._markers = markers
+
+    def made(self, turns: Sequence[Turn], shape: Shape, tools: Sequence[Tool] = ()) -> Composed | None:
+        """The render, or None when it raised or lost something."""
+        try:
+            composed = attempt(self._template, Wish(tuple(turns), tuple(tools)), shape, self._markers)
+        except TemplateFailed:
+            return None
+        return None if composed.lost else composed
+
+    def takes(self, turns: Sequence[Turn], shape: Shape, tools: Sequence[Tool] = ()) -> bool:
+        return self.made(turns, shape, tools) is not None
+
+    def shape(self) -> Shape:
+        """Asks from the plain to the involved: each answer is the ground on which the next question stands."""
+        shape = Shape()
+        if not self.takes([_user()], shape) and self.takes([_user()], replace(shape, content_list=True)):
+            shape = replace(shape, content_list=True)
+        shape = replace(shape, system=self._system_place(shape))
+        shape = replace(shape, alternates=self._alternates(shape))
+        shape = self._tools(shape)
+        shape = self._calls(shape)
+        if not self._keeps_system(shape):
+            shape = replace(shape, system=SystemPlace.NOWHERE)
+        return self._results(shape) if shape.calls else replace(shape, tool_role=False, parallel_calls=False)
+
+    def _system_place(self, shape: Shape) -> SystemPlace:
+        if self.takes([_user(), _answer(), _system(), _user()], shape) and self.takes([_system(), _user()], shape):
+            return SystemPlace.ANYWHERE
+        return SystemPlace.FIRST if self.takes([_system(), _user()], shape) else SystemPlace.NOWHERE
+
+    def _alternates(self, shape: Shape) -> bool:
+        free = self.takes([_user(), _user()], shape) and self.takes([_user(), _answer(), _answer(), _user()], shape)
+        return not (free and self.takes([_answer(), _user()], shape))
+
+    def _keeps_system(self, shape: Shape) -> bool:
+        """Some templates show the system text only while a user message is the last one."""
+        if shape.system is SystemPlace.NOWHERE or not shape.calls:
+            return True
+        loop = [_user(), _calling(_ID), _result(_ID)]
+        return self.takes([_system(), *loop], shape) or not self.takes(loop, shape)
+
+    def _tools(self, shape: Shape) -> Shape:
+        if not self.takes([_user()], shape, [_TOOL]):
+            return replace(shape, tools=False)
+        return replace(shape, needs_description=not self.takes([_user()], shape, [_BARE_TOOL]))
+
+    def _calls(self, shape: Shape) -> Shape:
+        """How arguments are given: as an object, or as the text the client sent."""
+        turns = [_user(), _calling(_ID), _result(_ID)]
+        for id_chars in (0, 9):
+            for mapping in (True, False):
+                trial = replace(shape, arguments_mapping=mapping, id_chars=id_chars)
+                made = self.made(turns, trial) or self.made([_user(), _calling(_ID)], trial)
+                if made and not (mapping and made.python_repr):
+                    return trial
+        return replace(shape, calls=False)
+
+    def _results(self, shape: Shape) -> Shape:
+        call, result, end = _calling(_ID), _result(_ID), _answer()
+        if not self.takes([_user(), call, result, end], shape):
+            shape = replace(shape, tool_role=False)
+        spoken = [_user(), _calling(_ID, content="said before", reasoning="thought before"), result, end]
+        shape = replace(shape, content_with_calls=self.takes(spoken, replace(shape, content_with_calls=True)))
+        both = [_user(), _calling(_ID, _SECOND), result, _result(_SECOND), end]
+        shape = replace(shape, parallel_calls=self.takes(both, shape))
+        junk = [_user(), _calling(_ID, arguments='{"cut'), result]
+        shape = replace(shape, raw_arguments=self.takes(junk, shape))
+        return replace(shape, orphan_results=shape.tool_role and self.takes([_user(), _answer(), result], shape))
+
+
+def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
+    """The traits of a template. `structural` are the texts of the model's structural tokens.
+
+    Raises `TemplateFailed` when the template cannot even be compiled.
+    """
+    markers = Markers.of(structural, template.literals)
+    asked = Probe(template, markers)
+    shape = asked.shape()
+    plain = asked.made([_user()], shape)
+    header = plain.tail if plain else ""
+    tags = next((tags for tags in _THINK_TAGS if tags[0] in template.literals and tags[1] in template.literals), None)
+    return Traits(
+        shape=shape,
+        markers=markers,
+        header=header,
+        think=tags,
+        opens_thinking=tags is not None and header.rstrip().endswith(tags[0]),
+        keeps_reasoning=_keeps_reasoning(asked, shape),
+        variables=template.variables - _USED_BY_RENDER,
+    )
+
+
+def _keeps_reasoning(asked: Probe, shape: Shape) -> bool:
+    """Whether reasoning is shown to the model in either place where templates show it: a tool loop, a last answer."""
+    loops = (
+        [_user(), _calling(_ID, reasoning="thought word"), _result(_ID)],
+        [_user(), _answer(reasoning="thought word")],
+    )
+    for turns in loops:
+        made = asked.made(turns, shape)
+        if made and any(piece.source and "reasoning" in piece.source.path for piece in made.pieces):
+            return True
+    return False

@@ -1,0 +1,58 @@
+"""What a chat template can say, as found out by asking it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from inference.conversation.sentinels import Markers
+
+
+class SystemPlace(StrEnum):
+    """Where the template takes a system message."""
+
+    ANYWHERE = "anywhere"
+    FIRST = "first"
+    NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Each field is one thing a conversation may need; what is missing is said in the next best way.
+
+    `alternates`: user and assistant must take turns, user first. `orphan_results`: a tool result whose call is gone.
+    `content_with_calls`: text and calls in one assistant message. `raw_arguments`: arguments that are not a JSON
+    object may be given as text. `id_chars`: the exact length the template wants of call ids (0: any).
+    """
+
+    system: SystemPlace = SystemPlace.ANYWHERE
+    alternates: bool = False
+    tools: bool = True
+    needs_description: bool = False
+    calls: bool = True
+    parallel_calls: bool = True
+    content_with_calls: bool = True
+    arguments_mapping: bool = True
+    raw_arguments: bool = True
+    tool_role: bool = True
+    orphan_results: bool = True
+    content_list: bool = False
+    id_chars: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Everything probed once per model.
+
+    `header` is the usual text that opens an assistant's turn. `think` are the model's think tags when its template
+    knows them, `opens_thinking` that the header already holds the opener. `variables` are the arguments the template
+    reads (`enable_thinking` ...). `keeps_reasoning`: reasoning of the last turns is shown to the model at all.
+    """
+
+    shape: Shape = field(default_factory=Shape)
+    markers: Markers = field(default_factory=Markers)
+    header: str = ""
+    think: tuple[str, str] | None = None
+    opens_thinking: bool = False
+    keeps_reasoning: bool = True
+    variables: frozenset[str] = frozenset()

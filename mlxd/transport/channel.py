@@ -24,6 +24,17 @@ from twisted.web import http
 
 from mlxd.transport.deadlines import Overdue, Phase, Progress, overdue
 from mlxd.transport.gate import Refusal, check
+from mlxd.transport.refusals import (
+    BODY_UNSTORED,
+    HEAD_TOO_LARGE,
+    LATE_BODY,
+    LATE_HEAD,
+    MALFORMED,
+    TARGET_TOO_LONG,
+    TOO_MANY_CONNECTIONS,
+    WASTEFUL_CHUNKS,
+    body_too_large,
+)
 from mlxd.transport.wire import new_request_id, raw_refusal
 
 if TYPE_CHECKING:
@@ -38,15 +49,6 @@ _MAX_LENGTH_DIGITS = 18  # more is no length anybody means, and int() refuses st
 # Framing allowed beside as much framing as body. A body of 32 MiB in chunks of one byte would keep the loop in the
 # decoder for minutes (measured: 4 us each).
 _FRAMING_BYTES = 96 * 1024
-
-TOO_MANY_CONNECTIONS = Refusal(503, "too_many_connections", "Too many connections are open.", retry_after_s=1)
-MALFORMED = Refusal(400, "malformed_request", "The request is not valid HTTP/1.1.")
-HEAD_TOO_LARGE = Refusal(431, "headers_too_large", "The request headers are too many or too long.")
-TARGET_TOO_LONG = Refusal(414, "uri_too_long", "The request target is too long.")
-BODY_UNSTORED = Refusal(503, "storage_unavailable", "The request body could not be stored.", retry_after_s=5)
-WASTEFUL_CHUNKS = Refusal(400, "wasteful_chunks", "The chunked body is more framing than content.")
-LATE_HEAD = Refusal(408, "request_timeout", "The request headers did not arrive in time.")
-LATE_BODY = Refusal(408, "request_timeout", "The request body did not arrive in time.")
 
 
 class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
@@ -77,17 +79,16 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
         super().connectionMade()
         self.transport.bufferSize = self.limits.write_high_water_bytes
         self.server.shrink_send_buffer(self.transport)
-        admitted = self.server.channel_opened(self)
-        if admitted:
+        if self.server.census.opened(self):
             return
-        if self.server.lingering_refused() < self.limits.lingering_refused:
+        if self.server.census.may_linger():
             self.refuse(TOO_MANY_CONNECTIONS)
         else:
             self.abort()
 
     @override
     def connectionLost(self, reason: Failure) -> None:
-        self.server.channel_closed(self)
+        self.server.census.closed(self)
         self.writable.set()
         super().connectionLost(reason)
 
@@ -178,7 +179,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
     @override
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and data.isdigit() and len(data) > _MAX_LENGTH_DIGITS:
-            self.refuse(self._body_too_large())
+            self.refuse(body_too_large(self.limits))
             return False
         if header == b"Transfer-Encoding" and (data.lower() != b"chunked" or self._version != b"HTTP/1.1"):
             self.refuse(MALFORMED)
@@ -203,12 +204,8 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
         method, target = self._command.decode("latin-1"), self._path.decode("latin-1")
         refusal = check(self.server.gate, method, target, headers)
         if refusal is None and self.length is not None and self.length > self.limits.body_bytes:
-            return self._body_too_large()
+            return body_too_large(self.limits)
         return refusal
-
-    def _body_too_large(self) -> Refusal:
-        limit_mib = self.limits.body_bytes / (1024 * 1024)
-        return Refusal(413, "request_too_large", f"The request body is larger than {limit_mib:g} MiB.", permanent=True)
 
     @override
     def checkPersistence(self, request: http.Request, version: bytes) -> bool:
@@ -235,7 +232,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
             return
         self.progress.body_bytes += len(data)
         if self.progress.body_bytes > self.limits.body_bytes:
-            self.refuse(self._body_too_large())
+            self.refuse(body_too_large(self.limits))
             return
         try:
             request.content.write(data)

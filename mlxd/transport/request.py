@@ -15,13 +15,12 @@ from twisted.web.http_headers import Headers as WireHeaders
 from mlxd.error_shapes import Headers, request_id_headers
 from mlxd.transport.exchange import Exchange
 from mlxd.transport.gate import Refusal, wants_websocket
+from mlxd.transport.refusals import FAILED
 from mlxd.transport.wire import new_request_id, refusal_response
 
 if TYPE_CHECKING:
     from mlxd.transport.channel import Channel
     from mlxd.transport.server import TransportServer
-
-FAILED = Refusal(500, "internal_error", "The server failed to answer this request.")
 
 # Ours to set: ids may not be forged by the application either, and framing is the transport's business.
 _OWN_HEADERS = frozenset({b"x-request-id", b"request-id", b"server", b"connection", b"transfer-encoding"})

@@ -26,7 +26,7 @@ from twisted.internet import defer, reactor
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import globalLogBeginner
 
-from mlxd.transport.channel import Channel
+from mlxd.transport.census import Census
 from mlxd.transport.deadlines import Phase
 from mlxd.transport.exchange import failure_site
 from mlxd.transport.factory import Channels
@@ -89,8 +89,7 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
         self._on_ready = on_ready
         self._listening: Listening | None = None
         self._ports: list[IListeningPort] = []
-        self._channels: set[Channel] = set()
-        self._per_ip: Counter[str] = Counter()
+        self.census = Census(self.limits)
         self._in_flight: set[Request] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -152,13 +151,13 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
         for port in self._ports:
             port.stopListening()
         self._ports.clear()
-        for channel in list(self._channels):
+        for channel in self.census:
             if channel.progress.phase is Phase.IDLE:
                 channel.close_when_flushed()
 
     def abort_all(self) -> None:
         """Reset every connection that waits for an answer; WebSockets are told goodbye. On the loop."""
-        for channel in list(self._channels):
+        for channel in self.census:
             if channel.websocket is not None:
                 channel.websocket.say_goodbye()
             elif channel.progress.phase is not Phase.FLUSHING:
@@ -184,12 +183,12 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
         for task in self._tasks:
             task.cancel()
         await self._emptied(self.limits.shutdown_grace_s / 2)
-        for channel in list(self._channels):
+        for channel in self.census:
             channel.abort()
 
     async def _emptied(self, within_s: float) -> None:
         deadline_s = self.now_s() + within_s
-        while (self._tasks or self._channels) and self.now_s() < deadline_s:  # noqa: ASYNC110  # once per process
+        while (self._tasks or len(self.census) > 0) and self.now_s() < deadline_s:  # noqa: ASYNC110  # once per process
             await asyncio.sleep(0.01)
 
     # ── Connections (called by Channel) ───────────────────────────────────────────────────────────────────────────
@@ -197,28 +196,6 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
     def now_s(self) -> float:
         """Monotonic time of the event loop."""
         return self.loop.time()
-
-    def channel_opened(self, channel: Channel) -> bool:
-        """Register a connection; False when it is one too many and must be refused."""
-        host = channel.peer_host()
-        counted = len(self._channels)
-        crowded = counted >= self.limits.connections_unmetered and self._per_ip[host] >= self.limits.connections_per_ip
-        self._channels.add(channel)
-        self._per_ip[host] += 1
-        return counted < self.limits.connections and not crowded
-
-    def channel_closed(self, channel: Channel) -> None:
-        """Forget a connection. Idempotent."""
-        if channel in self._channels:
-            self._channels.discard(channel)
-            host = channel.peer_host()
-            self._per_ip[host] -= 1
-            if not self._per_ip[host]:
-                del self._per_ip[host]
-
-    def lingering_refused(self) -> int:
-        """How many refused connections are being seen off."""
-        return sum(channel.progress.phase is Phase.LINGERING for channel in self._channels)
 
     def shrink_send_buffer(self, transport: Any) -> None:
         """Fix the kernel's share of unsent bytes, so that a reader who stops is noticed before megabytes are gone."""
@@ -231,7 +208,7 @@ class TransportServer(Server):  # type: ignore[misc]  # daphne has no types
 
     def _sweep(self) -> None:
         now_s = self.now_s()
-        for channel in list(self._channels):
+        for channel in self.census:
             channel.sweep(now_s)
         self.loop.call_later(self.limits.sweep_interval_s(), self._sweep)
 

@@ -99,7 +99,7 @@ class WebSocket(WebSocketProtocol):  # type: ignore[misc]  # daphne has no types
 
     @override
     def connectionLost(self, reason: Any) -> None:
-        self.channel.server.channel_closed(self.channel)
+        self.channel.server.census.closed(self.channel)
         self.channel.writable.set()
         super().connectionLost(reason)
 

@@ -74,7 +74,7 @@ class App:
             "in_flight": self.server.in_flight,
             "rss_bytes": rss_bytes(),
             "refusals": self.server.refusals,
-            "connections": len(self.server._channels),
+            "connections": len(self.server.census),
             "tasks": len(self.server._tasks),
         }
         await answer(send, state)

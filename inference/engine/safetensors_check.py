@@ -60,7 +60,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise CorruptFileError("has a header that is not JSON") from None
     if not isinstance(header, dict):
         raise CorruptFileError("has a header that is not a JSON object")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}  # MLX itself writes null for none
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CorruptFileError("has metadata that is not text")
     return header

@@ -43,14 +43,14 @@ class Outcome:
 
 
 def job(
-    id: str,
+    name: str,
     ids: Iterable[int],
     *,
     sampling: SamplingParams = GREEDY,
     max_tokens: int = 8,
     stop_ids: Iterable[int] = (),
 ) -> Job:
-    return Job(id, Prompt(tuple(ids)), sampling, max_tokens, frozenset(stop_ids))
+    return Job(name, Prompt(tuple(ids)), sampling, max_tokens, frozenset(stop_ids))
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def run(
     for step in range(MOST_STEPS):
         while waiting and starts.get(waiting[0].id, 0) <= step:
             runner.start(waiting.pop(0))
-        for id in [id for id, at in cancels.items() if at == step]:
-            runner.cancel(id)
+        for name in [name for name, at in cancels.items() if at == step]:
+            runner.cancel(name)
         if not waiting and not runner.active_jobs:
             return outcomes
         for output in runner.step():

@@ -20,7 +20,7 @@ from tests.engine.harness import Loaded, job, plain_logprobs, solo, teacher_forc
 
 CLOSE = 5e-4
 """Rounding in float32 stays below this on every class (measured: 2e-5); planted faults change them by 0.5 to 13."""
-LENGTHS = (1, 2, 255, 256, 257, 511, 513, 700)
+LENGTHS = (1, 255, 256, 257, 511, 513, 700)
 
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)

@@ -93,8 +93,8 @@ def test_decode_goes_on_while_a_long_prompt_prefills(dense: Loaded) -> None:
     runner = dense.runner(prefill_step_tokens=256)
     runner.start(job("talker", PROMPT, max_tokens=100))
     runner.step()
-    runner.start(job("long", tiny_models.prompt_ids(5000)))
-    for _ in range(15):
+    runner.start(job("long", tiny_models.prompt_ids(3000)))
+    for _ in range(10):
         assert [type(output) for output in runner.step()] == [Prefilled, Sampled]
     runner.close()
 
@@ -186,8 +186,10 @@ def test_a_fault_at_any_step_of_a_lane_costs_no_row_its_answer(
 
         outcomes = run(loaded.with_model(lambda model, fails=fails: Faulty(model, fails)), jobs)
         assert batched >= nth
-        assert {id: outcome.tokens for id, outcome in outcomes.items()} == expected
-        assert all(sum(one.computed_tokens for one in outcomes[id].progress) == 30 + at for at, id in enumerate(expected))
+        assert {name: outcome.tokens for name, outcome in outcomes.items()} == expected
+        assert all(
+            sum(one.computed_tokens for one in outcomes[name].progress) == 30 + at for at, name in enumerate(expected)
+        )
 
 
 def test_a_row_that_fails_alone_is_at_fault(dense: Loaded) -> None:
@@ -203,7 +205,7 @@ def test_a_row_that_breaks_every_batch_is_found(dense: Loaded) -> None:
     jobs = [job(f"r{at}", tiny_models.prompt_ids(40 + at), max_tokens=8) for at in range(3)]
     expected = {one.id: solo(dense, one).tokens for one in jobs}
     poison = expected["r1"][3]
-    assert not any(poison in tokens for id, tokens in expected.items() if id != "r1")
+    assert not any(poison in tokens for name, tokens in expected.items() if name != "r1")
 
     def fails(_call: int, inputs: Any) -> bool:
         return bool(inputs.shape[1] == 1 and poison in inputs[:, 0].tolist())
@@ -253,7 +255,7 @@ def test_a_sampler_that_breaks_for_one_row_fails_that_row(dense: Loaded, monkeyp
     outcomes = run(dense.runner(), jobs)
     assert outcomes["r99"].failed is not None
     assert outcomes["r99"].tokens == expected["r99"][: len(outcomes["r99"].tokens)]
-    assert all(outcomes[id].tokens == expected[id] for id in ("r97", "r98"))
+    assert all(outcomes[name].tokens == expected[name] for name in ("r97", "r98"))
 
 
 def test_a_penalty_that_breaks_fails_its_row(dense: Loaded) -> None:
@@ -293,15 +295,13 @@ def test_a_fault_while_rows_join_or_leave_costs_no_answer(
     monkeypatch.setattr(kv, operation, once)
     outcomes = run(dense.runner(), jobs)
     assert calls >= 1
-    assert {id: outcome.tokens for id, outcome in outcomes.items()} == expected
+    assert {name: outcome.tokens for name, outcome in outcomes.items()} == expected
 
 
 # --- caches that cannot share a batch -------------------------------------------------------------------------------
 
 
-def test_entries_that_cannot_be_merged_decode_in_lanes_of_one(
-    dense: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entries_that_cannot_be_merged_decode_in_lanes_of_one(dense: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlx_lm.models.cache import CacheList, ChunkedKVCache, ConcatenateKVCache, KVCache, RotatingKVCache
 
     from inference.engine import kv, runner

@@ -67,7 +67,7 @@ def test_draws_follow_the_oracle_distribution(params: SamplingParams) -> None:
     logprobs, count = logits_of(params.seed or 0), 20_000
     expected = oracle(logprobs, params)
     seen = Counter(draws(logprobs, params, count).tolist())
-    assert {token for token in seen} <= set(np.flatnonzero(expected))
+    assert set(seen) <= set(np.flatnonzero(expected))
     for token in range(VOCABULARY):
         sigma = (count * expected[token] * (1 - expected[token])) ** 0.5
         assert abs(seen[token] - count * expected[token]) <= 5 * sigma + 1e-9
@@ -224,7 +224,7 @@ def test_penalties_look_at_prompt_and_answer_as_far_as_the_window_and_no_further
 
 
 def test_penalties_of_a_row_in_company_are_its_own(dense: Loaded) -> None:
-    strong = SamplingParams(temperature=0.0, repetition_penalty=5.0)
+    strong = SamplingParams(temperature=0.0, presence_penalty=-1000.0, penalty_context_tokens=5)
     jobs = [
         job("plain", tiny_models.prompt_ids(25), max_tokens=10),
         job("strong", tiny_models.prompt_ids(25), sampling=strong, max_tokens=10),

@@ -13,6 +13,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
 from django.urls import path, re_path
 
+from mlxd.access_log import logged
 from mlxd.streams import Receive, Scope, Send, StreamConsumer
 
 django_app = get_asgi_application()
@@ -25,15 +26,17 @@ async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": 1008})
 
 
-application = ProtocolTypeRouter(
-    {
-        "http": URLRouter(
-            [
-                path("v1/chat/completions", generation),
-                path("v1/completions", generation),
-                re_path("", django_app),  # type: ignore[arg-type]  # ASGI applications are routed, not views
-            ]
-        ),
-        "websocket": refuse_websocket,
-    }
+application = logged(
+    ProtocolTypeRouter(
+        {
+            "http": URLRouter(
+                [
+                    path("v1/chat/completions", generation),
+                    path("v1/completions", generation),
+                    re_path("", django_app),  # type: ignore[arg-type]  # ASGI applications are routed, not views
+                ]
+            ),
+            "websocket": refuse_websocket,
+        }
+    )
 )

@@ -16,6 +16,7 @@ from django.middleware.csp import ContentSecurityPolicyMiddleware
 from django.utils.decorators import async_only_middleware
 from whitenoise.middleware import WhiteNoiseMiddleware
 
+from mlxd.api.facts import facts_of
 from mlxd.error_shapes import error_response
 
 type View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -40,7 +41,11 @@ def json_errors(get_response: View) -> View:
     """Django's and ninja's own refusals are HTML or plain text; no HTML leaves an API route."""
 
     async def middleware(request: HttpRequest) -> HttpResponseBase:
-        response = await get_response(request)
+        try:
+            response = await get_response(request)
+        finally:  # also when the client left meanwhile
+            if request.resolver_match is not None:
+                facts_of(getattr(request, "scope", {})).route = f"/{request.resolver_match.route}"
         if response.status_code < 400 or request.path.split("/")[1] not in API_ROOTS:
             return response
         if response.get("Content-Type", "").startswith("application/json"):

@@ -96,10 +96,11 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 class Reducer:
-    """Feeds on events in batches of any cut, gives chunks. `error` is set once a `Failed` came."""
+    """Feeds on events in batches of any cut, gives chunks. `finished` or `error` says how it ended."""
 
     def __init__(self, envelope: Envelope, shape: Shape) -> None:
         self.done = False
+        self.finished: Finished | None = None
         self.error: InferenceError | None = None
         self._shape = shape
         self._opened = False
@@ -121,9 +122,9 @@ class Reducer:
                 case Delta(text=text, channel=channel) if text:
                     self._open(chunks)
                     chunks.append(self._chunk(self._shape.piece(channel, text)))
-                case Finished(reason=reason, usage=usage):
+                case Finished():
                     self._open(chunks)
-                    self._close(chunks, reason, usage)
+                    self._close(chunks, event)
                 case Failed(error=error):
                     self.error, self.done = error, True
         return chunks
@@ -135,11 +136,11 @@ class Reducer:
             if choice is not None:
                 chunks.append(self._chunk(choice))
 
-    def _close(self, chunks: list[Chunk], reason: FinishReason, usage: Usage) -> None:
-        self.done = True
-        last = self._chunk(self._shape.closing(reason))
+    def _close(self, chunks: list[Chunk], finished: Finished) -> None:
+        self.finished, self.done = finished, True
+        last = self._chunk(self._shape.closing(finished.reason))
         chunks.append(last)
-        told = usage_object(usage)
+        told = usage_object(finished.usage)
         if self._separate_usage:
             chunks.append({**self._head, "choices": [], "usage": told})
         else:

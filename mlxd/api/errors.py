@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import traceback
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from django.http import HttpResponse
 
 from inference.errors import (
@@ -21,7 +20,7 @@ from inference.errors import (
 )
 from mlxd.error_shapes import busy_status, error_body, error_response
 
-_log = logging.getLogger("mlxd.api")
+log = structlog.get_logger(__name__)
 
 
 class InvalidBody(RequestError):
@@ -136,4 +135,4 @@ def log_unexpected(error: BaseException, request_id: str) -> None:
     """Class, place and request id only: the text of an exception can carry a prompt."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
-    _log.error("unexpected error %s", json.dumps({"type": type(error).__name__, "id": request_id, "at": where}))
+    log.error("unexpected_error", error=type(error).__name__, where=where, request_id=request_id)

@@ -18,6 +18,7 @@ from inference.tokens import TokenIds
 from mlxd import runtime
 from mlxd.api import ignored, policy
 from mlxd.api.chunks import Envelope, Reducer, Shape
+from mlxd.api.facts import facts_of
 from mlxd.api.raw_prompt import check_ids
 from mlxd.api.reply import collect
 from mlxd.api.sampling import generation_params
@@ -32,7 +33,8 @@ OFF_LOOP_BYTES: Final = 1024 * 1024
 ADMITTED_WAIT_S: Final = 2.0
 """Headers wait this long for the cache's verdict; then they say that there is none."""
 
-LOCAL_CLIENT: Final = "local"
+KEYLESS: Final = ""
+"""The fair-queue key of everyone without an API key: they share the whole queue (T59)."""
 STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -42,7 +44,7 @@ STREAM_HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request, read. Exactly one of `conversation` and `raw_prompt` is set."""
+    """One request, read. Without a conversation `raw_prompt` is what is continued."""
 
     body: GenerationRequest
     params: GenerationParams
@@ -50,7 +52,7 @@ class Ask:
     id: str
     body_bytes: int
     conversation: Conversation | None = None
-    raw_prompt: str | TokenIds | None = None
+    raw_prompt: str | TokenIds = ""
 
 
 async def read[Request: GenerationRequest, Read](
@@ -89,7 +91,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         conversation=ask.conversation,
         raw_prompt=ask.raw_prompt,
         params=ask.params,
-        client=LOCAL_CLIENT,
+        client=KEYLESS,
         request_id=request_id(request),
         body_bytes=ask.body_bytes,
     )
@@ -97,6 +99,9 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         opening = await generation.next_batch(ADMITTED_WAIT_S)
         _raise_early(opening)
         reducer = Reducer(_envelope(ask, generation.model_id), ask.shape)
+        facts = facts_of(request.scope)
+        facts.model, facts.prompt_tokens = generation.model_id, generation.prompt_tokens
+        facts.stream, facts.reducer = bool(ask.body.stream), reducer
         if ask.body.stream:
             frames = EventStream(reducer, request.path, request_id(request))
             slot_of(request.scope).stream = Stream(generation, frames, opening)

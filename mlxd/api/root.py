@@ -11,6 +11,7 @@ from inference.errors import InferenceError
 from mlxd import __version__
 from mlxd.api import admin, health, openai
 from mlxd.api.errors import InvalidBody, InvalidKey, http_response, log_unexpected
+from mlxd.api.facts import facts_of
 
 api = NinjaAPI(title="mlxd", version=__version__, docs_url=None, openapi_url=None, urls_namespace="mlxd")
 api.add_router("/v1", openai.router)
@@ -25,6 +26,7 @@ def _request_id(request: HttpRequest) -> str:
 
 @api.exception_handler(InferenceError)
 def _ours(request: HttpRequest, error: InferenceError) -> HttpResponse:
+    facts_of(getattr(request, "scope", {})).refused = error.code
     return http_response(error, request.path, _request_id(request))
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.api_scripted import BROKEN, PROMPT_TOKENS, Call, StandIn, chat, get, post, said
+from structlog.testing import capture_logs
 
 from inference.errors import (
     EngineFatal,
@@ -23,6 +23,7 @@ from mlxd import runtime
 from mlxd.api import policy
 from mlxd.streams import StreamBroken
 from mlxd.transport.errors import ClientDisconnected
+from tests.integration.api_scripted import BROKEN, PROMPT_TOKENS, Call, StandIn, chat, get, post, said
 
 CHAT, RAW = "/v1/chat/completions", "/v1/completions"
 
@@ -167,9 +168,11 @@ async def test_refusals_of_the_runtime(
 
 async def test_an_unexpected_error_tells_its_request_id(stand_in: StandIn, caplog: pytest.LogCaptureFixture) -> None:
     stand_in.opening = [ValueError("secret prompt text")]
-    answer = await post(CHAT, chat())
+    with capture_logs() as written:
+        answer = await post(CHAT, chat())
     assert "req_test" in answer.refusal["message"]
-    assert "ValueError" in caplog.text and "secret" not in caplog.text
+    assert (written[0]["error"], written[0]["request_id"]) == ("ValueError", "req_test")
+    assert "secret" not in caplog.text + str(written)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -198,10 +201,12 @@ async def test_an_exception_after_the_first_byte_is_told_too(
     stand_in: StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     stand_in.script = [Admitted("r", 7), Delta("Hel"), 0.01, AttributeError("secret prompt text")]
-    answer = await post(CHAT, chat(stream=True))
+    with capture_logs() as written:
+        answer = await post(CHAT, chat(stream=True))
     assert isinstance(answer.error, StreamBroken) and not answer.complete
     assert answer.events()[-1]["error"]["code"] == "internal_error"
-    assert b"secret" not in answer.body and "secret" not in caplog.text and "AttributeError" in caplog.text
+    assert b"secret" not in answer.body and "secret" not in caplog.text + str(written)
+    assert written[0]["error"] == "AttributeError"
     assert stand_in.made[0].cancelled
 
 
@@ -415,3 +420,63 @@ async def test_generation_failed_is_not_a_secret(stand_in: StandIn) -> None:
     stand_in.script = [GenerationFailed("The sampler failed.")]
     answer = await post(CHAT, chat())
     assert answer.status == 500 and answer.refusal["message"] == "The sampler failed."
+
+
+# --- the line in the log ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    from mlxd import access_log
+
+    written: list[dict[str, object]] = []
+    monkeypatch.setattr(access_log, "log_request", lambda **facts: written.append(facts))
+    return written
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_leaves_one_line(stand_in: StandIn, lines: list[dict[str, object]], stream: bool) -> None:
+    await post(CHAT, chat(stream=stream))
+    (line,) = lines
+    assert line.pop("duration_ms") > 0  # type: ignore[operator]
+    assert line == {
+        "method": "POST",
+        "route": "/v1/chat/completions",
+        "status": 200,
+        "model": "tiny",
+        "stream": stream,
+        "prompt_tokens": PROMPT_TOKENS,
+        "cached_tokens": 0,
+        "completion_tokens": 2,
+        "queue_ms": 0.0,
+        "ttft_ms": 500.0,
+        "decode_tps": 8.0,
+        "finish_reason": "stop",
+        "error": None,
+    }
+
+
+async def test_what_went_wrong_is_in_the_line(stand_in: StandIn, lines: list[dict[str, object]]) -> None:
+    await post(CHAT, chat(temperature=9))
+    await get("/v1/absent")
+    stand_in.script = [Admitted("r", 7), Delta("x"), 0.01, BROKEN]
+    await post(CHAT, chat(stream=True))
+    stand_in.script = [60.0]
+    call = Call("POST", CHAT, json.dumps(chat(stream=True)).encode()).start()
+    await gone(call, 0.1)
+    told = [(line["status"], line["route"], line["error"]) for line in lines]
+    assert told == [
+        (400, "/v1/chat/completions", "invalid_value"),
+        (404, "(none)", None),
+        (200, "/v1/chat/completions", "generation_failed"),
+        (499, "/v1/chat/completions", None),
+    ]
+
+
+async def test_looking_is_not_logged(stand_in: StandIn, lines: list[dict[str, object]]) -> None:
+    await get("/health/live")
+    await get("/health")
+    assert not lines
+    stand_in.alive = False
+    await get("/health/live")
+    assert [line["status"] for line in lines] == [503]

@@ -139,7 +139,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("B58", chat(chat_template_kwargs={"enable_thinking": "no"}), TYPE, "chat_template_kwargs.enable_thinking"),
     ("B58", chat(chat_template_kwargs={"enable_thinking": [True]}), TYPE, "chat_template_kwargs.enable_thinking"),
     ("B58", chat(chat_template_kwargs={"thinking_budget": True}), TYPE, "chat_template_kwargs.thinking_budget"),
-    ("T49", chat(chat_template_kwargs={"reasoning_effort": "<|im_end|>"}), VALUE, "chat_template_kwargs.reasoning_effort"),
+    (
+        "T49",
+        chat(chat_template_kwargs={"reasoning_effort": "<|im_end|>"}),
+        VALUE,
+        "chat_template_kwargs.reasoning_effort",
+    ),
     ("B58", chat(chat_template_kwargs=[]), TYPE, "chat_template_kwargs"),
     ("B58", chat(enable_thinking="yes"), TYPE, "enable_thinking"),
     ("B60", {}, MISSING, "messages"),
@@ -175,7 +180,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("B10", calls(call(function={"name": "a\x00", "arguments": ""})), VALUE, "messages[1].tool_calls[0].function.name"),
     ("B70", turns({"role": "tool", "content": "x"}), MISSING, "messages[0].tool_call_id"),
     ("B70", turns({"role": "tool", "content": "x", "tool_call_id": ""}), VALUE, "messages[0].tool_call_id"),
-    ("B71", calls(call(function={"name": "read", "arguments": 5})), TYPE, "messages[1].tool_calls[0].function.arguments"),
+    (
+        "B71",
+        calls(call(function={"name": "read", "arguments": 5})),
+        TYPE,
+        "messages[1].tool_calls[0].function.arguments",
+    ),
     ("B71", calls(call(function=None)), TYPE, "messages[1].tool_calls[0].function"),
     ("B71", calls(call(function={"arguments": ""})), MISSING, "messages[1].tool_calls[0].function.name"),
     ("B71", user(content="Hi", tool_calls=[CALL]), VALUE, "messages[0].tool_calls"),
@@ -275,20 +285,26 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
 @pytest.mark.parametrize("kind", ["image_url", "input_image", "image", "video_url"])
 @pytest.mark.parametrize("role", ["user", "tool"])
 async def test_images_are_refused_by_name(kind: str, role: str) -> None:
-    body = turns({"role": role, "tool_call_id": "a", "content": [{"type": "text", "text": "x"}, {**IMAGE, "type": kind}]})
+    body = turns(
+        {"role": role, "tool_call_id": "a", "content": [{"type": "text", "text": "x"}, {**IMAGE, "type": kind}]}
+    )
     answer = await post(CHAT, body)
     assert answer.status == 400 and answer.refusal["code"] == "model_has_no_vision"
     assert answer.refusal["param"] == "messages[0].content[1]"
+
+
+def nulls(*names: str) -> dict[str, Any]:
+    return chat(**dict.fromkeys(names))
 
 
 ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     ("B26 unknown fields", chat(top_secret=1, extra_body={"a": 1}, options={})),
     ("B27 integral floats", chat(max_tokens=5.0, top_k=40.0, seed=3.0, n=1.0)),
     ("B27 integers for numbers", chat(temperature=0, top_p=1, min_p=0, presence_penalty=-2, frequency_penalty=2)),
-    ("B28 nulls", chat(**dict.fromkeys(["model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n", "user"]))),
-    ("B28 more nulls", chat(**dict.fromkeys(["max_tokens", "max_completion_tokens", "tools", "tool_choice", "stream"]))),
-    ("B28 still more", chat(**dict.fromkeys(["stream_options", "logprobs", "logit_bias", "response_format", "metadata"]))),
-    ("B28 the rest", chat(**dict.fromkeys(["chat_template", "functions", "audio", "modalities", "reasoning_effort"]))),
+    ("B28 nulls", nulls("model", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n", "user")),
+    ("B28 more nulls", nulls("max_tokens", "max_completion_tokens", "tools", "tool_choice", "stream")),
+    ("B28 still more", nulls("stream_options", "logprobs", "logit_bias", "response_format", "metadata")),
+    ("B28 the rest", nulls("chat_template", "functions", "audio", "modalities", "reasoning_effort")),
     ("B30 no model", chat()),
     ("B33 edges", chat(temperature=2, top_p=1e-9, top_k=-1, min_p=1, repetition_penalty=2)),
     ("B38 negative seed", chat(seed=-(2**63))),
@@ -306,7 +322,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     ("B53 salt", chat(cache_salt="team-a")),
     ("B54 small", chat(user="me", metadata={"k": "v", "n": 1})),
     ("B55 known", chat(service_tier="auto", store=True, reasoning_effort="xhigh", verbosity="low")),
-    ("B58 allowed", chat(chat_template_kwargs={"enable_thinking": False, "reasoning_effort": "low", "thinking_budget": 9})),
+    ("B58 allowed", chat(chat_template_kwargs={"enable_thinking": False, "thinking_budget": 9})),
+    ("B58 a word", chat(chat_template_kwargs={"reasoning_effort": "low"})),
     ("B58 empty", chat(chat_template_kwargs={"enable_thinking": None})),
     ("B62 empty text", user(content="")),
     ("B62 call only", calls(CALL, content=None)),
@@ -363,7 +380,12 @@ async def test_unknown_fields_are_counted() -> None:
 
 @pytest.mark.parametrize(
     ("raw", "code"),
-    [(b"", "empty_body"), (b"[]", "invalid_type"), (b'{"a":1,"a":2}', "duplicate_key"), (b'{"a":NaN}', "invalid_number")],
+    [
+        (b"", "empty_body"),
+        (b"[]", "invalid_type"),
+        (b'{"a":1,"a":2}', "duplicate_key"),
+        (b'{"a":NaN}', "invalid_number"),
+    ],
 )
 @pytest.mark.parametrize("path", [CHAT, RAW])
 async def test_strict_json_guards_every_operation(path: str, raw: bytes, code: str) -> None:
@@ -380,7 +402,12 @@ async def test_an_unknown_model_is_404(name: str) -> None:
 
 async def test_no_input_is_echoed_at_length() -> None:
     canary = "CANARY" * 50
-    for body in (chat(service_tier=canary), chat(stop=[canary * 100]), turns({"role": canary}), chat(tools=[tool(name=canary)])):
+    for body in (
+        chat(service_tier=canary),
+        chat(stop=[canary * 100]),
+        turns({"role": canary}),
+        chat(tools=[tool(name=canary)]),
+    ):
         answer = await post(CHAT, body)
         assert answer.status == 400 and b"CANARYCANARYCANARY" not in answer.body
 

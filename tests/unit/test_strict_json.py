@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
         pytest.param(b'{"x": [{"a": 1, "b": 2, "a": 3}]}', "duplicate_key", id="B11 nested duplicate"),
         pytest.param(b'{"a": 1, "\\u0061": 2}', "duplicate_key", id="B11 duplicate by escape"),
         pytest.param(nested(MAX_DEPTH + 1), "too_deep", id="B12 depth 65"),
-        pytest.param(nested(MAX_DEPTH + 1, '{"a":', "}").replace(b':}', b':1}'), "too_deep", id="B12 objects"),
+        pytest.param(nested(MAX_DEPTH + 1, '{"a":', "}").replace(b":}", b":1}"), "too_deep", id="B12 objects"),
         pytest.param(nested(100_000), "too_deep", id="B13 depth 100,000"),
         pytest.param(b'{"a": ' + b"[" * 100_000, "too_deep", id="B13 unclosed"),
         pytest.param(b'{"a": ' + b"1" * 5000 + b"}", "invalid_json", id="B14 5,000 digits"),
@@ -123,10 +124,8 @@ def test_every_valid_object_survives(value: dict[str, Any], ascii_only: bool) ->
 
 @given(raw=st.binary(max_size=200))
 def test_any_bytes_give_an_object_or_our_error(raw: bytes) -> None:
-    try:
+    with suppress(InvalidBody):
         assert isinstance(parse_object(raw), dict)
-    except InvalidBody:
-        pass
 
 
 def deep(value: Any) -> int:

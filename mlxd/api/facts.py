@@ -1,0 +1,56 @@
+"""What is known of a request when its line is logged. Figures and names of ours only; never what the client wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlxd.api.chunks import Reducer
+
+SCOPE_KEY: Final = "mlxd.facts"
+UNROUTED: Final = "(none)"
+
+
+@dataclass(slots=True)
+class Facts:
+    """Filled on the way; `reducer` tells how a generation ended. `error` is a code, not a message."""
+
+    route: str = UNROUTED
+    model: str | None = None
+    stream: bool | None = None
+    prompt_tokens: int | None = None
+    refused: str | None = None
+    reducer: Reducer | None = None
+
+    @property
+    def error(self) -> str | None:
+        failed = self.reducer.error if self.reducer is not None else None
+        return failed.code if failed is not None else self.refused
+
+    def figures(self) -> dict[str, Any]:
+        """Keyword arguments of `log_request`; None for what is not known."""
+        ended = self.reducer.finished if self.reducer is not None else None
+        figures: dict[str, Any] = {
+            "model": self.model,
+            "stream": self.stream,
+            "prompt_tokens": self.prompt_tokens,
+            "error": self.error,
+        }
+        if ended is not None:
+            usage = ended.usage
+            figures |= {
+                "cached_tokens": usage.cached_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "queue_ms": 1000 * usage.queue_s,
+                "ttft_ms": 1000 * (usage.queue_s + usage.prefill_s),
+                "decode_tps": usage.decode_tps,
+                "finish_reason": str(ended.reason),
+            }
+        return figures
+
+
+def facts_of(scope: Mapping[str, Any]) -> Facts:
+    """The facts of a request, or a sheet nobody reads where no log was wanted."""
+    found: Facts = scope.get(SCOPE_KEY) or Facts()
+    return found

@@ -82,7 +82,10 @@ async def test_a_method_override_is_ignored() -> None:
     "headers",
     [
         {},
-        *({"authorization": value} for value in ("", "Bearer", "Bearer ", "Bearer sk-local", "Bearer a b", "Basic eDp5")),
+        *(
+            {"authorization": value}
+            for value in ("", "Bearer", "Bearer ", "Bearer sk-local", "Bearer a b", "Basic eDp5")
+        ),
         *({"authorization": f"Bearer {key}"} for key in ("not-needed", "dummy", "EMPTY", "x", "k" * 10_240)),
         {"x-api-key": "dummy"},
         {"x-api-key": "dummy", "authorization": "Bearer other"},
@@ -114,7 +117,12 @@ async def test_a_key_that_looks_like_ours_must_be_ours(stand_in: StandIn, header
 async def test_the_admin_gets_in(headers: dict[str, str]) -> None:
     answer = await get("/api/status", headers=headers)
     assert answer.status == 200
-    assert answer.json()["models"][0] == {"id": "tiny", "path": "/models/tiny", "created_s": 1_700_000_000, "aliases": []}
+    assert answer.json()["models"][0] == {
+        "id": "tiny",
+        "path": "/models/tiny",
+        "created_s": 1_700_000_000,
+        "aliases": [],
+    }
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,20 @@ def test_a_whole_agent_turn() -> None:
             "role": "assistant",
             "content": None,
             "reasoning_content": "  Step 1.\n",
-            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "read", "arguments": '{"p": "a.py" }'}}],
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "read", "arguments": '{"p": "a.py" }'}}
+            ],
             "refusal": None,
             "audio": None,
         },
         {"role": "tool", "tool_call_id": "c1", "content": "print(1)\n"},
         {"role": "assistant", "content": "\n\nDone. \n", "tool_calls": None},
-        tools=[{"type": "function", "function": {"name": "read", "description": "Reads.", "parameters": {"type": "object"}}}],
+        tools=[
+            {
+                "type": "function",
+                "function": {"name": "read", "description": "Reads.", "parameters": {"type": "object"}},
+            }
+        ],
     )
     assert conversation.messages == (
         Message(Role.SYSTEM, (TextPart("Be brief.", "messages[0].content"),), path="messages[0]"),
@@ -55,7 +62,10 @@ def test_a_whole_agent_turn() -> None:
 
 def test_null_empty_and_absent_content_are_equal() -> None:
     call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
-    turns = [{"role": "assistant", "tool_calls": [call]} | content for content in ({}, {"content": None}, {"content": ""}, {"content": []})]
+    turns = [
+        {"role": "assistant", "tool_calls": [call]} | content
+        for content in ({}, {"content": None}, {"content": ""}, {"content": []})
+    ]
     assert len({converted(turn).messages[0] for turn in turns}) == 1
 
 
@@ -82,7 +92,8 @@ def test_legacy_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"), [('{"', '{"'), ("", ""), (None, ""), ({"a": "é", "b": 50.0}, '{"a": "é", "b": 50.0}'), ([1], "[1]")]
+    ("sent", "kept"),
+    [('{"', '{"'), ("", ""), (None, ""), ({"a": "é", "b": 50.0}, '{"a": "é", "b": 50.0}'), ([1], "[1]")],
 )
 def test_arguments_are_kept_as_they_are(sent: Any, kept: str) -> None:
     call = {"id": "c", "function": {"name": "f", "arguments": sent}}

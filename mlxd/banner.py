@@ -10,7 +10,7 @@ from mlxd.config import Config
 
 def start_banner(config: Config, url: str, models: Sequence[str]) -> str:
     """The text for a terminal. `url` is where the daemon listens, `models` the ids that clients may name."""
-    served = ", ".join(models) if models else "none yet: start with --model or --demo"
+    served = ", ".join(models) if models else "none on this machine: start with --demo or --model"
     lines = [
         f"mlxd {__version__} is ready at {url}",
         f"  model{'s' if len(models) > 1 else ''}    {served}",

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,7 +19,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One line of the list. `state` is "" for a model no daemon serves; 0 is unknown."""
+    """One line of the list. `state` is "" for a model that no daemon serves; a number that is 0 is unknown."""
 
     id: str
     size_bytes: int
@@ -26,6 +27,15 @@ class ModelRow:
     kind: str
     state: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model of the running daemon. `path` is "" where the daemon does not tell."""
+
+    id: str
+    path: str
+    state: str
 
 
 @click.command()
@@ -42,29 +52,59 @@ def models(as_json: bool, state_dir: str | None) -> None:
         _print(rows)
 
 
-def _rows(served: dict[str, str]) -> Iterator[ModelRow]:
+def _rows(served: dict[str, Served]) -> Iterator[ModelRow]:
     from mlxd.catalog import local_models
-    from mlxd.doctor.model_files import read_shape
 
     for model in local_models():
-        shape = read_shape(model.path)
-        state = served.pop(model.id, "") or served.pop(model.id.rpartition("/")[2], "")
-        kind = "vision" if shape.vision else "text"
-        yield ModelRow(model.id, model.size_bytes, shape.context_tokens, kind, state, str(model.path))
-    for model_id, state in served.items():
-        yield ModelRow(model_id, 0, 0, "", state, "")
+        found = next((one for one in served.values() if one.path == str(model.path) or one.id == model.id), None)
+        yield _row(model.id if found is None else found.id, model.path, found.state if found else "")
+        if found:
+            del served[found.id]
+    for one in served.values():
+        yield _row(one.id, Path(one.path), one.state) if one.path else ModelRow(one.id, 0, 0, "", one.state, "")
 
 
-def _served(state: StateDir) -> dict[str, str]:
-    """Ids that the daemon of this state directory serves, with their state; empty where none runs."""
-    from mlxd.doctor.network import get_json
+def _row(model_id: str, path: Path, state: str) -> ModelRow:
+    from mlxd.catalog.local import read_model
+    from mlxd.doctor.model_files import read_shape
+
+    shape, model = read_shape(path), read_model(model_id, path)
+    kind = "vision" if shape.vision else "text"
+    return ModelRow(model_id, model.size_bytes if model else 0, shape.context_tokens, kind, state, str(path))
+
+
+def _served(state: StateDir) -> dict[str, Served]:
+    """What the daemon of this state directory serves, by id; empty where none runs."""
     from mlxd.instance import find_running
+    from mlxd.paths import read_private
 
     running = find_running(state)
-    _, body = get_json(f"{running.url}/v1/models") if running and running.url else (None, None)
-    listed: Any = body.get("data") if isinstance(body, dict) else None
-    found = [item for item in listed or () if isinstance(item, dict) and isinstance(item.get("id"), str)]
-    return {item["id"]: str(item.get("state") or "served") for item in found}
+    if running is None or not running.url:
+        return {}
+    token = (read_private(state.admin_token) or "").strip()
+    status = _json(f"{running.url}/api/status", token) if token else {}
+    known = _objects(status.get("models")) or _objects(_json(f"{running.url}/v1/models").get("data"))
+    scheduler = status.get("scheduler")
+    residents = _objects(scheduler.get("models")) if isinstance(scheduler, dict) else []
+    doing = {str(item.get("id")): str(item.get("state")) for item in residents}
+    return {served.id: served for served in (_one(item, doing) for item in known) if served.id}
+
+
+def _one(item: dict[str, Any], doing: dict[str, str]) -> Served:
+    model_id = str(item.get("id") or "")
+    state = doing.get(model_id, "served")
+    return Served(model_id, str(item.get("path") or ""), "loaded" if state == "ready" else state)
+
+
+def _json(url: str, token: str = "") -> dict[str, Any]:
+    from mlxd.doctor.network import get_json
+
+    _, body = get_json(url, token)
+    return body if isinstance(body, dict) else {}
+
+
+def _objects(found: object) -> list[dict[str, Any]]:
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
 def _print(rows: list[ModelRow]) -> None:

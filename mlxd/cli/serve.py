@@ -7,12 +7,13 @@ import importlib
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mlxd.cli.options import KnobCommand, knob_options, read_settings
-from mlxd.config import Config, model_argument, refuse_exposed_host
+from mlxd.config import Config, refuse_exposed_host
 from mlxd.start_errors import InvalidSetting, PortTaken
 
 
@@ -21,8 +22,9 @@ from mlxd.start_errors import InvalidSetting, PortTaken
 def serve(**flags: Any) -> None:
     """Serve models to clients of the OpenAI API.
 
-    A MODEL that is not on this machine and looks like owner/name is downloaded first. Every setting can also be given
-    as the variable named in brackets, in the environment or in the state directory's `.env`.
+    A MODEL that is not on this machine and looks like owner/name is downloaded first. Without --model and --demo every
+    model in the Hugging Face cache is served. Every setting can also be given as the variable named in brackets, in
+    the environment or in the state directory's `.env`.
     """
     from mlxd.instance import claim
     from mlxd.paths import harden_process, open_state_dir, resolve_state_dir
@@ -35,8 +37,8 @@ def serve(**flags: Any) -> None:
     refuse_exposed_host(config)
     with claim(state):
         refuse_taken_port(config)
-        for text in config.models:
-            make_local(text, config)
+        if config.models:
+            fetch_models(config)
         code: int = importlib.import_module("mlxd.daemon").run(config)
     sys.exit(code)
 
@@ -67,25 +69,21 @@ def _taken(port: int) -> PortTaken:
     )
 
 
-def make_local(text: str, config: Config) -> None:
-    """Sees to it that a `--model` is on this machine, downloading it if need be. Raises `InvalidSetting`."""
+def fetch_models(config: Config) -> None:
+    """Sees to it that every `--model` is on this machine and is a model. Raises `InvalidSetting`."""
     from inference.errors import InferenceError
-    from mlxd.catalog import download, find_local
+    from mlxd.catalog import download, named_models
+    from mlxd.catalog.local import REPO_ID
 
-    source = model_argument(text).source
-    path = find_local(source)
+    def fetch(repo_id: str) -> Path:
+        if not REPO_ID.fullmatch(repo_id):
+            raise InvalidSetting(f"--model {repo_id[:200]}: there is no such directory, and it names no repository.")
+        click.echo(f"Downloading {repo_id} from {config.hf_endpoint} (once; it is kept on this machine).", err=True)
+        return download(repo_id, endpoint=config.hf_endpoint)
+
     try:
-        if path is None:
-            if source.startswith((".", "/", "~")):
-                raise InvalidSetting(f"--model {source[:200]}: there is no such directory.")
-            click.echo(f"Downloading {source} from {config.hf_endpoint} (once; it is kept on this machine).", err=True)
-            path = download(source, endpoint=config.hf_endpoint)
+        named_models(config.models, demo=config.demo, fetch=fetch)
     except InferenceError as error:
         raise InvalidSetting(
-            f"--model {source[:200]}: {error.message}", cure="`mlxd models` lists what is here; --demo needs nothing."
+            error.message, cure="`mlxd models` lists what is here; --demo needs no download."
         ) from None
-    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-        raise InvalidSetting(
-            f"--model {source[:200]}: {path} has no config.json with safetensors weights.",
-            cure="Point --model at the directory that holds config.json, or at a repository of an MLX model.",
-        )

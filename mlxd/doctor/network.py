@@ -6,7 +6,7 @@ import json
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 from mlxd.doctor.findings import Finding, Scene, fail, ok, warn
 from mlxd.doctor.port_holder import port_holder
@@ -99,10 +99,11 @@ def _lacks_v1(scene: Scene, url: str) -> bool:
     return _is_here(scene, url) and not urlsplit(url).path.rstrip("/").endswith("/v1")
 
 
-def get_json(url: str) -> tuple[int | None, Any]:
+def get_json(url: str, token: str = "") -> tuple[int | None, Any]:
     """Status and JSON body of a GET to our own daemon, past any proxy; (None, None) where nobody answers."""
+    request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})  # noqa: S310 - our own URL
     try:
-        with build_opener(ProxyHandler({})).open(url, timeout=TIMEOUT_S) as reply:
+        with build_opener(ProxyHandler({})).open(request, timeout=TIMEOUT_S) as reply:
             return reply.status, _parsed(reply.read(1 << 20))
     except HTTPError as error:
         with error:

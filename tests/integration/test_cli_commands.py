@@ -83,7 +83,7 @@ def test_a_loose_state_directory_is_refused(home, tmp_path):
     [
         (["--port", "eighty"], "--port"),
         (["--model", "/nowhere/model"], "no such directory"),
-        (["--model", "not a repo"], "not a repo"),
+        (["--model", "not a repo"], "names no repository"),
     ],
 )
 def test_wrong_settings_are_explained(arguments, says, home):
@@ -133,12 +133,12 @@ def test_models_lists_what_is_here(home, tmp_path):
 
 
 def test_models_says_what_a_running_daemon_serves(home, tmp_path, peer):
-    put_model(tmp_path / "hf", "o/scripted", {"architectures": ["LlamaForCausalLM"]})
+    put_model(tmp_path / "hf", "o/idle", {"architectures": ["LlamaForCausalLM"]})
     state = open_state_dir(tmp_path / "state")
     with instance.claim(state):
         instance.publish(state, peer.url)
         rows = {row["id"]: row["state"] for row in json.loads(run(home, "models", "--json")[0].stdout)}
-    assert rows == {"o/scripted": "served"}
+    assert rows == {"o/idle": "", "scripted": "served"}
 
 
 def test_config_reads_the_state_directorys_file(home, tmp_path):

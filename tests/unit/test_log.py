@@ -186,7 +186,7 @@ def test_an_uncaught_exception_in_a_thread_is_logged_without_its_message(lines):
 
 def test_libraries_are_quiet_until_asked(lines):
     read = lines()
-    logging.getLogger("huggingface_hub").info("chatter")
+    logging.getLogger("some_library").info("chatter")
     logging.getLogger("django.request").warning("Not Found: /x")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -194,7 +194,7 @@ def test_libraries_are_quiet_until_asked(lines):
     structlog.get_logger("mlxd").debug("detail")
     assert read() == []
     read = lines(debug=2)
-    logging.getLogger("huggingface_hub").info("chatter")
+    logging.getLogger("some_library").info("chatter")
     structlog.get_logger("mlxd").debug("detail")
     assert [line["event"] for line in read()] == ["chatter", "detail"]
 
@@ -238,6 +238,16 @@ def test_the_file_is_private_and_holds_its_size(lines, tmp_path, monkeypatch):
     assert all(file.stat().st_size <= 2000 and stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
     last = [json.loads(line) for line in files[0].read_text().splitlines()]
     assert last[-1]["n"] == 99
+
+
+def test_a_file_that_was_moved_away_is_made_anew(lines, tmp_path):
+    lines(directory=tmp_path / "logs")
+    structlog.get_logger("mlxd").info("first")
+    (tmp_path / "logs" / "mlxd.log").rename(tmp_path / "moved")
+    log.reopen()
+    structlog.get_logger("mlxd").info("second")
+    assert "first" in (tmp_path / "moved").read_text()
+    assert "second" in (tmp_path / "logs" / "mlxd.log").read_text()
 
 
 def test_a_file_that_cannot_be_written_does_not_stop_the_daemon(lines, tmp_path, capsys):

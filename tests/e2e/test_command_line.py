@@ -1,0 +1,59 @@
+"""The commands beside a real daemon with a real, tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+
+from tests.e2e.daemon import MLXD, ServedDaemon, clean_environment
+
+
+def run(daemon: ServedDaemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*MLXD, *arguments, "--state-dir", str(daemon.state_dir)]
+    return subprocess.run(
+        command,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_chat_finds_the_daemon_and_answers(daemon: ServedDaemon) -> None:
+    ended = run(daemon, "chat", "-v", "-p", "Say something.", "--max-new-tokens", "8")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip()
+    assert "8 tokens for" in ended.stderr and "tok/s" in ended.stderr
+
+
+def test_models_says_what_is_loaded(daemon: ServedDaemon) -> None:
+    (row,) = [row for row in json.loads(run(daemon, "models", "--json").stdout) if row["state"]]
+    assert (row["state"], row["kind"]) == ("loaded", "text")
+    assert row["size_bytes"] > 0 and row["context_tokens"] > 0
+
+
+def test_doctor_finds_the_daemon_well(daemon: ServedDaemon) -> None:
+    port = daemon.url.rpartition(":")[2]
+    findings = {
+        finding["name"]: finding for finding in json.loads(run(daemon, "doctor", "--json", "--port", port).stdout)
+    }
+    assert (findings["daemon"]["status"], findings["port"]["status"]) == ("ok", "ok"), findings
+    assert str(daemon.process.pid) in findings["port"]["what"]
+
+
+def test_a_second_daemon_is_told_about_the_first(daemon: ServedDaemon) -> None:
+    began = time.monotonic()
+    ended = run(daemon, "serve", "--demo")
+    assert ended.returncode == 2
+    assert f"process {daemon.process.pid} at {daemon.url}" in ended.stderr
+    assert time.monotonic() - began < 10  # 0.5 s on an idle machine
+
+
+def test_the_banner_tells_where_to_go(daemon: ServedDaemon) -> None:
+    shown = daemon.log.read_text()
+    assert f"is ready at {daemon.url}" in shown
+    assert f"OPENAI_BASE_URL={daemon.url}/v1" in shown
+    assert "tiny" in shown

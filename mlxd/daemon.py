@@ -41,6 +41,7 @@ from mlxd.vitals import Vitals
 
 EXIT_UNSAFE = 70
 EXIT_ABORTED = 143
+UNMETERED = TransportLimits().connections_unmetered
 LAST_WORDS_S = 1.0
 """Time for the error events of a dying engine to reach their clients."""
 
@@ -167,9 +168,6 @@ class Daemon:
         if error is not None:
             reason = error.message if isinstance(error, InferenceError) else type(error).__name__
             events.error("model_not_loaded", reason=reason)
-        elif not loading.cancelled():
-            limits = loading.result()
-            events.info("model_loaded", context_tokens=limits.context_tokens, weights_bytes=limits.weights_bytes)
 
     def _text_read(self, reading: asyncio.Task[object]) -> None:
         error = reading.exception() if not reading.cancelled() else None
@@ -247,6 +245,7 @@ def make_server(config: Config, on_ready: Callable[[], None]) -> TransportServer
             body_bytes=config.max_body_bytes,
             connections=config.max_connections,
             connections_per_ip=config.max_connections_per_address,
+            connections_unmetered=max(UNMETERED, config.max_connections_per_address),
             write_stall_s=config.slow_reader_s,
         ),
         gate=GateConfig(hosts=frozenset(config.allowed_hosts), origins=frozenset(config.allowed_origins)),

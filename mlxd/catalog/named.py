@@ -9,9 +9,7 @@ from pathlib import Path
 from inference.engine.demo import DEMO_MODEL_ID, demo_model_dir
 from inference.errors import InvalidModel, ModelNotFound
 from mlxd.catalog.local import find_local, is_directory, local_models, read_model
-
-GIVEN_NAME = re.compile(r"(?P<id>[A-Za-z0-9][A-Za-z0-9._:-]{0,95})=(?P<where>.+)", re.DOTALL)
-
+from mlxd.config import model_argument
 
 def named_models(
     specs: Iterable[str], *, demo: bool = False, fetch: Callable[[str], Path] | None = None
@@ -35,14 +33,13 @@ def named_models(
 
 
 def _named(spec: str, fetch: Callable[[str], Path] | None) -> tuple[str, Path]:
-    given = GIVEN_NAME.fullmatch(spec)
-    where = given["where"] if given and not is_directory(spec) else spec
-    path = find_local(where)
-    model_id = given["id"] if given and where is not spec else _own_name(where, path)
+    argument = model_argument(spec)
+    path = find_local(argument.source)
+    model_id = argument.name or _own_name(argument.source, path)
     if path is None:
         if fetch is None:
-            raise ModelNotFound(f"{where} is neither a directory nor a repository on this machine.")
-        path = fetch(where)
+            raise ModelNotFound(f"{argument.source[:200]} is neither a directory nor a repository on this machine.")
+        path = fetch(argument.source)
     if read_model(model_id, path) is None:
         raise InvalidModel(f"{path} holds no model: it needs config.json and *.safetensors files.")
     return model_id, path

@@ -21,7 +21,7 @@ def read_script(text: str) -> tuple[Script, int]:
     limit_bytes = wanted.pop("limit_bytes", 0)
     for name in ("step_faults", "load_faults", "start_faults"):
         wanted[name] = {int(at): Fault[fault] for at, fault in wanted.get(name, {}).items()}
-    limits = {"context_tokens": 65_536, "vocab_size": 257, "weights_bytes": 1_000_000, "kv_bytes_per_token": 1_000}
+    limits = {"context_tokens": 65_536, "vocab_size": 512, "weights_bytes": 1_000_000, "kv_bytes_per_token": 1_000}
     wanted["limits"] = ModelLimits(**{**limits, **wanted.get("limits", {})})
     return Script(**wanted), limit_bytes
 

@@ -109,7 +109,8 @@ def test_a_client_that_leaves_frees_its_row(scripted: Serve, stage: str) -> None
 def test_a_client_that_leaves_the_queue_never_reaches_the_engine(scripted: Serve) -> None:
     served = scripted({"decode_s": 0.02}, "--max-batch", "1")
     with streaming(served) as running:
-        next(running.iter_lines())
+        lines = running.iter_lines()
+        next(lines)
         with streaming(served):
             wait_for_load(served, 1, 1)
         wait_for_load(served, 1, 0, limit_s=2)
@@ -253,7 +254,8 @@ def test_past_the_drain_limit_an_answer_ends_with_an_error(scripted: Serve) -> N
 def test_a_second_sigterm_ends_it_at_once(scripted: Serve) -> None:
     served = scripted({"decode_s": 0.05})
     with streaming(served) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
         served.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not _connects(served), 2, "the listener is closed")
         served.process.send_signal(signal.SIGTERM)

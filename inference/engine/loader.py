@@ -39,7 +39,7 @@ class MlxLoader:
         """Besides `ModelError`, raises `MemoryPressure` when it would fit were the other loaded models gone."""
         config = read_config(model.path)
         files = check_model_files(model.path)
-        self._require_room(files.weights_bytes, weights_bytes=files.weights_bytes)
+        self._require_fit(files.weights_bytes, weights_bytes=files.weights_bytes)
         failure: str | None = None
         try:
             return self._build(model.path, config)
@@ -64,18 +64,21 @@ class MlxLoader:
         limits = measure(built, config)
         row_tokens = min(self._settings.min_context_tokens, limits.context_tokens)
         needed = limits.weights_bytes + limits.row_bytes(row_tokens) + limits.workspace_bytes
-        self._require_room(needed, weights_bytes=limits.weights_bytes)
+        self._require_fit(needed, weights_bytes=limits.weights_bytes)
+        self._require_free(needed)
         mx.eval(built.parameters())
         self._try_out(built)
         return MlxRunner(built, limits, self._settings)
 
-    def _require_room(self, needed_bytes: int, *, weights_bytes: int) -> None:
-        figures = f"needs {_mib(needed_bytes)} (weights {_mib(weights_bytes)})"
+    def _require_fit(self, needed_bytes: int, *, weights_bytes: int) -> None:
         if needed_bytes > self._limit_bytes:
-            raise ModelTooLarge(f"The model {figures} and {_mib(self._limit_bytes)} may be used.")
-        left_bytes = self._limit_bytes - mx.get_active_memory()
-        if needed_bytes > left_bytes:
-            raise MemoryPressure(f"The model {figures} and {_mib(max(0, left_bytes))} are free now.")
+            needs = f"{_mib(needed_bytes)} (weights {_mib(weights_bytes)})"
+            raise ModelTooLarge(f"The model needs {needs} and {_mib(self._limit_bytes)} may be used.")
+
+    def _require_free(self, needed_bytes: int) -> None:
+        free_bytes = max(0, self._limit_bytes - mx.get_active_memory())
+        if needed_bytes > free_bytes:
+            raise MemoryPressure(f"The model needs {_mib(needed_bytes)} and {_mib(free_bytes)} are free now.")
 
     @staticmethod
     def _try_out(model: Any) -> None:

@@ -125,7 +125,7 @@ class MlxRunner:
             drawn = lane.step()
         except Exception as error:
             self._lanes.remove(lane)
-            return self._restart(lane.rows, error)
+            return [self._failed(lane.rows[0], error)] if len(lane.rows) == 1 else self._restart(lane.rows, error)
         outputs: list[StepOutput] = []
         gone = []
         for row, token in drawn:
@@ -151,9 +151,7 @@ class MlxRunner:
     # --- faults -------------------------------------------------------------------------------------------------
 
     def _restart(self, rows: list[Row], error: Exception) -> list[StepOutput]:
-        """Computes rows of a broken lane again, each alone; the only row of a lane has failed by itself."""
-        if len(rows) == 1:
-            return [self._failed(rows[0], error)]
+        """Computes the rows of a broken lane again, each in a lane of its own: there it shows which is at fault."""
         self._require_device(error)
         for row in rows:
             row.alone = True

@@ -85,7 +85,12 @@ class Config:
     max_batch: Annotated[int, About(ENGINE, "Most answers generated at the same time.", 1, 256)] = 8
     prefill_step_tokens: Annotated[
         int,
-        About(ENGINE, "Prompt tokens computed between two decode steps; less is smoother, more is faster.", 1, 65536),
+        About(
+            ENGINE,
+            "Prompt tokens computed between two decode steps, rounded up to blocks of 256; less is smoother.",
+            1,
+            65536,
+        ),
     ] = 512
     max_context_tokens: Annotated[
         int, About(ENGINE, "Longest prompt plus answer; 0 is whatever the model can hold.", 0, 16_777_216)

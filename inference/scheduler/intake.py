@@ -63,8 +63,12 @@ class Intake:
         if wanted:
             held |= {one.ref.id: max(one.loaded_number, wanted.number) for one in leaving if one.ref.id not in held}
         owed = self._start(waiting, held)
-        if wanted and not any(resident.rows or resident.ref.id in owed for resident in leaving):
+        if wanted and all(self._may_leave(resident) and resident.ref.id not in owed for resident in leaving):
             self._bring(wanted, leaving)
+
+    def _may_leave(self, resident: Resident) -> bool:
+        """It has no rows, and it is still what is loaded: starting a row may have had its engine rebuilt."""
+        return not resident.rows and self._residents.get(resident.ref.id) is resident
 
     def _start(self, waiting: Sequence[Ticket], held: dict[str, float]) -> set[str]:
         """Starts tickets in order. Returns the models that still owe one its row before they may leave."""
@@ -121,8 +125,8 @@ class Intake:
             self._refuse(ticket, error)
 
     def _refuse(self, ticket: Ticket, error: InferenceError) -> None:
-        if self._admission.withdraw(ticket) and ticket.mailbox.fail(error):
-            self._tally.add(failed=1)
+        if self._admission.withdraw(ticket):
+            ticket.mailbox.fail(error)
 
     def _wanted(self, waiting: Sequence[Ticket]) -> Wanted | None:
         """The model to bring in next: one that was ordered, else the first in the queue that is not loaded."""

@@ -46,14 +46,22 @@ class Doorbell:
 class Mailbox:
     """The events of one generation on their way to its one reader. `put` and `cancel` are for any thread.
 
-    `on_cancel` is called once, if the generation ends because nobody wants it: cancelled, unread or its loop closed.
+    `on_end` is called once with the final event, before that can be read; it must not block. `on_cancel` is called
+    after it if the generation ends because nobody wants it: cancelled, unread or its loop closed.
     """
 
     def __init__(
-        self, doorbell: Doorbell, on_cancel: Callable[[], None], *, max_events: int = 4096, max_chars: int = 262_144
+        self,
+        doorbell: Doorbell,
+        on_cancel: Callable[[], None],
+        on_end: Callable[[Finished | Failed, bool], None] = lambda final, cancelled: None,
+        *,
+        max_events: int = 4096,
+        max_chars: int = 262_144,
     ) -> None:
         self._doorbell = doorbell
         self._on_cancel: Callable[[], None] | None = on_cancel
+        self._on_end = on_end
         self._max_events = max_events
         self._max_chars = max_chars
         self._lock = threading.Lock()
@@ -80,8 +88,9 @@ class Mailbox:
                 return False
             self._events.extend(events)
             self._chars += sum(len(event.text) for event in events if isinstance(event, Delta))
-            if isinstance(events[-1], Finished | Failed):
+            if isinstance(final := events[-1], Finished | Failed):
                 self._closed, self._on_cancel = True, None
+                self._on_end(final, False)
             behind = len(self._events) > self._max_events or self._chars > self._max_chars
         if behind and not self._closed:
             self.cancel(GenerationFailed("The client reads more slowly than the model writes."))
@@ -101,7 +110,9 @@ class Mailbox:
             if self._closed:
                 return
             on_cancel, self._closed, self._on_cancel = self._on_cancel, True, None  # it holds the ticket that holds us
-            self._events = [Failed(error or GenerationFailed("The generation was cancelled."))]
+            final = Failed(error or GenerationFailed("The generation was cancelled."))
+            self._events = [final]
+            self._on_end(final, True)
         self._doorbell.ring(self)
         if on_cancel is not None:
             on_cancel()

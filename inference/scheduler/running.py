@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from inference.errors import EngineFatal, GenerationFailed, InferenceError, ModelError
-from inference.events import Finished, FinishReason
+from inference.events import FinishReason
 from inference.ports import Clock, Prefilled, RowFailed, Sampled, StepOutput
 from inference.scheduler.admission import Admission
 from inference.scheduler.budget import Load
@@ -86,8 +86,7 @@ class Running:
             self._deliver(resident, row)
             return
         self._admission.release(ticket)
-        if ticket.mailbox.fail(shown):
-            self._tally.add(failed=1)
+        ticket.mailbox.fail(shown)
 
     def step(self, resident: Resident) -> bool:
         """One step of one model. False: nothing came of it."""
@@ -137,14 +136,8 @@ class Running:
 
     def _deliver(self, resident: Resident, row: Row) -> None:
         events, row.events = row.events, []
-        if events and row.ticket.mailbox.put(events) and row.over:
-            if isinstance(events[-1], Finished):
-                usage = events[-1].usage
-                self._tally.add(
-                    finished=1, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens
-                )
-            else:
-                self._tally.add(failed=1)
+        if events:
+            row.ticket.mailbox.put(events)
         if row.over:
             self._free(resident, row)
 
@@ -172,7 +165,7 @@ class Running:
         now_s = self._clock()
         for resident in self.busy():
             for row in list(resident.rows.values()):
-                if row.deadline_s is not None and now_s >= row.deadline_s:
+                if row.deadline_s is not None and now_s >= row.deadline_s and not row.over:
                     row.finish(FinishReason.LENGTH, now_s)
                     self._deliver(resident, row)
 

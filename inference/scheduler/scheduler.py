@@ -129,6 +129,7 @@ class Scheduler:
         mailbox = Mailbox(
             self._doorbell(loop),
             lambda: self._abandoned(ticket),
+            self._tally.ended,
             max_events=settings.mailbox_events,
             max_chars=settings.mailbox_chars,
         )
@@ -173,14 +174,12 @@ class Scheduler:
 
     def _abandoned(self, ticket: Ticket) -> None:
         """A mailbox was cancelled: the ticket leaves the queue here, or its row before the next step."""
-        self._tally.add(cancelled=1)
         if not self._admission.withdraw(ticket):
             self._worker.cancel(ticket)
 
     def _fail_all(self, tickets: Iterable[Ticket], error: InferenceError) -> None:
         for ticket in tickets:
-            if ticket.mailbox.fail(error):
-                self._tally.add(failed=1)
+            ticket.mailbox.fail(error)
 
     # --- duties of the watchdog ---------------------------------------------------------------------------------
 

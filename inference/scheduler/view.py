@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from inference.events import Failed, Finished
 from inference.ports import DeviceMemory, ModelLimits
 
 
@@ -74,6 +75,16 @@ class Tally:
         with self._lock:
             now = self._counters
             self._counters = replace(now, **{name: getattr(now, name) + count for name, count in more.items()})
+
+    def ended(self, final: Finished | Failed, cancelled: bool) -> None:
+        """Counts the end of a generation."""
+        if isinstance(final, Finished):
+            usage = final.usage
+            self.add(finished=1, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+        elif cancelled:
+            self.add(cancelled=1)
+        else:
+            self.add(failed=1)
 
     @property
     def counters(self) -> Counters:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inference.engine.scripted import EOS, Script, letters, saying
 from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, PrefillProgress
 from inference.ports import Job
-from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled, text_of
+from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled, text_of, until
 
 
 def usage_of(told: Sequence[Event]) -> tuple[int, int, FinishReason]:
@@ -59,7 +59,7 @@ async def test_a_stop_string_frees_the_row_in_the_step_that_completes_it() -> No
         assert text_of(told) == "one two " and usage_of(told)[1:] == (12, FinishReason.STOP)
         await asyncio.sleep(0.05)
         assert script.steps == steps  # the runner was told: nothing is drawn after it
-        assert scheduler.snapshot().running == 0
+        await until(lambda: scheduler.snapshot().running == 0)
 
 
 @pytest.mark.parametrize(("end", "reason"), [(EOS, FinishReason.STOP), (ord("."), FinishReason.LENGTH)])
@@ -113,7 +113,7 @@ async def test_several_tokens_of_one_step_are_counted_up_to_the_end_only() -> No
     with scheduled(loader=GenerousLoader()) as scheduler:
         cut = await events(scheduler.submit(request(max_tokens=11)))
         stopped = await events(scheduler.submit(request(max_tokens=50, stop=("ha",))))
-        assert scheduler.snapshot().running == 0
+        await until(lambda: scheduler.snapshot().running == 0)
     assert text_of(cut) == "abcdefghabc" and usage_of(cut)[1:] == (11, FinishReason.LENGTH)
     assert text_of(stopped) == "abcdefg" and usage_of(stopped)[1:] == (9, FinishReason.STOP)
 

@@ -42,7 +42,7 @@ async def test_a_request_brings_its_model_in_and_the_least_recently_used_leaves(
     with scheduled(loader=made, max_models=2) as scheduler:
         for name, after in [("a", "a"), ("b", "ab"), ("a", "ab"), ("c", "ac"), ("b", "bc")]:
             assert text_of(await events(scheduler.submit(request(model=ref(name), max_tokens=50)))) == f"I am {name}"
-            assert resident(scheduler) == set(after)
+            await until(lambda after=after: resident(scheduler) == set(after))
         assert made.loaded == {"a": 1, "b": 2, "c": 1}
 
 
@@ -108,7 +108,7 @@ async def test_load_and_unload_are_orders_with_an_answer() -> None:
         await asyncio.wrap_future(scheduler.load(ref("bad")))  # an order is always tried
         assert await asyncio.wrap_future(scheduler.unload("a")) is True
         assert await asyncio.wrap_future(scheduler.unload("a")) is False
-        assert resident(scheduler) == {"bad"}
+        await until(lambda: resident(scheduler) == {"bad"})
 
 
 async def test_unloading_waits_for_the_rows_and_a_waiting_request_brings_the_model_back() -> None:
@@ -206,11 +206,11 @@ async def test_idle_models_make_room_for_rows_and_for_models_that_do_not_fit_bes
     with scheduled(loader=made, max_models=3) as scheduler:
         for name in "ab":
             assert error_of(await events(scheduler.submit(request(model=ref(name))))) is None
-        assert resident(scheduler) == {"a", "b"}
+        await until(lambda: resident(scheduler) == {"a", "b"})
         assert error_of(await events(scheduler.submit(request("x" * 700, model=ref("b"))))) is None
-        assert resident(scheduler) == {"b"}  # a was idle and its weights were in the way
+        await until(lambda: resident(scheduler) == {"b"})  # a was idle and its weights were in the way
         assert error_of(await events(scheduler.submit(request(model=ref("c"))))) is None
-        assert resident(scheduler) == {"c"}
+        await until(lambda: resident(scheduler) == {"c"})
         assert isinstance(error_of(await events(scheduler.submit(request(model=ref("huge"))))), ModelTooLarge)
         assert error_of(await events(scheduler.submit(request(model=ref("a"))))) is None
 
@@ -224,6 +224,7 @@ async def test_memory_that_grows_ends_the_newest_and_refuses_new_ones() -> None:
         new = scheduler.submit(request(max_tokens=10_000))
         assert isinstance(error_of(await events(new)), MemoryPressure)
         assert made.released > 0
+        await until(lambda: scheduler.snapshot().pressure)
         with pytest.raises(MemoryPressure):
             scheduler.submit(request())
         assert isinstance(error_of(await events(old)), MemoryPressure)

@@ -24,11 +24,11 @@ def adapt(turns: Sequence[Turn], tools: Sequence[Tool], shape: Shape, counts: Co
     if tools and not shape.tools:
         counts["tools_as_text"] += 1
         adapted.insert(0, tools_as_text(tools))
+    if shape.calls and not shape.parallel_calls:
+        adapted = _one_call_each(adapted, counts)
     told = frozenset(call.id for turn in adapted if _tells_calls(turn, shape) for call in turn.calls)
     adapted = _tool_results(adapted, shape, told, counts)
     adapted = [piece for turn in adapted for piece in _spoken_calls(turn, shape, counts)]
-    if not shape.parallel_calls:
-        adapted = _one_call_each(adapted, counts)
     adapted = _systems(adapted, shape, counts)
     return _alternating(adapted, shape, counts) if shape.alternates else adapted
 
@@ -63,7 +63,7 @@ def _tool_results(turns: Sequence[Turn], shape: Shape, told: frozenset[str], cou
 
 def _result_as_text(turn: Turn, kind: str, counts: Counter[str]) -> Turn:
     counts[kind] += 1
-    of = (Text(" of "), Text(turn.name, f"{turn.path}.name", turn.message)) if turn.name else ()
+    of = (Text(" of "), turn.name) if turn.name.text else ()
     call = (
         (Text(" ("), Text(turn.call_id, f"{turn.path}.tool_call_id", turn.message), Text(")")) if turn.call_id else ()
     )

@@ -116,12 +116,12 @@ def _literal_texts(wish: Wish) -> list[str]:
     """Client texts that can reach the template without a sentinel."""
     names = [tool.name for tool in wish.tools]
     for turn in wish.turns:
-        names += [turn.name, turn.call_id, *(part for call in turn.calls for part in (call.id, call.name))]
+        names += [turn.name.text, turn.call_id, *(part for call in turn.calls for part in (call.id, call.name))]
     return names
 
 
 def _refuse_cut_fields(expanded: Expanded, nonce: str) -> None:
-    if any(piece.source is None and nonce in piece.text for piece in expanded.pieces):
+    if any(piece.source is None and nonce in piece.text.lower() for piece in expanded.pieces):
         raise TemplateFailed("The model's chat template cuts or rewrites the text of messages.")
 
 

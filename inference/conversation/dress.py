@@ -39,8 +39,8 @@ def _message(turn: Turn, shape: Shape, sentinels: Sentinels) -> dict[str, Any]:
         message["tool_calls"] = [_call(call, shape, sentinels) for call in turn.calls]
     if turn.role is Role.TOOL:
         message["tool_call_id"] = _id(Text(turn.call_id, f"{turn.path}.tool_call_id", turn.message), shape, sentinels)
-        if turn.name:
-            message["name"] = sentinels.name(Text(turn.name, f"{turn.path}.name", turn.message))
+        if turn.name.text:
+            message["name"] = sentinels.name(turn.name)
     return message
 
 

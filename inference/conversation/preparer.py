@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from inference.conversation.helper import Answer, Order, Packed, RawPrompt, Unknown, prepare_now
+from inference.conversation.preparer_process import Answer, Order, Packed, RawPrompt, Unknown, prepare_now
 from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
 from inference.errors import EngineError, InferenceError, TemplateFailed
@@ -26,15 +26,15 @@ from inference.messages import Conversation
 from inference.tokens import Prompt
 
 LARGE_BODY_BYTES = 64 << 10
-_COMMAND = (sys.executable, "-P", "-m", "inference.conversation.helper")
+_COMMAND = (sys.executable, "-P", "-m", "inference.conversation.preparer_process")
 
 
 @dataclass(frozen=True, slots=True)
 class PreparerStats:
-    """Counts since the start. `overdue` helpers were killed at the deadline, `died` ended by themselves."""
+    """Counts since the start. `overdue` processes were killed at the deadline, `died` ended by themselves."""
 
     in_threads: int = 0
-    in_helper: int = 0
+    in_process: int = 0
     refused: int = 0
     overdue: int = 0
     died: int = 0
@@ -45,11 +45,11 @@ class Preparer:
     """Turns conversations into prompts without blocking the loop. Any number of requests at a time."""
 
     def __init__(self, *, deadline_s: float = 30.0, threads: int = 2) -> None:
-        """`deadline_s` bounds the work on one large body, the start of the helper included."""
+        """`deadline_s` bounds the work on one large body, the start of the process included."""
         self._threads = ThreadPoolExecutor(threads, "prepare")
-        # One thread speaks with the helper: the pipe carries one order at a time, the others wait as futures.
+        # One thread speaks with the process: the socket carries one order at a time, the others wait as futures.
         self._speaker = ThreadPoolExecutor(1, "prepare-large")
-        self._helper = _Helper(deadline_s, self._count)
+        self._large = _PreparingProcess(deadline_s, self._count)
         self._stats = PreparerStats()
         self._lock = threading.Lock()
 
@@ -58,16 +58,16 @@ class Preparer:
         return self._stats
 
     @property
-    def helper_pid(self) -> int | None:
-        """The process id of the helper, None while there is none."""
-        return self._helper.pid
+    def process_pid(self) -> int | None:
+        """The id of the process for large bodies, None while there is none."""
+        return self._large.pid
 
     async def prepare(
         self, model_path: Path, text: TextModel, job: Conversation | RawPrompt, body_bytes: int
     ) -> Prompt:
         """The prompt of a conversation, or of a raw completion. `body_bytes` is the size of the request's body.
 
-        Raises `TemplateFailed`, `PromptTooLong`, `InvalidParameter`, and `EngineError` when the helper died.
+        Raises `TemplateFailed`, `PromptTooLong`, `InvalidParameter`, and `EngineError` when the process died.
         """
         return (await self.prepare_with_notes(model_path, text, job, body_bytes)).prompt
 
@@ -77,18 +77,18 @@ class Preparer:
         """As `prepare`, with a record of what was adapted for the template."""
         loop = asyncio.get_running_loop()
         large = body_bytes > LARGE_BODY_BYTES
-        self._count("in_helper" if large else "in_threads")
+        self._count("in_process" if large else "in_threads")
         try:
             if large:
-                return await loop.run_in_executor(self._speaker, self._helper.prepare, model_path, text, job)
+                return await loop.run_in_executor(self._speaker, self._large.prepare, model_path, text, job)
             return await loop.run_in_executor(self._threads, prepare_now, text, job)
         except InferenceError:
             self._count("refused")
             raise
 
     def close(self) -> None:
-        """Ends the helper at once and takes no more work. Requests still waiting get an error."""
-        self._helper.close()
+        """Ends the process at once and takes no more work. Requests still waiting get an error."""
+        self._large.close()
         self._speaker.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -97,8 +97,8 @@ class Preparer:
             self._stats = replace(self._stats, **{name: getattr(self._stats, name) + 1})
 
 
-class _Helper:
-    """The helper process as seen from the one thread that speaks with it."""
+class _PreparingProcess:
+    """The process as seen from the one thread that speaks with it."""
 
     def __init__(self, deadline_s: float, count: Callable[[str], None]) -> None:
         self._deadline_s = deadline_s
@@ -113,7 +113,7 @@ class _Helper:
         return process.pid if process is not None and process.poll() is None else None
 
     def prepare(self, path: Path, text: TextModel, job: Conversation | RawPrompt) -> Rendered:
-        """Blocks until the helper answered, died or was killed at the deadline."""
+        """Blocks until the process answered, died or was killed at the deadline."""
         overdue = threading.Event()
         try:
             connection = self._connected()
@@ -155,7 +155,7 @@ class _Helper:
                 pass_fds=(number,),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the daemon; the helper ends when its socket does
+                start_new_session=True,  # Ctrl-C is for the daemon; this process ends when its socket does
             )
         self._connection = Connection(ours.detach())
         self._count("started")
@@ -183,7 +183,7 @@ class _Helper:
 
 
 def _exchange(connection: Connection, order: Order, text: TextModel) -> Answer:
-    """The helper is asked by the model's key first: it usually holds the model already."""
+    """The process is asked by the model's key first: it usually holds the model already."""
     connection.send(order)
     answer: Answer = connection.recv()
     if isinstance(answer, Unknown):

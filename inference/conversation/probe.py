@@ -50,7 +50,7 @@ def _calling(*ids: str, content: str = "", arguments: str = '{"place": "argument
 
 
 def _result(id_: str) -> Turn:
-    return Turn(Role.TOOL, (_text("result word", 4),), call_id=id_, name="look", path="messages[4]", message=4)
+    return Turn(Role.TOOL, (_text("result word", 4),), call_id=id_, name=Text("look"), path="messages[4]", message=4)
 
 
 _SCHEMA = {"type": "object", "properties": {"place": {"type": "string", "description": "d"}}, "required": ["place"]}
@@ -80,8 +80,9 @@ class Probe:
     def shape(self) -> Shape:
         """Asks from the plain to the involved: each answer is the ground on which the next question stands."""
         shape = Shape()
-        if not self.takes([_user()], shape) and self.takes([_user()], replace(shape, content_list=True)):
-            shape = replace(shape, content_list=True)
+        if not self.takes([_user()], shape):
+            listed = self.made([_user()], replace(shape, content_list=True))
+            shape = replace(shape, content_list=listed is not None and not listed.python_repr)
         shape = replace(shape, system=self._system_place(shape))
         shape = replace(shape, alternates=self._alternates(shape))
         shape = self._tools(shape)

@@ -30,6 +30,8 @@ MAX_INTEGER = 1 << 24
 _PLAIN = frozenset({LoopContext, str})
 """Types without any public attribute that could do harm."""
 _DICT_METHODS = frozenset(name for name in dir(dict))
+_FORMATS = frozenset({"format", "format_map"})
+_WIDE = re.compile(r"\d{4,}|\*")
 _GROWING = frozenset({"**", "*", "+", "%"})
 
 
@@ -111,6 +113,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """`message.content` on a dict first fails as an attribute in Jinja; here it is looked up at once."""
         if type(obj) is dict and attribute not in _DICT_METHODS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if attribute in _FORMATS and isinstance(obj, str) and _WIDE.search(obj):
+            raise TemplateLimitError("The chat template formats text with a very large width.")
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -141,7 +145,7 @@ def join_text(values: Sequence[Any]) -> str:
 
 def format_text(pattern: str, *values: Any) -> str:
     """printf-style formatting without huge field widths."""
-    if re.search(r"\d{4,}|\*", pattern):
+    if _WIDE.search(pattern):
         raise TemplateLimitError("The chat template formats text with a very large width.")
     return str(pattern) % values
 

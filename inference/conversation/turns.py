@@ -11,6 +11,7 @@ from inference.conversation.sentinels import Text
 from inference.messages import Conversation, Message, Role
 
 ThinkTags = tuple[str, str]
+_NO_NAME = Text("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,17 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message on its way to the template; adapting may split, merge or re-word it."""
+    """One message on its way to the template; adapting may split, merge or re-word it.
+
+    `name` is the function a result came from, as the client says or as the call with its id says.
+    """
 
     role: Role
     parts: tuple[Text, ...] = ()
     reasoning: tuple[Text, ...] = ()
     calls: tuple[Call, ...] = ()
     call_id: str = ""
-    name: str = ""
+    name: Text = _NO_NAME
     path: str = ""
     message: int = -1
 
@@ -47,12 +51,18 @@ class Turn:
 
 def turns_of(conversation: Conversation, think: ThinkTags | None, counts: Counter[str]) -> list[Turn]:
     """The turns as the client wrote them: CRLF as LF, a leading think block of the model's own kind taken apart."""
-    names = {call.id: call.name for message in conversation.messages for call in message.tool_calls}
-    turns = [_turn(message, number, names, counts) for number, message in enumerate(conversation.messages)]
-    return [split_think(turn, think, counts) for turn in turns] if think else turns
+    turns: list[Turn] = []
+    names: dict[str, Text] = {}
+    for number, message in enumerate(conversation.messages):
+        turn = _turn(message, number, counts)
+        names |= {call.id: Text(call.name, f"{call.path}.function.name", number) for call in turn.calls}
+        if turn.role is Role.TOOL and not turn.name.text and turn.call_id in names:
+            turn = replace(turn, name=names[turn.call_id])
+        turns.append(split_think(turn, think, counts) if think else turn)
+    return turns
 
 
-def _turn(message: Message, number: int, names: dict[str, str], counts: Counter[str]) -> Turn:
+def _turn(message: Message, number: int, counts: Counter[str]) -> Turn:
     path = message.path or f"messages[{number}]"
 
     def text(value: str, where: str) -> Text:
@@ -69,7 +79,7 @@ def _turn(message: Message, number: int, names: dict[str, str], counts: Counter[
         reasoning=(text(message.reasoning, f"{path}.reasoning_content"),) if message.reasoning else (),
         calls=tuple(calls),
         call_id=message.tool_call_id,
-        name=message.name or names.get(message.tool_call_id, ""),
+        name=Text(message.name, f"{path}.name", number),
         path=path,
         message=number,
     )

@@ -1,4 +1,4 @@
-"""The process that prepares large prompts: `python -m inference.conversation.helper FD`.
+"""The process that prepares large prompts: `python -m inference.conversation.preparer_process FD`.
 
 It speaks pickle over one inherited socket, with its own parent only, and ends when that socket ends. Its tokenizer
 cache stays warm between requests. It imports neither MLX nor a web framework.
@@ -38,7 +38,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The helper does not hold this model (it was restarted, or made room): send it along."""
+    """The process does not hold this model (it was restarted, or made room): send it along."""
 
 
 @dataclass(frozen=True, slots=True)

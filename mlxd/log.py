@@ -163,7 +163,7 @@ class PrivateLogFile(RotatingFileHandler):
 
     def let_go(self) -> None:
         with self.lock or nullcontext():
-            stream, self.stream = self.stream, None  # type: ignore[assignment]  # None until the next line opens it
+            stream, self.stream = self.stream, None  # None until the next line opens it
             if stream is not None:
                 stream.close()
 

@@ -45,7 +45,7 @@ class ScriptedGeneration:
         until_s = None if timeout_s is None else loop.time() + timeout_s
         while self.script and isinstance(self.script[0], float):
             left_s = None if until_s is None else until_s - loop.time()
-            if left_s is not None and left_s < self.script[0]:
+            if left_s is not None and 0 < self.script[0] > left_s:  # 0.0 is only the border of a batch
                 self.script[0] -= max(0.0, left_s)
                 await asyncio.sleep(max(0.0, left_s))
                 return ()

@@ -121,16 +121,15 @@ def lookup(body: Any, path: str) -> Any:
 
 
 def spoken(conversation: Conversation) -> Iterator[str]:
-    """Every text of a conversation that the model must be able to read, in lines, blanks at the ends left out."""
+    """Every text outside of calls that the model must be able to read."""
     for message in conversation.messages:
         yield from (part.text for part in message.parts)
-        for one in message.tool_calls:
-            yield from _leaves(one.arguments)
     for tool in conversation.tools:
         yield from (tool.name, tool.description)
 
 
 def _leaves(arguments: str) -> Iterator[str]:
+    """The texts inside the JSON of a call, keys included; what is no JSON is one text."""
     try:
         stack = [json.loads(arguments)]
     except (ValueError, RecursionError):
@@ -146,9 +145,14 @@ def _leaves(arguments: str) -> Iterator[str]:
 
 
 def lost_texts(model: TextModel, conversation: Conversation, prompt: Prompt) -> list[str]:
-    """Texts of the conversation that are not in the prompt as they are, nor as JSON, nor as JSON inside JSON."""
+    """Texts of the conversation that are not in the prompt as they are, nor as JSON, nor as JSON inside JSON.
+
+    Arguments may stand there as the client serialised them, or value by value.
+    """
     shown = full_text(model, prompt.ids)
-    return [text for text in spoken(conversation) if not any(form in shown for form in _forms(text))]
+    calls = [one.arguments for message in conversation.messages for one in message.tool_calls]
+    inside = [leaf for arguments in calls if arguments.strip() not in shown for leaf in _leaves(arguments)]
+    return [text for text in [*spoken(conversation), *inside] if not any(form in shown for form in _forms(text))]
 
 
 def _forms(text: str) -> Iterator[str]:

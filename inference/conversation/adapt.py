@@ -26,8 +26,7 @@ def adapt(turns: Sequence[Turn], tools: Sequence[Tool], shape: Shape, counts: Co
         adapted.insert(0, tools_as_text(tools))
     if shape.calls and not shape.parallel_calls:
         adapted = _one_call_each(adapted, counts)
-    told = frozenset(call.id for turn in adapted if _tells_calls(turn, shape) for call in turn.calls)
-    adapted = _tool_results(adapted, shape, told, counts)
+    adapted = _tool_results(adapted, shape, counts)
     adapted = [piece for turn in adapted for piece in _spoken_calls(turn, shape, counts)]
     adapted = _systems(adapted, shape, counts)
     return _alternating(adapted, shape, counts) if shape.alternates else adapted
@@ -35,7 +34,7 @@ def adapt(turns: Sequence[Turn], tools: Sequence[Tool], shape: Shape, counts: Co
 
 def tools_as_text(tools: Sequence[Tool]) -> Turn:
     """A system turn that lists the tools."""
-    listed = [(Text(_tool_json(tool), tool.path or f"tools[{at}]"),) for at, tool in enumerate(tools)]
+    listed = [(Text(_tool_json(tool), tool.path or f"tools[{at}].function"),) for at, tool in enumerate(tools)]
     return Turn(Role.SYSTEM, joined([(Text(_TOOLS_INTRO),), *listed]))
 
 
@@ -47,12 +46,16 @@ def _tool_json(tool: Tool) -> str:
 # --- results ----------------------------------------------------------------------------------------------------
 
 
-def _tool_results(turns: Sequence[Turn], shape: Shape, told: frozenset[str], counts: Counter[str]) -> list[Turn]:
+def _tool_results(turns: Sequence[Turn], shape: Shape, counts: Counter[str]) -> list[Turn]:
     """Results the template has no role for, whose call is told as text or not in the conversation, as user text."""
     open_ids: set[str] = set()
+    told: set[str] = set()
     result: list[Turn] = []
     for turn in turns:
-        open_ids |= {call.id for call in turn.calls}
+        ids = {call.id for call in turn.calls}
+        open_ids |= ids
+        # Some models number the calls of each turn anew, so the latest call of an id decides.
+        told = told | ids if _tells_calls(turn, shape) else told - ids
         if turn.role is Role.TOOL and (not shape.tool_role or turn.call_id in told):
             turn = _result_as_text(turn, "result_as_text", counts)
         elif turn.role is Role.TOOL and not shape.orphan_results and turn.call_id not in open_ids:

@@ -131,11 +131,10 @@ def _value(value: Any, path: str, message: int, sentinels: Sentinels) -> Any:
 
 def dress_tools(tools: Sequence[Tool], shape: Shape, sentinels: Sentinels) -> list[dict[str, Any]]:
     """The tools as OpenAI's function objects, which is what templates are written for."""
-    return [_tool(tool, tool.path or f"tools[{at}]", shape, sentinels) for at, tool in enumerate(tools)]
+    return [_tool(tool, tool.path or f"tools[{at}].function", shape, sentinels) for at, tool in enumerate(tools)]
 
 
-def _tool(tool: Tool, path: str, shape: Shape, sentinels: Sentinels) -> dict[str, Any]:
-    here = f"{path}.function"
+def _tool(tool: Tool, here: str, shape: Shape, sentinels: Sentinels) -> dict[str, Any]:
     function: dict[str, Any] = {"name": sentinels.name(Text(tool.name, f"{here}.name"))}
     if tool.description or shape.needs_description:
         description = tool.description.replace("\r\n", "\n")

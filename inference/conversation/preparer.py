@@ -26,7 +26,9 @@ from inference.messages import Conversation
 from inference.tokens import Prompt
 
 LARGE_BODY_BYTES = 64 << 10
-_COMMAND = (sys.executable, "-P", "-m", "inference.conversation.preparer_process")
+_CODE = "from inference.conversation.preparer_process import main; main()"
+# As a module (-m) its classes would be those of `__main__`, which this side cannot unpickle.
+_COMMAND = (sys.executable, "-P", "-c", _CODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,9 @@ class Preparer:
 
     def close(self) -> None:
         """Ends the process at once and takes no more work. Requests still waiting get an error."""
-        self._large.close()
+        self._large.kill_for_good()
         self._speaker.shutdown(wait=True, cancel_futures=True)
+        self._large.end()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, name: str) -> None:
@@ -123,8 +126,10 @@ class _PreparingProcess:
                 answer = _exchange(connection, Order(f"{path}\0{text.digest}", None, job), text)
             finally:
                 timer.cancel()
-        except (EOFError, OSError) as error:
-            self._end()
+        except InferenceError:
+            raise
+        except Exception as error:  # end of file, reset, or an answer that is none: start afresh
+            self.end()
             raise self._failure(overdue) from error
         if isinstance(answer, InferenceError):
             raise answer
@@ -132,7 +137,8 @@ class _PreparingProcess:
             raise EngineError("The process that prepares prompts does not keep the model.")
         return answer.unpacked()
 
-    def close(self) -> None:
+    def kill_for_good(self) -> None:
+        """Whatever runs fails now, and nothing starts again. `end` is called when the speaking thread is done."""
         self._closed = True
         if self._process is not None:
             self._process.kill()
@@ -141,7 +147,7 @@ class _PreparingProcess:
         if self._closed:
             raise EngineError("The server is shutting down.")
         if self._connection is None or self.pid is None:
-            self._end()
+            self.end()
             self._start()
         assert self._connection is not None
         return self._connection
@@ -172,7 +178,7 @@ class _PreparingProcess:
         self._count("died")
         return EngineError("The process that prepares prompts ended; send the request again.")
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Leaves nothing behind: no process, no descriptor."""
         if self._connection is not None:
             self._connection.close()

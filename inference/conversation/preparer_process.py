@@ -1,4 +1,4 @@
-"""The process that prepares large prompts: `python -m inference.conversation.preparer_process FD`.
+"""The process that prepares large prompts; `main` is called with the number of an inherited socket.
 
 It speaks pickle over one inherited socket, with its own parent only, and ends when that socket ends. Its tokenizer
 cache stays warm between requests. It imports neither MLX nor a web framework.
@@ -120,6 +120,3 @@ def main(arguments: Sequence[Any] = sys.argv) -> None:
     with Connection(int(arguments[1])) as connection:
         serve(connection)
 
-
-if __name__ == "__main__":
-    main()

@@ -152,8 +152,8 @@ def assert_sources_exact(style: str, conversation: Conversation, prompt: Prompt)
         if not span.path:
             continue
         shown = full_text(text_model(style), prompt.ids[span.start : span.stop])
-        if re.fullmatch(r"tools\[\d+\]", span.path):
-            assert lookup(body, span.path)["function"]["name"] in shown
+        if re.fullmatch(r"tools\[\d+\].function", span.path):
+            assert lookup(body, span.path)["name"] in shown
             continue
         if shown == span.path.rpartition(".")[2]:
             continue  # a key, found under its own name

@@ -1,0 +1,94 @@
+"""Every recorded chat request of real agent clients, rendered with every style of template: whole, and explained.
+
+The recordings are no part of the repository; the folder is named by MLXD_TEST_TRAFFIC, or lies beside the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.conversation.render import compose_conversation, render, render_with_notes
+from inference.messages import Conversation
+from mlxd.api.convert import convert_chat
+from mlxd.api.schemas import ChatRequest
+from tests.conversations import full_text, lost_texts
+from tests.tokenizers_in_code import STYLES, text_model
+
+TRAFFIC = Path(os.environ.get("MLXD_TEST_TRAFFIC") or Path(__file__).parents[2] / ".." / "shared" / "traffic")
+
+
+def recorded() -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in sorted(TRAFFIC.glob("*/*.jsonl")):
+        if file.name.endswith(".responses.jsonl"):
+            continue
+        for line in file.read_text(encoding="utf-8").splitlines():
+            request = json.loads(line)
+            if request["path"].partition("?")[0].endswith("/chat/completions"):
+                yield f"{file.parent.name}/{file.stem}#{request['seq']}", request["body"]
+
+
+def conversations() -> list[tuple[str, Conversation]]:
+    """Pictures are left out: this test is about text."""
+    made = []
+    for name, body in recorded():
+        for message in body["messages"]:
+            if isinstance(message.get("content"), list):
+                message["content"] = [part for part in message["content"] if part["type"] == "text"]
+        made.append((name, convert_chat(ChatRequest.model_validate(body))))
+    return made
+
+
+@pytest.fixture(scope="module")
+def traffic() -> list[tuple[str, Conversation]]:
+    found = conversations()
+    if not found:
+        pytest.skip(f"no recorded traffic at {TRAFFIC}; name its folder with MLXD_TEST_TRAFFIC")
+    return found
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_request_renders_whole(style: str, traffic: list[tuple[str, Conversation]]) -> None:
+    model = text_model(style)
+    notes: Counter[str] = Counter()
+    for name, conversation in traffic:
+        rendered = render_with_notes(model, conversation)
+        assert not lost_texts(model, conversation, rendered.prompt), name
+        assert rendered.prompt.ids
+        notes.update(rendered.adaptations)
+    print(style, len(traffic), "requests", dict(notes))
+    assert not {"unrendered", "fallback", "unknown_escape"} & notes.keys()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_boundaries_hold_every_message_that_says_something(style: str, traffic: list[tuple[str, Conversation]]) -> None:
+    model = text_model(style)
+    for name, conversation in traffic[::5]:
+        prompt = render(model, conversation)
+        at = {boundary.message: boundary.token for boundary in prompt.boundaries}
+        for number, message in enumerate(conversation.messages):
+            first = next((part.text.strip() for part in message.parts if part.text.strip()), "")
+            if first and message.role.value in ("user", "system"):
+                assert full_text(model, prompt.ids[at[number] : at[number] + 100]).lstrip().startswith(first[:40]), (
+                    name,
+                    number,
+                )
+
+
+def test_borders_differ_from_plain_tokenisation_only_a_little(traffic: list[tuple[str, Conversation]]) -> None:
+    """Fields are tokenised apart, so ids at their borders can differ from those of the whole text; how many do."""
+    for style in STYLES:
+        model = text_model(style)
+        ours = plain = 0
+        for _, conversation in traffic[::5]:
+            composed = compose_conversation(model, conversation)
+            ours += len(render(model, conversation))
+            plain += len(model.tokenizer.encode_template("".join(piece.text for piece in composed.pieces)))
+        print(f"{style}: {ours} tokens, {plain} as one text, {(ours - plain) / plain:+.2%}")
+        assert abs(ours - plain) < 0.05 * plain

@@ -65,9 +65,9 @@ def serve(mlxd: Path, scratch: Path) -> None:
 def wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:
     """The base URL that the daemon prints when it listens."""
     for _ in range(START_S * 10):
-        found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+        found = re.search(r"is ready at (http://\S+)", log.read_text())
         if found:
-            return found.group()
+            return found[1]
         try:
             process.wait(0.1)
         except subprocess.TimeoutExpired:

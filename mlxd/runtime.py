@@ -16,7 +16,7 @@ from pathlib import Path
 
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
-from inference.errors import InferenceError, ModelLoading, ModelNotFound, PromptTooLong
+from inference.errors import ModelLoading, ModelNotFound, PromptTooLong
 from inference.messages import Conversation
 from inference.params import GenerationParams
 from inference.ports import ModelRef
@@ -95,7 +95,7 @@ class Runtime:
             self._texts[model.id] = future
         try:
             return await asyncio.shield(future)
-        except InferenceError:
+        except Exception:
             self._texts.pop(model.id, None)  # a repaired model may be tried again
             raise
 

@@ -56,9 +56,9 @@ class ServedDaemon:
         """Until the port answers. Raises with the log when the process ends instead."""
         until_s = time.monotonic() + START_S
         while time.monotonic() < until_s:
-            found = re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text(errors="replace"))
+            found = re.search(r"is ready at (http://\S+)", self.log.read_text(errors="replace"))
             if found:
-                self.url = found.group()
+                self.url = found[1]
                 return
             if self.process.poll() is not None:
                 break

@@ -99,8 +99,9 @@ def in_background(work: Callable[[], Any]) -> threading.Thread:
 def test_a_client_that_leaves_frees_its_row(scripted: Serve, stage: str) -> None:
     served = scripted({"decode_s": 0.02, "prefill_s": 0.05, "chunk_tokens": 64})
     with streaming(served, "word " * (4000 if stage == "prefill" else 1)) as response:
+        lines = response.iter_lines()  # kept: a generator that is dropped closes the connection
         if stage == "decode":
-            next(response.iter_lines())
+            next(lines)
         wait_for_load(served, 1, 0)
     wait_for_load(served, 0, 0, limit_s=2)
     assert status(served)["scheduler"]["counters"]["cancelled"] == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference.engine.scripted import Fault, Script, ScriptedLoader, saying
-from inference.errors import InvalidModel, InvalidParameter, MemoryPressure, ModelTooLarge, QueueTimeout
+from inference.errors import EngineFatal, InvalidModel, InvalidParameter, MemoryPressure, ModelTooLarge, QueueTimeout
 from inference.events import Event, Failed
 from inference.ports import ModelLimits, ModelRef
 from inference.scheduler import ModelState, Scheduler
@@ -76,6 +76,32 @@ async def test_a_stream_of_requests_cannot_keep_another_model_out() -> None:
             assert error_of(await events(scheduler.submit(request(model=ref("b"), max_tokens=3)), 5)) is None
         stop = True
         assert all(served > 0 for served in await asyncio.gather(*crowd))
+
+
+async def test_a_model_is_not_pushed_out_before_it_served_who_waited_for_it() -> None:
+    """All slots are taken, so that neither b nor c can start: they must not push each other out meanwhile."""
+    made = loader(a=Script(decode_s=0.005), b=Script(), c=Script())
+    with scheduled(loader=made, max_models=2, max_batch=1) as scheduler:
+        long = scheduler.submit(request(model=ref("a"), max_tokens=60))
+        await until(lambda: scheduler.snapshot().running)
+        told = await asyncio.gather(*(events(scheduler.submit(request(model=ref(name)))) for name in "bc"))
+        assert all(error_of(one) is None for one in (*told, await events(long)))
+        assert made.loaded == {"a": 1, "b": 1, "c": 1}
+
+
+async def test_an_engine_rebuilt_while_its_model_is_about_to_leave_is_not_forgotten() -> None:
+    """In one look, the row of a kills the engine of a, which is built anew, and b wants a's place."""
+    scripts = {"a": Script(start_faults={0: Fault.FATAL}), "b": Script(), "h": Script(step_faults={0: Fault.HANG})}
+    with scheduled(loader=loader(**scripts), max_models=2) as scheduler:
+        await asyncio.wrap_future(scheduler.load(ref("a")))
+        hung = scheduler.submit(request(model=ref("h")))
+        await until(lambda: scripts["h"].steps)
+        first = [scheduler.submit(request(model=ref(name))) for name in "ab"]
+        scripts["h"].release.set()
+        told = [error_of(await events(generation)) for generation in (hung, *first)]
+        assert [type(error) for error in told] == [type(None), EngineFatal, type(None)]
+        await until(lambda: resident(scheduler) == {name for name in scripts if scripts[name].open_runners})
+        assert all(script.open_runners <= 1 for script in scripts.values())
 
 
 async def test_a_corrupt_model_fails_its_requests_and_the_earlier_one_still_serves() -> None:
@@ -180,11 +206,11 @@ async def test_a_big_request_is_not_starved_by_small_ones() -> None:
     with scheduled(loader=ScriptedLoader(script, limit_bytes=1000 + 700), max_queue=100) as scheduler:
         stop = False
 
-        async def small() -> None:
+        async def small(tokens: int) -> None:
             while not stop:
-                assert error_of(await events(scheduler.submit(request("x" * 50, max_tokens=10)))) is None
+                assert error_of(await events(scheduler.submit(request("x" * 50, max_tokens=tokens)))) is None
 
-        crowd = [asyncio.create_task(small()) for _ in range(8)]
+        crowd = [asyncio.create_task(small(5 + 3 * number)) for number in range(8)]  # never all at an end together
         await until(lambda: scheduler.snapshot().running >= 4)
         assert error_of(await events(scheduler.submit(request("x" * 300, max_tokens=10)), 10)) is None
         stop = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 
 import pytest
 
@@ -152,6 +153,30 @@ async def test_one_wake_up_serves_all_mailboxes() -> None:
     finally:
         del loop.call_soon_threadsafe
     assert len(calls) == 1
+
+
+async def test_what_comes_while_the_bell_is_answered_rings_again() -> None:
+    """The narrowest moment: the deque was found empty, and the loop is about to go back to sleep."""
+    doorbell = Doorbell(asyncio.get_running_loop())
+    first, second = Box(doorbell).mailbox, Box(doorbell).mailbox
+
+    class Tricky(deque[Mailbox]):
+        armed = False
+
+        def __len__(self) -> int:
+            found = super().__len__()
+            if self.armed and not found:
+                self.armed = False
+                second.put((DONE,))
+            return found
+
+    doorbell._waiting = tricky = Tricky()
+    reader = asyncio.create_task(read(second))
+    await asyncio.sleep(0)
+    first.put((DONE,))
+    tricky.armed = True
+    async with asyncio.timeout(5):
+        assert await reader == [DONE]
 
 
 async def test_many_short_generations_none_stalled() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from inference.conversation.preparer_process import Answer, Order, Packed, RawPrompt, Unknown, prepare_now
 from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
-from inference.errors import EngineError, InferenceError, TemplateFailed
+from inference.errors import Draining, EngineError, InferenceError, TemplateFailed
 from inference.messages import Conversation
 from inference.tokens import Prompt
 
@@ -53,6 +53,7 @@ class Preparer:
         self._speaker = ThreadPoolExecutor(1, "prepare-large")
         self._large = _PreparingProcess(deadline_s, self._count)
         self._stats = PreparerStats()
+        self._closed = False
         self._lock = threading.Lock()
 
     @property
@@ -69,7 +70,8 @@ class Preparer:
     ) -> Prompt:
         """The prompt of a conversation, or of a raw completion. `body_bytes` is the size of the request's body.
 
-        Raises `TemplateFailed`, `PromptTooLong`, `InvalidParameter`, and `EngineError` when the process died.
+        Raises `TemplateFailed`, `PromptTooLong`, `InvalidParameter`, `EngineError` when the process died, and
+        `Draining` once closed.
         """
         return (await self.prepare_with_notes(model_path, text, job, body_bytes)).prompt
 
@@ -77,19 +79,31 @@ class Preparer:
         self, model_path: Path, text: TextModel, job: Conversation | RawPrompt, body_bytes: int
     ) -> Rendered:
         """As `prepare`, with a record of what was adapted for the template."""
-        loop = asyncio.get_running_loop()
-        large = body_bytes > LARGE_BODY_BYTES
-        self._count("in_process" if large else "in_threads")
+        if self._closed:
+            raise _draining()
         try:
-            if large:
-                return await loop.run_in_executor(self._speaker, self._large.prepare, model_path, text, job)
-            return await loop.run_in_executor(self._threads, prepare_now, text, job)
+            return await self._hand_over(model_path, text, job, body_bytes > LARGE_BODY_BYTES)
         except InferenceError:
             self._count("refused")
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):  # not this request, its executor was ended
+                raise _draining() from None
+            raise
+
+    def _hand_over(
+        self, path: Path, text: TextModel, job: Conversation | RawPrompt, large: bool
+    ) -> asyncio.Future[Rendered]:
+        loop = asyncio.get_running_loop()
+        self._count("in_process" if large else "in_threads")
+        if large:
+            return loop.run_in_executor(self._speaker, self._large.prepare, path, text, job)
+        return loop.run_in_executor(self._threads, prepare_now, text, job)
 
     def close(self) -> None:
-        """Ends the process at once and takes no more work. Requests still waiting get an error."""
+        """Ends the process at once and takes no more work. Requests still waiting get `Draining`."""
+        self._closed = True
         self._large.kill_for_good()
         self._speaker.shutdown(wait=True, cancel_futures=True)
         self._large.end()
@@ -145,7 +159,7 @@ class _PreparingProcess:
 
     def _connected(self) -> Connection:
         if self._closed:
-            raise EngineError("The server is shutting down.")
+            raise _draining()
         if self._connection is None or self.pid is None:
             self.end()
             self._start()
@@ -172,6 +186,8 @@ class _PreparingProcess:
             self._process.kill()
 
     def _failure(self, overdue: threading.Event) -> InferenceError:
+        if self._closed:
+            return _draining()
         if overdue.is_set():
             self._count("overdue")
             return TemplateFailed(f"Preparing the prompt took longer than {self._deadline_s:g} s.")
@@ -196,3 +212,7 @@ def _exchange(connection: Connection, order: Order, text: TextModel) -> Answer:
         connection.send(replace(order, model=text))
         answer = connection.recv()
     return answer
+
+
+def _draining() -> Draining:
+    return Draining("The server is shutting down.")

@@ -119,4 +119,3 @@ def main(arguments: Sequence[Any] = sys.argv) -> None:
     """Serves the socket whose number is the one argument."""
     with Connection(int(arguments[1])) as connection:
         serve(connection)
-

@@ -58,15 +58,17 @@ class JsonTokenizer:
         self._structural = frozenset(number for number, token in self._added.items() if is_structural(token))
         kept = {number: token for number, token in self._added.items() if number not in self._structural}
         self._template = _Encoder(base, self._added, prepends=False)
-        self._opening = _Encoder(base, self._added, prepends=True) if _prepends(base) else None
-        self._field = _Encoder(base, kept, prepends=False)
-        self._raw = _Encoder(base, kept, prepends=True)
-        self._size = base.get_vocab_size(with_added_tokens=True)
+        self._field = self._raw = _Encoder(base, kept, prepends=False)
+        self._opening: _Encoder | None = None
+        if _prepends(base):
+            self._opening = _Encoder(base, self._added, prepends=True)
+            self._raw = _Encoder(base, kept, prepends=True)
+            self._first_marker = re.compile("|".join(map(re.escape, self.structural_texts)) or r"(?!)")
+        self._size = max([base.get_vocab_size(with_added_tokens=False), *(number + 1 for number in self._added)])
         self._pieces = Pieces(base)
         self._bos_id = _bos_id(base, source)
         eos = base.token_to_id(source.eos_token) if source.eos_token else None
         self._eos_ids = source.eos_ids | ({eos} if eos is not None else set())
-        self._first_marker = re.compile("|".join(map(re.escape, self.structural_texts)) or r"(?!)")
         self._cache = TextCache(_CACHE_BYTES)
 
     def __reduce__(self) -> tuple[Callable[[TokenizerSource], JsonTokenizer], tuple[TokenizerSource]]:

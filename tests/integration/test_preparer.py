@@ -20,7 +20,7 @@ from inference.conversation.probe import probe
 from inference.conversation.render import render, render_raw
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
-from inference.errors import EngineError, InvalidParameter, TemplateFailed
+from inference.errors import Draining, EngineError, InvalidParameter, TemplateFailed
 from tests.conversations import AGENT_LOOP, talk, user
 from tests.tokenizers_in_code import template_source, tokenizer
 
@@ -156,14 +156,24 @@ async def test_closing_ends_the_process_and_waiting_requests(model: TextModel) -
     preparer = Preparer()
     spinning = talk(user("a"), template_args={"spin": 1})
     running = asyncio.create_task(preparer.prepare(PATH, model_of(ENDLESS), spinning, LARGE))
+    waiting = asyncio.create_task(preparer.prepare(PATH, model, AGENT_LOOP, LARGE))
     pid = await _running(preparer)
     await asyncio.to_thread(preparer.close)
-    with pytest.raises((EngineError, asyncio.CancelledError)):
-        await running
+    for request in (running, waiting, preparer.prepare(PATH, model, AGENT_LOOP, 100)):
+        with pytest.raises(Draining):
+            await request
     assert preparer.process_pid is None
     assert not _alive(pid)
-    with pytest.raises((EngineError, RuntimeError)):
-        await preparer.prepare(PATH, model, AGENT_LOOP, LARGE)
+
+
+async def test_a_cancelled_request_is_cancelled(preparer: Preparer, model: TextModel) -> None:
+    first = asyncio.create_task(preparer.prepare(PATH, model, AGENT_LOOP, LARGE))
+    second = asyncio.create_task(preparer.prepare(PATH, model, AGENT_LOOP, LARGE))
+    await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert await first == await preparer.prepare(PATH, model, AGENT_LOOP, LARGE)
 
 
 ORPHAN = """

@@ -1,0 +1,149 @@
+"""Reading the text side of a model directory: every place where models keep things, and files that are broken."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference.conversation.render import render
+from inference.conversation.template import JinjaTemplate
+from inference.engine.text import MAX_CONFIG_BYTES, load_text
+from inference.errors import InvalidModel
+from tests.conversations import talk, user
+from tests.tokenizers_in_code import byte_level, template_source, tokenizer
+
+CONFIG = {"max_position_embeddings": 4096, "eos_token_id": 7}
+
+
+def directory(path: Path, **files: Any) -> Path:
+    """A model directory; each file is given by its name with `__` for `.`; None leaves it out."""
+    given: dict[str, Any] = {
+        "config__json": CONFIG,
+        "tokenizer__json": byte_level(),
+        "tokenizer_config__json": {"eos_token": "<|im_end|>", "bos_token": {"content": "<s>", "lstrip": False}},
+        "chat_template__jinja": template_source("chatml"),
+    } | files
+    for name, content in given.items():
+        if content is None:
+            continue
+        file = path / name.replace("__", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_a_model_directory_is_read(tmp_path: Path) -> None:
+    generation = {"eos_token_id": [8, 9], "temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": "no", "foo": 1}
+    model = load_text(directory(tmp_path, generation_config__json=generation))
+    assert model.context_tokens == 4096
+    assert model.tokenizer.eos_ids == {7, 8, 9, tokenizer().encode_template("<|im_end|>")[0]}
+    assert model.generation_defaults == {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+    assert model.traits.header == "<|im_start|>assistant\n"
+    assert render(model, talk(user("hello"))).ids
+
+
+def test_greedy_models_say_so(tmp_path: Path) -> None:
+    generation = {"do_sample": False, "temperature": 0.7}
+    assert load_text(directory(tmp_path, generation_config__json=generation)).generation_defaults["temperature"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("config", "limit", "tokens"),
+    [
+        ({"text_config": {"max_position_embeddings": 512}, "max_position_embeddings": 64}, 1e30, 512),
+        ({"n_positions": 256}, 1e30, 256),
+        ({}, 1024, 1024),
+    ],
+)
+def test_the_context_is_found_where_models_keep_it(
+    tmp_path: Path, config: dict[str, Any], limit: float, tokens: int
+) -> None:
+    files = {"config__json": config, "tokenizer_config__json": {"model_max_length": limit}}
+    assert load_text(directory(tmp_path, **files)).context_tokens == tokens
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "tokenizer_config": {"tokenizer_config__json": {"chat_template": "one"}},
+    "list": {
+        "tokenizer_config__json": {
+            "chat_template": [{"name": "tool_use", "template": "two"}, {"name": "default", "template": "one"}]
+        }
+    },
+    "json": {"chat_template__json": {"chat_template": "one"}},
+    "jinja": {"chat_template__jinja": "one", "tokenizer_config__json": {"chat_template": "not this"}},
+    "additional": {"chat_template__jinja": "one", "additional_chat_templates/tool_use__jinja": "two"},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_template_is_found_where_models_keep_it(tmp_path: Path, place: str) -> None:
+    template = load_text(directory(tmp_path, **({"chat_template__jinja": None} | PLACES[place]))).template
+    assert isinstance(template, JinjaTemplate)
+    assert template.source == "one"
+    assert template.tool_source == ("two" if place in ("list", "additional") else "")
+
+
+def test_a_model_without_template_is_served_raw(tmp_path: Path) -> None:
+    assert load_text(directory(tmp_path, chat_template__jinja=None)).template is None
+
+
+def test_the_digest_follows_template_and_tokenizer(tmp_path: Path) -> None:
+    one = load_text(directory(tmp_path / "one"))
+    same = load_text(directory(tmp_path / "same"))
+    other = load_text(directory(tmp_path / "other", chat_template__jinja=template_source("header_trim")))
+    assert one.digest == same.digest != other.digest
+
+
+def test_what_was_loaded_travels_between_processes(tmp_path: Path) -> None:
+    model = load_text(directory(tmp_path))
+    there = pickle.loads(pickle.dumps(model))
+    assert render(there, talk(user("hello"))) == render(model, talk(user("hello")))
+    assert len(pickle.dumps(model)) < 50_000
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "config.json is missing": {"config__json": None},
+    "config.json is not valid JSON": {"config__json": "{"},
+    "config.json does not hold": {"config__json": "[]"},
+    "config.json is larger": {"config__json": " " * (MAX_CONFIG_BYTES + 1)},
+    "config.json cannot be read as text": {"config__json": b"\xff\xfe"},
+    "config.json does not say how many positions": {"config__json": {"max_position_embeddings": "many"}},
+    "tokenizer_config.json is not valid JSON": {"tokenizer_config__json": "[" * 100_000},
+    "generation_config.json does not hold": {"generation_config__json": "3"},
+    "tokenizer.json is missing": {"tokenizer__json": None},
+    "tokenizer.json cannot be read": {"tokenizer__json": '{"model": 1}'},
+    "chat template has a syntax error in line 1": {"chat_template__jinja": "{% for %}"},
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_broken_file_is_named(tmp_path: Path, message: str) -> None:
+    with pytest.raises(InvalidModel, match=message.replace(".", r"\.")):
+        load_text(directory(tmp_path, **BROKEN[message]))
+
+
+def test_a_model_directory_runs_no_code(tmp_path: Path) -> None:
+    script = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
+    tokenizer_config = {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
+    directory(tmp_path, evil__py=script, tokenizer_config__json=tokenizer_config)
+    load_text(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_reading_imports_neither_mlx_nor_transformers(tmp_path: Path) -> None:
+    directory(tmp_path)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom inference.engine.text import load_text\n"
+        "load_text(Path(sys.argv[1]))\nprint(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert not {"mlx", "mlx.core", "mlx_lm", "transformers", "numpy", "django"} & set(run.stdout.split())

@@ -49,6 +49,7 @@ _MAX_LENGTH_DIGITS = 18  # more is no length anybody means, and int() refuses st
 # Framing allowed beside as much framing as body. A body of 32 MiB in chunks of one byte would keep the loop in the
 # decoder for minutes (measured: 4 us each).
 _FRAMING_BYTES = 96 * 1024
+_FLUSH_POLL_S = 0.002
 
 
 class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
@@ -100,6 +101,17 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
         """Cut the connection with a reset: whatever has been sent so far cannot be taken for a whole answer."""
         if self.transport is not None:
             self.transport.abortConnection()
+
+    def abort_when_flushed(self) -> None:
+        """As `abort`, once what is written has left: the last thing written says why. The reader's deadline holds."""
+        if self.transport is None or not self.transport.connected:
+            return
+        if self.buffered_bytes():
+            if self.progress.phase is not Phase.FLUSHING:
+                self.progress.enter(Phase.FLUSHING, self.server.now_s())
+            self.server.loop.call_later(_FLUSH_POLL_S, self.abort_when_flushed)
+        else:
+            self.abort()
 
     def close_when_flushed(self) -> None:
         """Close once what is written has left."""

@@ -486,6 +486,16 @@ def test_a_failure_after_the_first_byte_is_a_reset(served: Served, path: str) ->
         assert raw.ended == "reset"
 
 
+def test_the_reset_waits_until_a_slow_reader_has_heard_why(served: Served) -> None:
+    with Raw(served.port, receive_buffer_bytes=4096) as raw:
+        raw.request("GET /fail-behind")
+        time.sleep(0.3)
+        received = raw.until_end()
+        assert raw.ended == "reset"
+        assert received.count(b"x") >= 60_000
+        assert b"last words" in received
+
+
 def test_an_answer_shorter_than_promised_is_a_reset(served: Served) -> None:
     with Raw(served.port) as raw:
         raw.request("GET /short")

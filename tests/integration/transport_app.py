@@ -116,6 +116,13 @@ class App:
         await asyncio.sleep(0.05)
         raise RuntimeError("secret prompt text")
 
+    async def get_fail_behind(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:
+        """Fails while most of what it wrote, and its last words, still wait for a slow reader."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * 60_000, "more_body": True})
+        await send({"type": "http.response.body", "body": b"last words", "more_body": True})
+        raise RuntimeError("secret prompt text")
+
     async def get_no_answer(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:
         return
 

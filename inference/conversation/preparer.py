@@ -53,7 +53,7 @@ class Preparer:
         self._speaker = ThreadPoolExecutor(1, "prepare-large")
         self._large = _PreparingProcess(deadline_s, self._count)
         self._stats = PreparerStats()
-        self._closed = False
+        self._closed = threading.Event()
         self._lock = threading.Lock()
 
     @property
@@ -79,7 +79,7 @@ class Preparer:
         self, model_path: Path, text: TextModel, job: Conversation | RawPrompt, body_bytes: int
     ) -> Rendered:
         """As `prepare`, with a record of what was adapted for the template."""
-        if self._closed:
+        if self._closed.is_set():
             raise _draining()
         try:
             return await self._hand_over(model_path, text, job, body_bytes > LARGE_BODY_BYTES)
@@ -88,7 +88,7 @@ class Preparer:
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and not (task and task.cancelling()):  # not this request, its executor was ended
+            if self._closed.is_set() and not (task and task.cancelling()):  # not this request, its executor was ended
                 raise _draining() from None
             raise
 
@@ -103,7 +103,7 @@ class Preparer:
 
     def close(self) -> None:
         """Ends the process at once and takes no more work. Requests still waiting get `Draining`."""
-        self._closed = True
+        self._closed.set()
         self._large.kill_for_good()
         self._speaker.shutdown(wait=True, cancel_futures=True)
         self._large.end()

@@ -11,6 +11,7 @@ from inference.errors import InvalidModel, ModelNotFound
 from mlxd.catalog.local import find_local, is_directory, local_models, read_model
 from mlxd.config import model_argument
 
+
 def named_models(
     specs: Iterable[str], *, demo: bool = False, fetch: Callable[[str], Path] | None = None
 ) -> tuple[tuple[str, Path], ...]:

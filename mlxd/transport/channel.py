@@ -24,6 +24,7 @@ from twisted.web import http
 
 from mlxd.transport.deadlines import Overdue, Phase, Progress, overdue
 from mlxd.transport.gate import Refusal, check
+from mlxd.transport.kernel import unacknowledged_bytes
 from mlxd.transport.refusals import (
     BODY_UNSTORED,
     HEAD_TOO_LARGE,
@@ -49,7 +50,7 @@ _MAX_LENGTH_DIGITS = 18  # more is no length anybody means, and int() refuses st
 # Framing allowed beside as much framing as body. A body of 32 MiB in chunks of one byte would keep the loop in the
 # decoder for minutes (measured: 4 us each).
 _FRAMING_BYTES = 96 * 1024
-_FLUSH_POLL_S = 0.002
+_HEARD_POLL_S = 0.002
 
 
 class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
@@ -102,14 +103,15 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
         if self.transport is not None:
             self.transport.abortConnection()
 
-    def abort_when_flushed(self) -> None:
-        """As `abort`, once what is written has left: the last thing written says why. The reader's deadline holds."""
+    def abort_when_heard(self) -> None:
+        """As `abort`, once the client's machine has what was written: a reset takes back what is still on its way."""
         if self.transport is None or not self.transport.connected:
             return
-        if self.buffered_bytes():
-            if self.progress.phase is not Phase.FLUSHING:
-                self.progress.enter(Phase.FLUSHING, self.server.now_s())
-            self.server.loop.call_later(_FLUSH_POLL_S, self.abort_when_flushed)
+        if self.progress.phase is not Phase.FLUSHING:
+            self.progress.enter(Phase.FLUSHING, self.server.now_s())
+        patient = self.server.now_s() - self.progress.since_s < self.limits.write_stall_s
+        if patient and (self.buffered_bytes() or unacknowledged_bytes(self.transport.socket)):
+            self.server.loop.call_later(_HEARD_POLL_S, self.abort_when_heard)
         else:
             self.abort()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class BindFailed(OSError):  # noqa: N818
+class BindFailed(OSError):
     """An address could not be bound. `host` and `port` say which."""
 
     code = "bind_failed"
@@ -21,7 +21,7 @@ class PortInUse(BindFailed):
     code = "port_in_use"
 
 
-class ClientDisconnected(OSError):  # noqa: N818
+class ClientDisconnected(OSError):
     """Raised by `send` once the client is gone, so that a producer stops; the transport expects it back."""
 
     code = "client_disconnected"

@@ -143,6 +143,6 @@ class Exchange:
         self._finished = True
         self._over.set()
         if self._request.startedWriting:
-            self._channel.abort_when_flushed()
+            self._channel.abort_when_heard()
         else:
             self._request.fail()

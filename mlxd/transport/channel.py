@@ -303,8 +303,6 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
         self.writable.set()
         super().resumeProducing()
 
-    # ── Deadlines ─────────────────────────────────────────────────────────────────────────────────────────────────
-
     def sweep(self, now_s: float) -> None:
         """Look at the clock once; called a few times per second by the server."""
         self.progress.wrote(self._queued_bytes, self.buffered_bytes(), now_s)

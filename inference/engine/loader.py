@@ -26,6 +26,8 @@ from inference.ports import DeviceMemory, ModelLimits, ModelRef, ModelRunner
 log = logging.getLogger(__name__)
 _ACTIVATION_COPIES = 12
 """Hidden-sized arrays of one piece alive at once in a layer (inputs, projections, gates), generously."""
+_LOGIT_COPIES = 6
+"""Logits, log-probabilities of two steps, their tempered and sorted forms, noise."""
 
 
 class MlxLoader:
@@ -33,6 +35,7 @@ class MlxLoader:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        memory.release_streams_with_thread()
         self._limit_bytes = memory.limit_device(settings)
 
     def load(self, model: ModelRef) -> ModelRunner:
@@ -61,7 +64,7 @@ class MlxLoader:
 
     def _build(self, path: Path, config: dict[str, Any]) -> ModelRunner:
         built, _ = load_model(path, lazy=True, strict=True, trust_remote_code=False)
-        limits = measure(built, config)
+        limits = measure(built, config, self._settings.max_batch)
         row_tokens = min(self._settings.min_context_tokens, limits.context_tokens)
         needed = limits.weights_bytes + limits.row_bytes(row_tokens) + limits.workspace_bytes
         self._require_fit(needed, weights_bytes=limits.weights_bytes)
@@ -88,7 +91,7 @@ class MlxLoader:
         kv.wait(state, logits)
 
 
-def measure(model: Any, config: dict[str, Any]) -> ModelLimits:
+def measure(model: Any, config: dict[str, Any], max_batch: int) -> ModelLimits:
     """What admission must know, from shapes alone: nothing is evaluated."""
     state = make_prompt_cache(model)
     logits = model(mx.array([[0]]), cache=state)
@@ -101,19 +104,20 @@ def measure(model: Any, config: dict[str, Any]) -> ModelLimits:
         weights_bytes=sum(array.nbytes for array in weights),
         kv_bytes_per_token=per_token,
         kv_fixed_bytes=fixed,
-        workspace_bytes=_workspace_bytes(config, vocabulary),
+        workspace_bytes=_workspace_bytes(config, vocabulary, max_batch),
         parameters=int(get_total_parameters(model)),
         architecture=str(config["model_type"]),
     )
 
 
-def _workspace_bytes(config: dict[str, Any], vocabulary: int) -> int:
-    """Float32 activations of one 256-token piece and the logits of a few rows. Attention scores are not in it:
-    Metal and CUDA never hold them whole."""
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    sizes = [text.get(key) for key in ("hidden_size", "intermediate_size")] if text else []
-    width = sum(size for size in sizes if isinstance(size, int))
-    return 4 * (GRID_TOKENS * width * _ACTIVATION_COPIES + 4 * vocabulary)
+def _workspace_bytes(config: dict[str, Any], vocabulary: int, max_batch: int) -> int:
+    """Float32 activations of one 256-token piece, and logits with their filtered copies for a full batch.
+
+    Attention scores are not in it: Metal and CUDA never hold them whole.
+    """
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    width = sum(size for key in ("hidden_size", "intermediate_size") if isinstance(size := text.get(key), int))
+    return 4 * (GRID_TOKENS * width * _ACTIVATION_COPIES + max_batch * vocabulary * _LOGIT_COPIES)
 
 
 def _mib(size_bytes: int) -> str:

@@ -57,6 +57,9 @@ class Row:
         self.reserved_tokens = min(self._longest, self.reserved_tokens + self.reserve_tokens)
 
     def prefilled(self, output: Prefilled) -> None:
+        """Takes progress of the prompt; once the answer has begun, that is an engine's own affair."""
+        if self._first_s is not None:
+            return
         self.done_tokens = output.done_tokens
         self.events.append(PrefillProgress(output.done_tokens, output.total_tokens))
 

@@ -24,6 +24,9 @@ from inference.scheduler.view import RowView, Tally
 
 log = logging.getLogger(__name__)
 
+WORK_S = 0.001
+"""A step shorter than this that gives nothing did nothing."""
+
 
 class Running:
     """All rows of all models. `changed` is set when a slot or memory became free."""
@@ -89,9 +92,13 @@ class Running:
         ticket.mailbox.fail(shown)
 
     def step(self, resident: Resident) -> bool:
-        """One step of one model. False: nothing came of it."""
+        """One step of one model. False: nothing came of it.
+
+        A step that computed in silence (an engine may compute rows again after a fault) is progress all the same; one
+        that returned at once with nothing is not, or an engine that turns in circles would never be found out.
+        """
         self._pulse.begin(f"step {resident.ref.id}", max(self._settings.watchdog_s, 10 * resident.slowest_s))
-        began_s = self._pulse.awake_s
+        began_s, awake_s = self._clock(), self._pulse.awake_s
         try:
             outputs = resident.runner.step()
         except EngineFatal as error:
@@ -100,11 +107,12 @@ class Running:
         except Exception as error:
             self._step_failed(resident, error)
             return True
-        resident.took(self._pulse.awake_s - began_s)
-        if outputs:
+        resident.took(self._pulse.awake_s - awake_s)
+        worked = bool(outputs) or self._clock() - began_s >= WORK_S
+        if worked:
             self._pulse.beat()
-            self._route(resident, outputs)
-        return bool(outputs)
+        self._route(resident, outputs)
+        return worked
 
     def _route(self, resident: Resident, outputs: Sequence[StepOutput]) -> None:
         """Gives each output to its row, then delivers what each row has to say in one piece."""

@@ -105,7 +105,6 @@ class Worker:
         self._residents = Residents(self._loader, self._settings, self._clock, self._pulse, self._publish)
         self._running = Running(self._residents, self._admission, self._settings, self._clock, self._pulse, self._tally)
         self._intake = Intake(self._residents, self._running, self._admission, self._settings, self._tally)
-        self._publish()
         while not self._stop:
             self._turn(self._intake)
         self._close()

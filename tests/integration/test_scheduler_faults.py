@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.engine.scripted import Fault, Script, ScriptedLoader
+from inference.engine.scripted import Fault, Script, ScriptedLoader, ScriptedRunner
 from inference.errors import EngineFatal, GenerationFailed, GenerationStalled
-from inference.events import Event, Failed
-from inference.ports import ModelRef
+from inference.events import Delta, Event, Failed, PrefillProgress
+from inference.ports import ModelRef, Prefilled, StepOutput
 from inference.scheduler import Scheduler
 from tests.scripted import (
     ByteDetokenizer,
@@ -215,6 +215,31 @@ async def test_an_engine_that_only_pretends_to_work_is_a_hang_too() -> None:
         scheduled(script, watchdog_s=0.3, scheduler={"on_hang": hung.set, "dump_fd": null.fileno()}) as scheduler,
     ):
         assert isinstance(error_of(await events(scheduler.submit(request()))), GenerationStalled)
+
+
+async def test_an_engine_that_computes_in_silence_is_not_hung() -> None:
+    """After a fault an engine may compute rows again without a word; their progress is not shown twice either."""
+
+    class Recomputing(ScriptedRunner):
+        silent = 0
+
+        def step(self) -> Sequence[StepOutput]:
+            if self._script.steps == 5 and self.silent < 30:
+                self.silent += 1
+                time.sleep(0.02)
+                return [Prefilled(job_id, 1, 5, 1) for job_id in self._rows] if self.silent == 30 else ()
+            return super().step()
+
+    class Loader(ScriptedLoader):
+        def load(self, model: ModelRef) -> ScriptedRunner:
+            super().load(model).close()
+            return Recomputing(self._script)
+
+    with scheduled(loader=Loader(), watchdog_s=0.2) as scheduler:
+        told = await events(scheduler.submit(request(max_tokens=20)))
+        assert error_of(told) is None and scheduler.alive
+        kinds = [type(event) for event in told]
+        assert PrefillProgress not in kinds[kinds.index(Delta) :]
 
 
 async def test_slow_is_not_hung() -> None:

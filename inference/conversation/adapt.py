@@ -24,6 +24,8 @@ def adapt(turns: Sequence[Turn], tools: Sequence[Tool], shape: Shape, counts: Co
     if tools and not shape.tools:
         counts["tools_as_text"] += 1
         adapted.insert(0, tools_as_text(tools))
+    if shape.names_in_ids:
+        adapted = _named_ids(adapted, counts)
     if shape.calls and not shape.parallel_calls:
         adapted = _one_call_each(adapted, counts)
     adapted = _tool_results(adapted, shape, counts)
@@ -102,6 +104,23 @@ def _call_as_text(call: Call) -> tuple[Text, ...]:
     arguments = call.arguments if call.arguments.text.strip() else replace(call.arguments, text="{}")
     named = Text(name, f"{call.path}.function.name", call.arguments.message)
     return (Text('<tool_call>{"name": '), named, Text(', "arguments": '), arguments, Text("}</tool_call>"))
+
+
+def _named_ids(turns: Sequence[Turn], counts: Counter[str]) -> list[Turn]:
+    """Ids that say the function, numbered through the conversation; ids that already do stay."""
+    number = 0
+    ids: dict[str, str] = {}
+    result: list[Turn] = []
+    for turn in turns:
+        calls = []
+        for call in turn.calls:
+            ids[call.id] = call.id if call.name in call.id else f"functions.{call.name}:{number}"
+            counts["named_ids"] += ids[call.id] != call.id
+            calls.append(replace(call, id=ids[call.id]))
+            number += 1
+        known = ids.get(turn.call_id, turn.call_id) if turn.role is Role.TOOL else ""
+        result.append(replace(turn, calls=tuple(calls), call_id=known))
+    return result
 
 
 def _one_call_each(turns: Sequence[Turn], counts: Counter[str]) -> list[Turn]:

@@ -121,7 +121,7 @@ def _literal_texts(wish: Wish) -> list[str]:
 
 
 def _refuse_cut_fields(expanded: Expanded, nonce: str) -> None:
-    if any(piece.source is None and nonce in piece.text.lower() for piece in expanded.pieces):
+    if any(piece.source is None and nonce in piece.text for piece in expanded.pieces):
         raise TemplateFailed("The model's chat template cuts or rewrites the text of messages.")
 
 

@@ -120,7 +120,8 @@ class Probe:
                 trial = replace(shape, arguments_mapping=mapping, id_chars=id_chars)
                 made = self.made(turns, trial) or self.made([_user(), _calling(_ID)], trial)
                 if made and not (mapping and made.python_repr):
-                    return trial
+                    alone = self.made(turns[:2], trial) or made
+                    return replace(trial, names_in_ids="look" not in "".join(piece.text for piece in alone.pieces))
         return replace(shape, calls=False)
 
     def _results(self, shape: Shape) -> Shape:
@@ -146,16 +147,29 @@ def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
     shape = asked.shape()
     plain = asked.made([_user()], shape)
     header = plain.tail if plain else ""
+    keeps_reasoning = _keeps_reasoning(asked, shape)
     tags = next((tags for tags in _THINK_TAGS if tags[0] in template.literals and tags[1] in template.literals), None)
+    if tags and not keeps_reasoning and not _strips_thoughts(template, tags):
+        tags = None  # it shows answers as they are, thoughts included: taking these apart would lose them
     return Traits(
         shape=shape,
         markers=markers,
         header=header,
         think=tags,
-        opens_thinking=tags is not None and header.rstrip().endswith(tags[0]),
-        keeps_reasoning=_keeps_reasoning(asked, shape),
+        opens_thinking=any(header.rstrip().endswith(opener) for opener, _ in _THINK_TAGS),
+        keeps_reasoning=keeps_reasoning,
         variables=template.variables - _USED_BY_RENDER,
     )
+
+
+def _strips_thoughts(template: JinjaTemplate, tags: tuple[str, str]) -> bool:
+    """Whether the template cuts a thought out of an old answer's text, which it cannot do behind a sentinel."""
+    old = f"{tags[0]}thought word{tags[1]}answer word"
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": old}, {"role": "user", "content": "b"}]
+    try:
+        return "thought word" not in template.render(talk, arguments={})
+    except TemplateFailed:
+        return False
 
 
 def _keeps_reasoning(asked: Probe, shape: Shape) -> bool:

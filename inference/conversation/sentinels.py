@@ -2,8 +2,9 @@
 
 A template sees `Qz<nonce>x000012s"'éQz<nonce>e` where a client wrote text. The three characters in the middle show
 what was done to the field on its way: JSON puts backslashes before the quote, `ensure_ascii` spells the é, Python's
-`repr` escapes the apostrophe. The same is then done to the real text. Client text never passes through the template,
-so it can neither change the template's decisions nor be taken for something the template wrote.
+`repr` escapes the apostrophe; the case of `Qz` tells `upper` and `lower`. The same is then done to the real text.
+Client text never passes through the template, so it can neither change the template's decisions nor be taken for
+something the template wrote.
 
 Whitespace at both ends of a field stays around its sentinel, because templates trim. What survived of it is taken
 back into the field.
@@ -21,10 +22,11 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 
-_PROBE = "\"'é"
-_INERT = re.compile(r"[A-Za-z0-9_.$-]{1,64}")
-
 Escape = Callable[[str], str]
+
+_PROBE = "\"'é"
+_CASES: dict[str, Escape] = {"QZ": str.upper, "qz": str.lower}
+_INERT = re.compile(r"[A-Za-z0-9_.$-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Sentinels:
 
     def __post_init__(self) -> None:
         while not self.nonce or any(self.nonce in text for text in self.avoid):
-            self.nonce = secrets.token_hex(6)
+            self.nonce = f"{secrets.randbelow(10**16):016d}"
 
     def text(self, texts: Sequence[Text], *, required: bool = True) -> str:
         """The template-facing value of texts that stand one after the other. Empty and blank stay what they are."""
@@ -132,8 +134,7 @@ class Sentinels:
         if self.markers.is_inert(name.text) or not name.text.strip():
             return name.text
         if name.text not in self._names:
-            # One sentinel stands for every place of a name, so it is no mark of where a message begins.
-            self._names[name.text] = self._add(Text(name.text, name.path), False, False, required=False)
+            self._names[name.text] = self._add(name, False, False, required=False)
         return self._names[name.text]
 
     @property
@@ -159,12 +160,14 @@ def _expand(rendered: str, nonce: str, fields: Sequence[_Field]) -> Expanded:
     seen: set[int] = set()
     forms: set[str] = set()
     unknown = cursor = 0
-    for match in re.finditer(rf"Qz{nonce}x(\d{{6,}})s(.{{0,64}}?)Qz{nonce}e", rendered, re.DOTALL):
-        number, form = int(match[1]), match[2]
+    sentinel = re.compile(rf"(qz){nonce}x(\d{{6,}})s(.{{0,64}}?)qz{nonce}e", re.DOTALL | re.IGNORECASE)
+    for match in sentinel.finditer(rendered):
+        number, form = int(match[2]), match[3].lower()
         found = fields[number]
-        escape = _ESCAPES.get(form)
-        unknown += escape is None
-        write = escape or _same
+        unknown += form not in _ESCAPES
+        write = _ESCAPES.get(form, _same)
+        if match[1] in _CASES:
+            write = _in_turn((write, _CASES[match[1]]))
         head = rendered[cursor : match.start()]
         lead = _shared_end(head, found.lead, write) if found.lead else ""
         cursor, trail = _shared_start(rendered, match.end(), found.trail, write)

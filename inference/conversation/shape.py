@@ -22,7 +22,8 @@ class Shape:
 
     `alternates`: user and assistant must take turns, user first. `orphan_results`: a tool result whose call is gone.
     `content_with_calls`: text and calls in one assistant message. `raw_arguments`: arguments that are not a JSON
-    object may be given as text. `id_chars`: the exact length the template wants of call ids (0: any).
+    object may be given as text. `id_chars`: the exact length the template wants of call ids (0: any). `names_in_ids`:
+    the template shows a call's id but not its function (Kimi, whose own ids are `functions.NAME:NUMBER`).
     """
 
     system: SystemPlace = SystemPlace.ANYWHERE
@@ -38,6 +39,7 @@ class Shape:
     orphan_results: bool = True
     content_list: bool = False
     id_chars: int = 0
+    names_in_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,8 @@ class Traits:
     """Everything probed once per model.
 
     `header` is the usual text that opens an assistant's turn. `think` are the model's think tags when its template
-    knows them, `opens_thinking` that the header already holds the opener. `variables` are the arguments the template
-    reads (`enable_thinking` ...). `keeps_reasoning`: reasoning of the last turns is shown to the model at all.
+    takes thoughts apart from answers, `opens_thinking`: the header already holds the opener. `variables` are the
+    arguments the template reads (`enable_thinking` ...). `keeps_reasoning`: reasoning of the last turns is shown.
     """
 
     shape: Shape = field(default_factory=Shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import re
+import secrets
 import time
 from itertools import pairwise
 
@@ -155,6 +156,9 @@ def assert_sources_exact(style: str, conversation: Conversation, prompt: Prompt)
         if re.fullmatch(r"tools\[\d+\].function", span.path):
             assert lookup(body, span.path)["name"] in shown
             continue
+        if style == "id_names" and span.path.endswith("id"):
+            assert shown.strip().startswith("functions.")
+            continue
         if shown == span.path.rpartition(".")[2]:
             continue  # a key, found under its own name
         value = str(lookup(body, span.path)).replace("\r\n", "\n").strip()
@@ -288,18 +292,19 @@ def test_a_name_cannot_complete_a_marker_the_template_leaves_open() -> None:
 
 
 def test_user_text_that_looks_like_a_sentinel_is_text() -> None:
-    sentinels = Sentinels(nonce="0123456789ab")
+    sentinels = Sentinels(nonce="0123456789012345")
     first = sentinels.one(Text("hello", "a"))
-    fake = Sentinels(nonce="0123456789ab").one(Text("", "b")) + first
+    fake = Sentinels(nonce="0123456789012345").one(Text("", "b")) + first
     second = sentinels.one(Text(fake, "c"))
     expanded = sentinels.expand(f"[{first}|{second}]")
     assert "".join(piece.text for piece in expanded.pieces) == f"[hello|{fake}]"
 
 
-def test_a_nonce_that_a_client_wrote_is_not_used() -> None:
-    sentinels = Sentinels(avoid=["x"])
+def test_a_nonce_that_a_client_wrote_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({Sentinels().nonce for _ in range(50)}) == 50
-    assert "x" not in sentinels.nonce
+    drawn = iter([7, 7, 9])
+    monkeypatch.setattr(secrets, "randbelow", lambda _: next(drawn))
+    assert Sentinels(avoid=["0000000000000007"]).nonce == "0000000000000009"
 
 
 # --- junk and size ----------------------------------------------------------------------------------------------

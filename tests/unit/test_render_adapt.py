@@ -8,6 +8,7 @@ from inference.conversation.probe import probe
 from inference.conversation.render import render_with_notes
 from inference.conversation.shape import Shape, SystemPlace
 from inference.conversation.template import JinjaTemplate
+from inference.conversation.text_model import TextModel
 from inference.errors import TemplateFailed
 from tests.conversations import AGENT_LOOP, READ, assistant, call, full_text, lost_texts, result, system, talk, user
 from tests.tokenizers_in_code import STYLES, template_source, text_model
@@ -30,6 +31,8 @@ SHAPES = {
     ),
     "parts_only": Shape(tools=False, calls=False, parallel_calls=False, tool_role=False, content_list=True),
     "argument_text": Shape(tools=False, arguments_mapping=False),
+    "sorted_values": Shape(),
+    "id_names": Shape(names_in_ids=True),
 }
 
 
@@ -141,6 +144,27 @@ def test_short_ids_are_digests_that_agree() -> None:
     assert f'"call_id": "{call_id}"' in text
 
 
+def test_where_only_ids_are_shown_they_say_the_function() -> None:
+    text, notes = told("id_names", "results out of order")
+    assert "<|call|>functions.read_file:0<|sep|>" in text
+    assert "## Return of functions.read_file:1\nr2" in text
+    assert notes == {"named_ids": 2}
+    own = talk(user("a"), assistant("", call("functions.read_file:7")), result("functions.read_file:7", "r"))
+    assert render_with_notes(text_model("id_names"), own).adaptations == {}
+
+
+def test_thoughts_are_taken_apart_only_where_the_template_does_it() -> None:
+    showing = JinjaTemplate(
+        "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}{# <think> #}{{ '<think></think>' }}"
+    )
+    assert probe(showing, []).think is None
+    assert text_model("sorted_values").traits.think == ("<think>", "</think>")
+    thinking = talk(user("a"), assistant("<think>old thought</think>answer"), user("b"))
+    text = full_text(text_model("sorted_values"), render_with_notes(text_model("sorted_values"), thinking).prompt.ids)
+    assert "old thought" not in text
+    assert "answer" in text
+
+
 def test_crlf_is_a_line_feed_and_counted() -> None:
     text, notes = told("chatml", "crlf")
     assert "\r" not in text
@@ -160,31 +184,29 @@ PICKY = (
 
 
 def test_a_role_that_a_template_silently_drops_is_told_as_text() -> None:
-    template = JinjaTemplate(PICKY)
-    model = text_model()
-    traits = probe(template, [])
-    dropping = type(model)(model.tokenizer, template, 1 << 20, traits=traits)
+    dropping = made_of(PICKY)
     conversation = talk(user("a"), assistant("", call("c1")), result("c1", "must be read"))
     assert not lost_texts(dropping, conversation, render_with_notes(dropping, conversation).prompt)
 
 
-CUTTING = "{% for m in messages %}{{ m.content[:20] }}{% endfor %}"
-SHOUTING = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
-
-
-@pytest.mark.parametrize("source", [CUTTING, SHOUTING])
-def test_a_template_that_rewrites_text_is_refused(source: str) -> None:
-    model = text_model()
+def made_of(source: str) -> TextModel:
     template = JinjaTemplate(source)
-    cutting = type(model)(model.tokenizer, template, 1 << 20, traits=probe(template, []))
+    return TextModel(text_model().tokenizer, template, 1 << 20, traits=probe(template, []))
+
+
+def test_a_template_that_cuts_text_is_refused() -> None:
     with pytest.raises(TemplateFailed, match="cuts or rewrites"):
-        render_with_notes(cutting, talk(user("hello")))
+        render_with_notes(made_of("{% for m in messages %}{{ m.content[:20] }}{% endfor %}"), talk(user("hello")))
+
+
+def test_upper_and_lower_case_are_understood() -> None:
+    model = made_of("{% for m in messages %}{{ m.content | upper }}|{{ m.content | lower | tojson }}{% endfor %}")
+    text = full_text(model, render_with_notes(model, talk(user(' Grüße "Du"'))).prompt.ids)
+    assert text == ' GRÜSSE "DU"|" grüße \\"du\\""'
 
 
 def test_html_escaping_templates_are_understood() -> None:
-    model = text_model()
-    template = JinjaTemplate("{% for m in messages %}{{ m.content | e }}|{{ m.content | e | tojson }}{% endfor %}")
-    escaping = type(model)(model.tokenizer, template, 1 << 20, traits=probe(template, []))
+    escaping = made_of("{% for m in messages %}{{ m.content | e }}|{{ m.content | e | tojson }}{% endfor %}")
     text = full_text(escaping, render_with_notes(escaping, talk(user('a < "b"'))).prompt.ids)
     assert text == 'a &lt; &#34;b&#34;|"a &lt; &#34;b&#34;"'
 

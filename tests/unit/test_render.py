@@ -324,9 +324,8 @@ def test_any_arguments_in_the_history_render(style: str, arguments: str) -> None
         assert not lost_texts(text_model(style), conversation, rendered.prompt)
 
 
-@pytest.mark.parametrize("style", [style for style in STYLES if style != "channels"])
+@pytest.mark.parametrize("style", ["chatml", "strict_system", "alternating"])
 def test_ten_thousand_messages_render(style: str) -> None:
-    """The channels template itself looks at all later messages for each call; it has its own, smaller test."""
     turns = [message for n in range(2500) for message in (user(f"q {n}"), assistant(f"a {n}"))]
     loop = [assistant("", call("call_1")), result("call_1", "r")] * 2499
     conversation = talk(system("s"), *turns, *loop, user("end"))

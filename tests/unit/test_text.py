@@ -96,6 +96,27 @@ def test_a_model_without_template_is_served_raw(tmp_path: Path) -> None:
     assert load_text(directory(tmp_path, chat_template__jinja=None)).template is None
 
 
+@pytest.mark.slow
+def test_an_older_tokenizer_is_converted(tmp_path: Path) -> None:
+    """The one path that imports transformers, in a process of its own: it warns and takes seconds."""
+    model = json.loads(byte_level())["model"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    directory(
+        tmp_path,
+        tokenizer__json=None,
+        vocab__json=model["vocab"],
+        merges__txt="\n".join(["#version: 0.2", *merges]),
+        tokenizer_config__json={"tokenizer_class": "GPT2Tokenizer"},
+    )
+    code = (
+        "import pickle, sys\nfrom pathlib import Path\nfrom inference.engine.text import load_text\n"
+        "own = pickle.loads(pickle.dumps(load_text(Path(sys.argv[1])))).tokenizer\n"
+        "print(own.decode(own.encode_field('the quick dog')))"
+    )
+    run = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "the quick dog"
+
+
 def test_the_digest_follows_template_and_tokenizer(tmp_path: Path) -> None:
     one = load_text(directory(tmp_path / "one"))
     same = load_text(directory(tmp_path / "same"))

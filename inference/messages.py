@@ -55,7 +55,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call. `parameters` is its JSON schema, `strict` as the client sent it."""
+    """A function the model may call. `parameters` is its JSON schema, `strict` as the client sent it.
+
+    `path` is the object in the request that holds name and description, e.g. `tools[2].function`.
+    """
 
     name: str
     description: str = ""

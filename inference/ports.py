@@ -56,9 +56,10 @@ class Tokenizer(Protocol):
         """Ids of a raw completion prompt: BOS if the model wants one, then the text as `encode_field`."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, structural ones left out."""
+        """Text of ids, those flagged special left out."""
 
-    def detokenizer(self) -> Detokenizer: ...
+    def detokenizer(self, shown: frozenset[int] = frozenset()) -> Detokenizer:
+        """For one answer. Special ids are silent, except those in `shown`."""
 
 
 class ChatTemplate(Protocol):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +14,7 @@ from mlxd.api.refusals import refuse_chat
 from mlxd.api.schemas import ChatRequest
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
-
-FOLDER = Path(os.environ.get("MLXD_TEST_TRAFFIC") or Path(__file__).parents[3] / "shared" / "traffic")
-
-
-def recorded() -> Iterator[tuple[str, dict[str, Any]]]:
-    for file in sorted(FOLDER.glob("*/*.jsonl")):
-        if file.name.endswith(".responses.jsonl"):
-            continue
-        for line in file.read_text().splitlines():
-            request = json.loads(line)
-            if request["method"] == "POST" and request["path"].partition("?")[0] == "/v1/chat/completions":
-                yield f"{file.parent.name}/{file.stem}/{request['seq']}", request["body"]
-
-
-REQUESTS = list(recorded()) if FOLDER.is_dir() else []
+from tests.recorded import REQUESTS, has_image, needs_recordings
 
 
 def read(body: dict[str, Any]) -> Conversation:
@@ -40,12 +23,7 @@ def read(body: dict[str, Any]) -> Conversation:
     return convert_chat(request)
 
 
-def has_image(body: dict[str, Any]) -> bool:
-    contents = [message.get("content") for message in body["messages"]]
-    return any(part["type"] == "image_url" for content in contents if isinstance(content, list) for part in content)
-
-
-@pytest.mark.skipif(not REQUESTS, reason="no recorded traffic: name its folder in MLXD_TEST_TRAFFIC")
+@needs_recordings
 def test_there_are_enough() -> None:
     assert len(REQUESTS) > 50 and len({name.split("/")[0] for name, _ in REQUESTS}) >= 6
 

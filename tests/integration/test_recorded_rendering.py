@@ -1,16 +1,8 @@
-"""Every recorded chat request of real agent clients, rendered with every style of template: whole, and explained.
-
-The recordings are no part of the repository; the folder is named by MLXD_TEST_TRAFFIC, or lies beside the checkout.
-"""
+"""Every recorded chat request of real agent clients, rendered with every style of template: whole, and explained."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,25 +11,16 @@ from inference.messages import Conversation
 from mlxd.api.convert import convert_chat
 from mlxd.api.schemas import ChatRequest
 from tests.conversations import full_text, lost_texts
+from tests.recorded import chat_requests, needs_recordings
 from tests.tokenizers_in_code import STYLES, text_model
 
-TRAFFIC = Path(os.environ.get("MLXD_TEST_TRAFFIC") or Path(__file__).parents[2] / ".." / "shared" / "traffic")
-
-
-def recorded() -> Iterator[tuple[str, dict[str, Any]]]:
-    for file in sorted(TRAFFIC.glob("*/*.jsonl")):
-        if file.name.endswith(".responses.jsonl"):
-            continue
-        for line in file.read_text(encoding="utf-8").splitlines():
-            request = json.loads(line)
-            if request["path"].partition("?")[0].endswith("/chat/completions"):
-                yield f"{file.parent.name}/{file.stem}#{request['seq']}", request["body"]
+pytestmark = needs_recordings
 
 
 def conversations() -> list[tuple[str, Conversation]]:
     """Pictures are left out: this test is about text."""
     made = []
-    for name, body in recorded():
+    for name, body in chat_requests():
         for message in body["messages"]:
             if isinstance(message.get("content"), list):
                 message["content"] = [part for part in message["content"] if part["type"] == "text"]
@@ -47,10 +30,7 @@ def conversations() -> list[tuple[str, Conversation]]:
 
 @pytest.fixture(scope="module")
 def traffic() -> list[tuple[str, Conversation]]:
-    found = conversations()
-    if not found:
-        pytest.skip(f"no recorded traffic at {TRAFFIC}; name its folder with MLXD_TEST_TRAFFIC")
-    return found
+    return conversations()
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -14,12 +14,12 @@ PAGE = "dashboard/status.html"
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A served model as the page shows it; figures are None while it is not in memory."""
+    """A served model as the page shows it; bytes are None and `context` (tokens) is a dash while it is not in memory."""
 
     id: str
     state: str
     error: str
-    context_tokens: int | None
+    context: str
     weights_bytes: int | None
     kv_bytes: int | None
     rows: int
@@ -55,7 +55,7 @@ def _model_row(served: runtime.ServedModel, view: runtime.RuntimeView) -> ModelR
         id=served.id,
         state=resident.state.value if resident else "not loaded",
         error=resident.error if resident else "",
-        context_tokens=limits.context_tokens if limits else None,
+        context=f"{limits.context_tokens:,}" if limits else "–",
         weights_bytes=limits.weights_bytes if limits else None,
         kv_bytes=resident.kv_bytes if resident and limits else None,
         rows=resident.rows if resident else 0,

@@ -14,7 +14,7 @@ PAGE = "dashboard/status.html"
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A served model as the page shows it; bytes are None and `context` (tokens) is a dash while it is not in memory."""
+    """A served model as the page shows it. While it is not in memory bytes are None and `context` (tokens) a dash."""
 
     id: str
     state: str

@@ -14,7 +14,7 @@ import click
 from mlxd.cli.options import state_dir_option
 from mlxd.paths import StateDir, resolve_state_dir
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,10 @@ def _print(rows: list[ModelRow]) -> None:
 
 
 def _cells(row: ModelRow) -> tuple[str, ...]:
-    size = f"{row.size_bytes / GIB:.1f} GiB" if row.size_bytes else "-"
+    size = _size(row.size_bytes) if row.size_bytes else "-"
     context = f"{row.context_tokens:,}" if row.context_tokens else "-"
     return (row.id, size, context, row.kind or "-", row.state or "-")
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB / 10 else f"{size_bytes / MIB:.1f} MiB"

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference.errors import ModelError, ModelTooLarge
+from inference.errors import MemoryPressure, ModelError, ModelTooLarge
 from inference.ports import Clock, ModelLimits, ModelLoader, ModelRef, ModelRunner
 from inference.scheduler.pulse import Pulse
 from inference.scheduler.row import Row
@@ -162,7 +162,7 @@ class Residents:
         self.load(resident.ref, number, ModelState.REBUILDING)
 
     def _not_loaded(self, ref: ModelRef, error: Exception) -> None:
-        if isinstance(error, ModelTooLarge) and self._by_id:
+        if isinstance(error, ModelTooLarge | MemoryPressure) and self._by_id:
             self.crowded(ref)
             return
         self._beside.pop(ref.id, None)

@@ -220,8 +220,11 @@ async def test_a_big_request_is_not_starved_by_small_ones() -> None:
 async def test_idle_models_make_room_for_rows_and_for_models_that_do_not_fit_beside_them() -> None:
     class Tight(ScriptedLoader):
         def load(self, model: ModelRef):  # type: ignore[no-untyped-def]
-            if self.memory().active_bytes + self._scripts[model.id].limits.weights_bytes > self.limit_bytes:
-                raise ModelTooLarge("too large beside the others")
+            weights_bytes = self._scripts[model.id].limits.weights_bytes
+            if weights_bytes > self.limit_bytes:
+                raise ModelTooLarge("too large for this machine")
+            if self.memory().active_bytes + weights_bytes > self.limit_bytes:
+                raise MemoryPressure("too large beside the others")
             return super().load(model)
 
     made = Tight(

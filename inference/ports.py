@@ -193,7 +193,7 @@ class ModelLoader(Protocol):
     """Loads models on the worker thread and reads the device's memory there."""
 
     def load(self, model: ModelRef) -> ModelRunner:
-        """Raises `ModelError`, or `MemoryPressure` when only other models are in the way; nothing stays allocated then."""
+        """Raises `ModelError`, or `MemoryPressure` when only other models are in the way. Then nothing stays."""
 
     def memory(self) -> DeviceMemory: ...
 

@@ -148,7 +148,7 @@ class Daemon:
         instance.publish(self._state, self.url)
         print(start_banner(self._config, self.url, [model.id for model in self._runtime.models]), flush=True)  # noqa: T201
         events.info("listening", url=self.url, version=__version__, models=len(self._runtime.models))
-        if self._runtime.models:
+        if self._config.models or self._config.demo:  # what merely lies in the cache waits until it is asked for
             self._warm_up(loop)
 
     @property

@@ -77,7 +77,7 @@ class Runtime:
         if not self.models:
             raise ModelNotFound("No model is served. Start mlxd with --model or --demo.", param="model")
         if name is None or name in PLACEHOLDERS:
-            return self.models[0]
+            return self.default()
         for model in self.models:
             if model.answers_to(name):
                 return model
@@ -86,6 +86,11 @@ class Runtime:
             return self.models[0]
         known = ", ".join(model.id for model in self.models[:8])
         raise ModelNotFound(f"There is no model {name[:64]!r} here. Served: {known}.", param="model")
+
+    def default(self) -> ServedModel:
+        """Who answers when a request names nobody: the first served model that is in memory, else the first."""
+        resident = {model.id for model in self.scheduler.snapshot().models if model.limits is not None}
+        return next((model for model in self.models if model.id in resident), self.models[0])
 
     async def text(self, model: ServedModel) -> TextModel:
         """The tokenizer and template of a model, read once, off the loop. Raises `ModelError`."""

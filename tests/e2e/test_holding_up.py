@@ -197,6 +197,15 @@ def test_a_hang_is_seen_told_and_ends_the_process(scripted: Serve) -> None:
     assert "most recent call first" in (served.state_dir / "logs" / "stacks.txt").read_text()
 
 
+def test_a_native_abort_is_no_clean_end(scripted: Serve) -> None:
+    served = scripted({"decode_s": 0.02, "step_faults": {"10": "ABORT"}})
+    with streaming(served) as response:
+        lines = events(response)
+    assert "[DONE]" not in lines
+    assert lines[-1].startswith("connection: "), "a client must not take half an answer for a whole one"
+    assert served.process.wait(10) == -signal.SIGABRT
+
+
 def test_one_failed_row_leaves_the_others_alone(scripted: Serve) -> None:
     served = scripted({"decode_s": 0.02, "step_faults": {"20": "ROW"}})
     answers: list[list[str]] = []

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def serve(mlxd: Path, scratch: Path) -> None:
-    """Runs `mlxd serve --demo` from the wheel, asks it one question and looks at its page; SIGTERM must end it with 0."""
+    """Serves the demo model from the wheel, asks it one question, looks at its page; SIGTERM must end it with 0."""
     command = [mlxd, "serve", "--demo", "--port", "0", "--state-dir", scratch / "state"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLXD_")}
     log = scratch / "serve.log"

@@ -1,21 +1,21 @@
 """Every error the core raises: one tree, a stable `code` each, translated to HTTP once, at the edge.
 
-    InferenceError
-    ├── RequestError            the request is wrong; the same request will be refused again
-    │   ├── InvalidParameter        a field is out of range or contradicts another
-    │   ├── UnsupportedParameter    a field this server understands and does not offer
-    │   ├── PromptTooLong           the prompt leaves no room for one token
-    │   ├── ModelNotFound
-    │   ├── ModelHasNoVision
-    │   └── TemplateFailed          the model's chat template cannot render these messages
-    ├── BusyError               right request, wrong moment; retry later
-    │   ├── QueueFull · QueueTimeout · Draining · ModelLoading · MemoryPressure
-    ├── ModelError              a model that cannot be served; retrying does not help
-    │   ├── InvalidModel · UnsafeModel · ModelTooLarge
-    └── EngineError             the server's fault
-        ├── GenerationFailed        this request only; the engine lives on
-        ├── GenerationStalled       the watchdog ended it
-        └── EngineFatal             the engine's state is unsafe and is rebuilt
+InferenceError
+├── RequestError            the request is wrong; the same request will be refused again
+│   ├── InvalidParameter        a field is out of range or contradicts another
+│   ├── UnsupportedParameter    a field this server understands and does not offer
+│   ├── PromptTooLong           the prompt leaves no room for one token
+│   ├── ModelNotFound
+│   ├── ModelHasNoVision
+│   └── TemplateFailed          the model's chat template cannot render these messages
+├── BusyError               right request, wrong moment; retry later
+│   ├── QueueFull · QueueTimeout · Draining · ModelLoading · MemoryPressure
+├── ModelError              a model that cannot be served; retrying does not help
+│   ├── InvalidModel · UnsafeModel · ModelTooLarge
+└── EngineError             the server's fault
+    ├── GenerationFailed        this request only; the engine lives on
+    ├── GenerationStalled       the watchdog ended it
+    └── EngineFatal             the engine's state is unsafe and is rebuilt
 """
 
 from __future__ import annotations

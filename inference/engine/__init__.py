@@ -1,1 +1,1 @@
-"""The only room that knows MLX, its model libraries and the tokenizer library. Importing this package imports nothing."""
+"""The only room that knows MLX, its model libraries and the tokenizer library. Importing it imports none of them."""

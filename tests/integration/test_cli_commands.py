@@ -129,7 +129,7 @@ def test_models_lists_what_is_here(home, tmp_path):
     assert rows.keys() == {"o/text", "o/eyes"}
     assert rows["o/text"] | {"context_tokens": 32768, "kind": "text", "size_bytes": 1000, "state": ""} == rows["o/text"]
     assert rows["o/eyes"]["kind"] == "vision"
-    assert re.search(r"o/text +0\.0 GiB +32,768 +text", run(home, "models")[0].stdout)
+    assert re.search(r"o/text +0\.0 MiB +32,768 +text", run(home, "models")[0].stdout)
 
 
 def test_models_says_what_a_running_daemon_serves(home, tmp_path, peer):

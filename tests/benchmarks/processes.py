@@ -1,0 +1,112 @@
+"""The servers and loops that are measured, each a process of its own with the same BLAS and threads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.benchmarks import machine
+from tests.e2e.daemon import MLXD, ServedDaemon
+
+ROOT = Path(__file__).parents[2]
+START_S = 60.0
+
+
+@contextmanager
+def mlxd(
+    model: Path, *arguments: str, threads: int = 1, command: Sequence[str] = MLXD, **variables: str
+) -> Iterator[ServedDaemon]:
+    """`mlxd serve --model MODEL ARGUMENTS`, ready."""
+    with tempfile.TemporaryDirectory(prefix="mlxd-benchmark-") as made:
+        served = ServedDaemon(
+            Path(made) / "state",
+            ["--model", str(model), *arguments],
+            command=command,
+            environment={**machine.blas(threads), **variables},
+        )
+        with served:
+            served.wait_ready()
+            yield served
+
+
+def module(name: str) -> tuple[str, ...]:
+    """The command that runs a module of the tests."""
+    start = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_module({name!r}, run_name='__main__')"
+    return (sys.executable, "-P", "-c", start)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server of somebody else's."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def mlx_lm_server(model: Path, *, threads: int = 1) -> Iterator[Peer | str]:
+    """`mlx_lm.server` with its own defaults, ready; or why there is none."""
+    port = machine.free_port()
+    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        environment = machine.environment(threads, HF_HUB_OFFLINE="1")
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            yield Peer(url, process.pid) if _answers(process, url) else "mlx_lm.server did not start"
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+    until_s = time.monotonic() + START_S
+    while time.monotonic() < until_s and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return True
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    return False
+
+
+class BareLoop:
+    """`mlx_lm.stream_generate` in a child, nothing around it (see `bare_loop.py`)."""
+
+    def __init__(self, model: Path, *, threads: int = 1) -> None:
+        self._process = subprocess.Popen(
+            [*module("tests.benchmarks.bare_loop"), str(model)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=machine.environment(threads),
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def __enter__(self) -> BareLoop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=10)
+
+    def run(self, content: str, max_tokens: int) -> dict[str, Any]:
+        """`tokens`, `token_s` (time per token after the first) and `ttft_s`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps({"content": content, "max_tokens": max_tokens}), file=self._process.stdin, flush=True)
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return found

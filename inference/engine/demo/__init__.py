@@ -19,8 +19,8 @@ With `OPENBLAS_NUM_THREADS=1`, a preloaded OpenBLAS and `python -m inference.eng
     --steps 1000 --go-on --seed 302      everything as the code is now                                        0.044
 
 The mixture (KINDS, FACTS, COPYING) was tuned between the stages, so this is a record and not a recipe that gives the
-same bytes. One run of the code as it is, with its default of 5000 steps, is the same amount of training and has not been
-tried. All in all 5,000 steps, about 4.9 million tokens, 49 minutes on a busy CPU (1,100 to 2,600 tokens/s).
+same bytes. One run of the code as it is, with its default of 5000 steps, is the same amount of training and has not
+been tried. All in all 5,000 steps, about 4.9 million tokens, 49 minutes on a busy CPU (1,100 to 2,600 tokens/s).
 
 What came out (greedy, `evaluate.measure`, thinking on):
 
@@ -28,8 +28,9 @@ What came out (greedy, `evaluate.measure`, thinking on):
     weather tool, cities never seen, 1-2 tools    30 of 40 calls with the right tool, parameter and city
     held-out phrasing of each of 39 intents       33 of 39 with exactly the intent's answer
 
-The mixture was tuned looking at these figures, so they flatter a little. By kind, on 120 other held-out sums: additions
-25 of 25 with single digits and 49 of 56 with more, differences 3 of 3 and 14 of 31, and none of 5 with a negative result.
+The mixture was tuned looking at these figures, so they flatter a little. By kind, on another 120 draws of held-out
+sums: additions 25 of 25 with single digits and 49 of 56 with more, differences 3 of 3 and 14 of 31, and none of 5 with
+a negative result.
 
 float32, because on Linux without a BLAS preload it decodes fastest: 250 tokens/s against 160 (bfloat16), 90 (float16)
 and 170 (8 bit), measured on an early model of this shape with one key head.

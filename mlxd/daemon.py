@@ -27,6 +27,7 @@ from inference.engine.text import load_text
 from inference.errors import InferenceError
 from inference.ports import ModelLimits, ModelLoader
 from inference.scheduler import Scheduler, SchedulerSettings
+from inference.streaming.splitter import ReasoningMode
 from mlxd import __version__, instance, log, runtime
 from mlxd.api import policy
 from mlxd.banner import start_banner
@@ -107,6 +108,7 @@ class Daemon:
             load_text=load_text,
             strict_models=config.strict_models,
             max_context_tokens=config.max_context_tokens,
+            reasoning=ReasoningMode(config.reasoning),
             version=__version__,
         )
 

@@ -16,12 +16,14 @@ from pathlib import Path
 
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
+from inference.conversation.thinking import left_open, likely_tags, silent_ids, think_tags
 from inference.errors import ModelLoading, ModelNotFound, PromptTooLong
 from inference.messages import Conversation
 from inference.params import GenerationParams
 from inference.ports import ModelRef
-from inference.scheduler import Generation, Request, Scheduler, SchedulerView
-from inference.tokens import TokenIds
+from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
+from inference.streaming.splitter import ReasoningMode
+from inference.tokens import Prompt, TokenIds
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
 """Names that clients send when they do not care; they mean the default model."""
@@ -60,7 +62,10 @@ class RuntimeView:
 
 @dataclass(slots=True)
 class Runtime:
-    """One per process. `load_text` reads a model's tokenizer and template from its directory."""
+    """One per process. `load_text` reads a model's tokenizer and template from its directory.
+
+    `reasoning`: how thoughts are told from answers; `auto` looks where each prompt leaves the model.
+    """
 
     models: tuple[ServedModel, ...]
     scheduler: Scheduler
@@ -68,6 +73,7 @@ class Runtime:
     load_text: Callable[[Path], TextModel]
     strict_models: bool = False
     max_context_tokens: int = 0
+    reasoning: ReasoningMode = ReasoningMode.AUTO
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
@@ -141,8 +147,23 @@ class Runtime:
                 params=params,
                 context_tokens=context_tokens,
                 client=client,
+                thinking=None if conversation is None else self.thinking(text, prompt),
             )
         )
+
+    def thinking(self, text: TextModel, prompt: Prompt) -> Thinking | None:
+        """How the answer to a conversation is split; None where its markers, if any, stay text.
+
+        A prompt that has closed its thought (thinking switched off) is never answered mid-thought.
+        """
+        told = self.reasoning is ReasoningMode.PREFILLED
+        tags = likely_tags(text) if told else think_tags(text)
+        if tags is None or self.reasoning is ReasoningMode.OFF:
+            return None
+        inside = left_open(text.tokenizer, prompt, tags)
+        inside = told if inside is None else inside
+        mode = ReasoningMode.PREFILLED if inside else ReasoningMode.AUTO
+        return Thinking(*tags, mode, silent_ids(text.tokenizer, tags))
 
     def live(self) -> bool:
         """False within two seconds of the worker's death."""

@@ -15,7 +15,7 @@ from inference.engine.scripted import EOS, Script, ScriptedLoader
 from inference.events import Delta, Event, Failed, Finished
 from inference.params import GenerationParams, SamplingParams, StopConditions
 from inference.ports import Job, ModelRef
-from inference.scheduler import Generation, Request, Scheduler, SchedulerSettings
+from inference.scheduler import Generation, Request, Scheduler, SchedulerSettings, Thinking
 from inference.tokens import Prompt, TokenIds
 
 MODEL = ModelRef("scripted", Path("scripted"))
@@ -49,7 +49,7 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token < 256).decode(errors="replace")
 
-    def detokenizer(self) -> ByteDetokenizer:
+    def detokenizer(self, shown: frozenset[int] = frozenset()) -> ByteDetokenizer:
         return ByteDetokenizer()
 
 
@@ -62,6 +62,7 @@ def request(
     model: ModelRef = MODEL,
     context_tokens: int = 65_536,
     seed: int | None = None,
+    thinking: Thinking | None = None,
     **fields: Any,
 ) -> Request:
     """A request whose prompt is the bytes of `text`."""
@@ -79,6 +80,7 @@ def request(
         params=params,
         context_tokens=context_tokens,
         client=client,
+        thinking=thinking,
     )
 
 

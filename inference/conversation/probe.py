@@ -16,7 +16,7 @@ from inference.conversation.turns import Call, Turn
 from inference.errors import TemplateFailed
 from inference.messages import Role, Tool
 
-_THINK_TAGS = (
+THINK_TAGS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<seed:think>", "</seed:think>"),
@@ -148,7 +148,7 @@ def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
     plain = asked.made([_user()], shape)
     header = plain.tail if plain else ""
     keeps_reasoning = _keeps_reasoning(asked, shape)
-    tags = next((tags for tags in _THINK_TAGS if tags[0] in template.literals and tags[1] in template.literals), None)
+    tags = next((tags for tags in THINK_TAGS if tags[0] in template.literals and tags[1] in template.literals), None)
     if tags and not keeps_reasoning and not _strips_thoughts(template, tags):
         tags = None  # it shows answers as they are, thoughts included: taking these apart would lose them
     return Traits(
@@ -156,7 +156,7 @@ def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
         markers=markers,
         header=header,
         think=tags,
-        opens_thinking=any(header.rstrip().endswith(opener) for opener, _ in _THINK_TAGS),
+        opens_thinking=any(header.rstrip().endswith(opener) for opener, _ in THINK_TAGS),
         keeps_reasoning=keeps_reasoning,
         variables=template.variables - _USED_BY_RENDER,
     )

@@ -1,6 +1,6 @@
 """One GPU worker thread owns models and KV; here is who it works for, in which order, and what if it cannot."""
 
-from inference.scheduler.request import Generation, Request
+from inference.scheduler.request import Generation, Request, Thinking
 from inference.scheduler.scheduler import Scheduler
 from inference.scheduler.settings import SchedulerSettings
 from inference.scheduler.view import Counters, ModelState, ModelView, RowView, SchedulerView
@@ -15,4 +15,5 @@ __all__ = [
     "Scheduler",
     "SchedulerSettings",
     "SchedulerView",
+    "Thinking",
 ]

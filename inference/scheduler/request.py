@@ -9,14 +9,28 @@ from inference.events import Event
 from inference.params import GenerationParams
 from inference.ports import ModelRef, Tokenizer
 from inference.scheduler.mailbox import Mailbox
+from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How thoughts are told from the answer. `shown` are the markers' ids where these are otherwise silent tokens.
+
+    `mode`: `prefilled` when the prompt ends in the middle of a thought.
+    """
+
+    opener: str = "<think>"
+    closer: str = "</think>"
+    mode: ReasoningMode = ReasoningMode.AUTO
+    shown: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A validated, rendered request. `client` is its key in the fair queue; "" is shared by all who have none.
 
-    `context_tokens` is the room for prompt and answer together.
+    `context_tokens` is the room for prompt and answer together. Without `thinking` the whole answer is content.
     """
 
     id: str
@@ -26,6 +40,7 @@ class Request:
     params: GenerationParams
     context_tokens: int
     client: str = ""
+    thinking: Thinking | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -1,12 +1,21 @@
-"""A running request on the worker thread: tokens in, events out (detokenise, find stop strings, count, time)."""
+"""A running request on the worker thread: tokens in, events out (detokenise, find stop strings, split, count, time).
+
+Stop strings are looked for in all the text of an answer, thoughts and their markers included: the answer ends where
+the client said, in whichever channel that is.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from inference.errors import InferenceError
 from inference.events import Delta, Event, Failed, Finished, FinishReason, PrefillProgress, Usage
 from inference.ports import Job, Prefilled, Sampled
-from inference.scheduler.request import Ticket
+from inference.scheduler.request import Thinking, Ticket
 from inference.scheduler.view import RowView
+from inference.streaming.splitter import Piece, ReasoningMode, Splitter
 from inference.streaming.stop import StopMatcher
 
 
@@ -17,8 +26,9 @@ class Row:
     """
 
     __slots__ = (
-        "_detokenizer", "_first_s", "_matcher", "_silent_tokens", "completion_tokens", "deadline_s", "done_tokens",
-        "events", "job", "over", "reserve_tokens", "reserved_tokens", "started_s", "ticket",
+        "_detokenizer", "_first_s", "_matcher", "_silent_tokens", "_splitter", "completion_tokens", "deadline_s",
+        "done_tokens", "events", "job", "over", "reasoning_tokens", "reserve_tokens", "reserved_tokens", "started_s",
+        "ticket",
     )  # fmt: skip
 
     def __init__(self, ticket: Ticket, now_s: float, reserve_tokens: int, deadline_s: float | None = None) -> None:
@@ -39,8 +49,11 @@ class Row:
         self.over = False
         self.done_tokens = 0
         self.completion_tokens = 0
-        self._detokenizer = request.tokenizer.detokenizer()
+        self.reasoning_tokens = 0
+        thinking = request.thinking or Thinking(mode=ReasoningMode.OFF)
+        self._detokenizer = request.tokenizer.detokenizer(thinking.shown)
         self._matcher = StopMatcher(request.params.stop.strings)
+        self._splitter = Splitter(thinking.opener, thinking.closer, thinking.mode)
         self._silent_tokens = 0
         self._first_s: float | None = None
 
@@ -68,13 +81,13 @@ class Row:
         if self._first_s is None:
             self._first_s = now_s
             self.done_tokens = len(self.job.prompt)
-        pieces: list[str] = []
+        pieces: list[Piece] = []
         reason = output.finish
         for token in output.tokens:
             self.completion_tokens += 1
             self._silent_tokens += 1
             text, stopped = self._matcher.push(self._detokenizer.push(token))
-            pieces.append(text)
+            pieces += self._split(text)
             if stopped:
                 reason = FinishReason.STOP
                 break
@@ -82,17 +95,18 @@ class Row:
                 reason = reason or FinishReason.LENGTH
                 break
         if reason is None:
-            self._show("".join(pieces))
+            self._show(pieces)
         else:
-            self.finish(reason, now_s, "".join(pieces))
+            self.finish(reason, now_s, pieces)
 
-    def finish(self, reason: FinishReason, now_s: float, text: str = "") -> None:
-        """Ends the answer; what was held back as half a character or half a stop string is shown first."""
+    def finish(self, reason: FinishReason, now_s: float, pieces: Sequence[Piece] = ()) -> None:
+        """Ends the answer; what was held back as half a character, stop string or marker is shown first."""
+        pieces = list(pieces)
         if not self._matcher.stopped:
             tail, stopped = self._matcher.push(self._detokenizer.finish())
             reason = FinishReason.STOP if stopped else reason
-            text += tail + self._matcher.finish()
-        self._show(text)
+            pieces += self._splitter.push(tail + self._matcher.finish())
+        self._show([*pieces, *self._splitter.finish()])
         self.events.append(Finished(reason, self.usage(now_s)))
         self.over = True
 
@@ -105,6 +119,7 @@ class Row:
         return Usage(
             prompt_tokens=len(self.job.prompt),
             completion_tokens=self.completion_tokens,
+            reasoning_tokens=self.reasoning_tokens,
             queue_s=self.started_s - self.ticket.submitted_s,
             prefill_s=(now_s if first_s is None else first_s) - self.started_s,
             decode_s=0.0 if first_s is None else now_s - first_s,
@@ -122,7 +137,15 @@ class Row:
             running_s=now_s - self.started_s,
         )
 
-    def _show(self, text: str) -> None:
-        if text:
-            self.events.append(Delta(text, self._silent_tokens))
+    def _split(self, text: str) -> tuple[Piece, ...]:
+        """The text of one token by channel. A token that begins or ends in a thought is one of reasoning."""
+        begins_inside = self._splitter.thinking
+        pieces = self._splitter.push(text)
+        self.reasoning_tokens += begins_inside or self._splitter.thinking
+        return pieces
+
+    def _show(self, pieces: Sequence[Piece]) -> None:
+        """One event for each run of text in one channel; the first takes all tokens that had none yet."""
+        for channel, run in groupby(pieces, key=itemgetter(0)):
+            self.events.append(Delta("".join(text for _, text in run), self._silent_tokens, channel))
             self._silent_tokens = 0

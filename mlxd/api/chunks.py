@@ -19,12 +19,16 @@ type Choice = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every chunk of one answer repeats. `separate_usage`: usage has a chunk of its own, null in the others."""
+    """What every chunk of one answer repeats. `separate_usage`: usage has a chunk of its own, null in the others.
+
+    `strip_thinking`: reasoning makes no chunks.
+    """
 
     id: str
     model: str
     created_s: int
     separate_usage: bool = False
+    strip_thinking: bool = False
 
 
 class Shape(Protocol):
@@ -105,6 +109,7 @@ class Reducer:
         self._shape = shape
         self._opened = False
         self._separate_usage = envelope.separate_usage
+        self._hidden = Channel.REASONING if envelope.strip_thinking else None
         self._head: Final = {
             "id": envelope.id,
             "object": shape.object,
@@ -119,7 +124,7 @@ class Reducer:
             if self.done:
                 break
             match event:
-                case Delta(text=text, channel=channel) if text:
+                case Delta(text=text, channel=channel) if text and channel is not self._hidden:
                     self._open(chunks)
                     chunks.append(self._chunk(self._shape.piece(channel, text)))
                 case Finished():

@@ -126,7 +126,13 @@ def _raise_early(opening: tuple[Event, ...]) -> None:
 
 def _envelope(ask: Ask, model_id: str) -> Envelope:
     options = ask.body.stream_options
-    return Envelope(ask.id, model_id, int(time.time()), separate_usage=bool(options and options.include_usage))
+    return Envelope(
+        ask.id,
+        model_id,
+        int(time.time()),
+        separate_usage=bool(options and options.include_usage),
+        strip_thinking=policy.current().strip_thinking,
+    )
 
 
 def _tell(

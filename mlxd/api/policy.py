@@ -14,11 +14,13 @@ from mlxd.config import Config
 class Policy:
     """`sampling` holds what the configuration sets, by `SamplingParams` name, plus `max_tokens`.
 
-    `admin_digest` is the SHA-256 of the admin token; without one nobody is the admin.
+    `strip_thinking`: reasoning is left out of answers. `admin_digest` is the SHA-256 of the admin token; without one
+    nobody is the admin.
     """
 
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     default_thinking: bool = True
+    strip_thinking: bool = False
     keepalive_s: float = 5.0
     admin_digest: bytes | None = None
 
@@ -27,6 +29,7 @@ class Policy:
         return cls(
             sampling=config.sampling_defaults(),
             default_thinking=config.default_thinking,
+            strip_thinking=config.strip_thinking,
             keepalive_s=config.keepalive_s,
             admin_digest=digest(admin_token),
         )

@@ -27,17 +27,18 @@ class About:
     short: str | None = None
 
 
-LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, STATE, LOGS = (
+LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS = (
     "Listening",
     "Models",
     "Engine",
     "Queue and time limits",
     "Connection limits",
     "Sampling defaults",
+    "Answers",
     "State",
     "Logging",
 )
-GROUPS = (LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, STATE, LOGS)
+GROUPS = (LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS)
 KIB, MIB = 1024, 1024 * 1024
 FROM_MODEL = "Unset: the model's generation_config, else {}."
 
@@ -148,6 +149,18 @@ class Config:
     default_thinking: Annotated[
         bool, About(SAMPLING, "Let models that can reason do so unless a request says otherwise.")
     ] = True
+
+    reasoning: Annotated[
+        Literal["auto", "prefilled", "off"],
+        About(
+            ANSWERS,
+            "Thinking apart from content. `auto`: by the model's think tags and where its prompt ends."
+            " `prefilled`: answers begin mid-thought unless the prompt says otherwise. `off`: tags stay text.",
+        ),
+    ] = "auto"
+    strip_thinking: Annotated[
+        bool, About(ANSWERS, "Leave `reasoning_content` out of answers; its tokens are counted all the same.")
+    ] = False
 
     state_dir: Annotated[Path, About(STATE, "Where mlxd keeps its lock, keys, logs and databases; not read from .env.")]
 

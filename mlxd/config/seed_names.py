@@ -89,9 +89,7 @@ FLAGS = (
     SeedName("--host", "host"),
     SeedName("--port", "port"),
     SeedName("-V / --vision", why=NOT_YET_VISION),
-    SeedName(
-        "--strip-thinking", why="Not yet: thinking arrives in `reasoning_content`, which clients may leave unread."
-    ),
+    SeedName("--strip-thinking", "strip_thinking", "Same meaning, streamed and not."),
     SeedName("--enable-prefix-caching", why=NOT_YET_CACHE),
     SeedName("--prompt-cache-dir", why=NOT_YET_CACHE),
     SeedName("--conversation-kv-max-tokens", why=NOT_YET_CACHE),
@@ -99,7 +97,9 @@ FLAGS = (
     SeedName("--conversation-disk-max-gb", why=NOT_YET_CACHE),
     SeedName("--max-slots", "max_batch"),
     SeedName("--tool-call-format", why="None yet: the format is found in the model's template."),
-    SeedName("--reasoning", why="None yet: whether the answer begins mid-thought is found in the model's template."),
+    SeedName(
+        "--reasoning", "reasoning", "Same three words. `auto` also finds out whether an answer begins mid-thought."
+    ),
     SeedName("--model-cache-size", "max_models"),
     SeedName("--kv-bits", why=NOT_YET_KV),
     SeedName("infer -p", why="`mlxd chat -p`."),

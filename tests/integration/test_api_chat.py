@@ -115,6 +115,21 @@ async def test_reasoning_has_its_own_field(stand_in: StandIn) -> None:
     assert {"reasoning_content": "Let me think."} in deltas
 
 
+async def test_reasoning_is_left_out_where_the_policy_says_so_and_still_counted(stand_in: StandIn) -> None:
+    policy.install(policy.Policy(strip_thinking=True))
+    usage = Usage(PROMPT_TOKENS, completion_tokens=5, reasoning_tokens=4)
+    thought = Delta("Let me think.", 4, Channel.REASONING)
+    stand_in.script = [Admitted("r", PROMPT_TOKENS), thought, Delta("42"), Finished(FinishReason.STOP, usage)]
+    folded = (await post(CHAT, chat())).json()
+    assert folded["choices"][0]["message"] == {"role": "assistant", "content": "42", "refusal": None}
+    assert folded["usage"]["completion_tokens_details"] == {"reasoning_tokens": 4}
+    events = (await post(CHAT, chat(stream=True))).events()[:-1]
+    assert [event["choices"][0]["delta"] for event in events] == [
+        {"role": "assistant", "content": ""}, {"content": "42"}, {},
+    ]  # fmt: skip
+    assert events[-1]["usage"] == folded["usage"]
+
+
 async def test_a_clamped_limit_is_told(stand_in: StandIn) -> None:
     for stream in (False, True):
         answer = await post(CHAT, chat(max_completion_tokens=64_000, stream=stream))

@@ -158,8 +158,9 @@ async def test_without_a_policy_nobody_is_the_admin() -> None:
 
 
 def test_the_policy_of_a_configuration(tmp_path: object) -> None:
-    made = policy.Policy.of(Config(state_dir=tmp_path, temperature=0.3, keepalive_s=2.0), TOKEN)  # type: ignore[arg-type]
-    assert made.sampling == {"temperature": 0.3} and made.keepalive_s == 2.0
+    config = Config(state_dir=tmp_path, temperature=0.3, keepalive_s=2.0, strip_thinking=True)  # type: ignore[arg-type]
+    made = policy.Policy.of(config, TOKEN)
+    assert made.sampling == {"temperature": 0.3} and made.keepalive_s == 2.0 and made.strip_thinking
     assert made.admin_digest == policy.digest(TOKEN)
 
 

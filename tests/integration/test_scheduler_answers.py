@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.engine.scripted import EOS, Script, letters, saying
-from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, PrefillProgress
+from inference.events import Admitted, Channel, Delta, Event, Failed, Finished, FinishReason, PrefillProgress
 from inference.ports import Job
+from inference.scheduler import Thinking
+from inference.streaming.splitter import ReasoningMode
 from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled, text_of, until
 
 
@@ -60,6 +63,49 @@ async def test_a_stop_string_frees_the_row_in_the_step_that_completes_it() -> No
         await asyncio.sleep(0.05)
         assert script.steps == steps  # the runner was told: nothing is drawn after it
         await until(lambda: scheduler.snapshot().running == 0)
+
+
+def channels(told: Sequence[Event]) -> list[tuple[Channel, str]]:
+    deltas = (event for event in told if isinstance(event, Delta))
+    return [(key, "".join(one.text for one in run)) for key, run in groupby(deltas, key=lambda one: one.channel)]
+
+
+@pytest.mark.parametrize(
+    ("said", "mode", "thought", "content", "reasoning_tokens"),
+    [
+        ("<think>\nwhy\n</think>\n\nso", "auto", "why", "so", 1 + 5 + 8),  # the last byte of the opener opens
+        ("why</think>so", "prefilled", "why", "so", 3 + 8),
+        ("<think>cut </th", "auto", "cut </th", "", 1 + 8),
+        ("so", "auto", "", "so", 0),
+        ("<think>why</think>so", "off", "", "<think>why</think>so", 0),
+    ],
+)
+async def test_thoughts_go_their_own_way_and_are_counted(
+    said: str, mode: str, thought: str, content: str, reasoning_tokens: int
+) -> None:
+    with scheduled(Script(reply=saying(said))) as scheduler:
+        thinking = Thinking(mode=ReasoningMode(mode))
+        told = await events(scheduler.submit(request(max_tokens=100, thinking=thinking)))
+    wanted = [(Channel.REASONING, thought), (Channel.CONTENT, content)]
+    assert channels(told) == [(channel, text) for channel, text in wanted if text]
+    final = final_of(told)
+    assert isinstance(final, Finished)
+    assert (final.usage.reasoning_tokens, final.usage.completion_tokens) == (reasoning_tokens, len(said))
+    assert sum(event.token_count for event in told if isinstance(event, Delta)) == len(said)
+
+
+async def test_a_request_that_tells_of_no_thinking_gets_its_tags_as_text() -> None:
+    with scheduled(Script(reply=saying("<think>why</think>so"))) as scheduler:
+        assert channels(await events(scheduler.submit(request(max_tokens=100)))) == [
+            (Channel.CONTENT, "<think>why</think>so")
+        ]
+
+
+async def test_a_stop_string_counts_in_a_thought_too_and_what_waited_for_a_marker_is_shown() -> None:
+    with scheduled(Script(reply=saying("<think>one </STOP"))) as scheduler:
+        told = await events(scheduler.submit(request(max_tokens=100, stop=("STOP",), thinking=Thinking())))
+    assert channels(told) == [(Channel.REASONING, "one </")]
+    assert usage_of(told)[2] is FinishReason.STOP
 
 
 @pytest.mark.parametrize(("end", "reason"), [(EOS, FinishReason.STOP), (ord("."), FinishReason.LENGTH)])

@@ -117,12 +117,12 @@ class Stumbling(ByteDetokenizer):
 
 
 class StumblingTokenizer(ByteTokenizer):
-    def detokenizer(self) -> ByteDetokenizer:
+    def detokenizer(self, shown: frozenset[int] = frozenset()) -> ByteDetokenizer:
         return Stumbling()
 
 
 class NoDetokenizer(ByteTokenizer):
-    def detokenizer(self) -> ByteDetokenizer:
+    def detokenizer(self, shown: frozenset[int] = frozenset()) -> ByteDetokenizer:
         raise RuntimeError("secret prompt text")
 
 

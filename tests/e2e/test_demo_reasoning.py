@@ -1,0 +1,51 @@
+"""The demo model thinks before it answers a sum, and both arrive apart, through the whole path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import openai
+
+from tests.e2e.daemon import ServedDaemon
+
+SUM: dict[str, Any] = {
+    "model": "mlxd-demo",
+    "messages": [{"role": "user", "content": "What is 12 + 7?"}],
+    "temperature": 0,
+    "max_tokens": 120,
+}
+
+
+def streamed(client: openai.OpenAI) -> tuple[str, str, dict[str, Any]]:
+    """Reasoning, content and usage as a client adds them up."""
+    deltas, usage = [], {}
+    for chunk in client.chat.completions.create(**SUM, stream=True):
+        deltas += [choice.delta.model_dump() for choice in chunk.choices]
+        usage = chunk.usage.model_dump() if chunk.usage else usage
+    reasoning, content = (
+        "".join(delta.get(name) or "" for delta in deltas) for name in ("reasoning_content", "content")
+    )
+    return reasoning, content, usage
+
+
+def folded(client: openai.OpenAI) -> tuple[str, str, dict[str, Any]]:
+    reply = client.chat.completions.create(**SUM)
+    assert reply.choices[0].finish_reason == "stop" and reply.usage
+    message = reply.choices[0].message.model_dump()
+    return message.get("reasoning_content") or "", message["content"], reply.usage.model_dump()
+
+
+def test_a_sum_is_reasoned_and_answered(serve: Callable[..., ServedDaemon]) -> None:
+    daemon = serve("--demo", model=None)
+    daemon.wait_ready()
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="any", max_retries=0, timeout=60) as client:
+        reasoning, content, usage = folded(client)
+        again = streamed(client)
+    assert reasoning and reasoning == reasoning.strip("\n")
+    assert "12 + 7" in content
+    assert "think>" not in reasoning + content
+    spent = usage["completion_tokens_details"]["reasoning_tokens"]
+    assert 0 < spent < usage["completion_tokens"]
+    assert again[:2] == (reasoning, content)
+    assert again[2]["completion_tokens_details"]["reasoning_tokens"] == spent

@@ -14,6 +14,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from tests.tiny_models import CHAT_TEMPLATE, EOS, EOS_ID, SPECIAL_TOKENS
 
@@ -39,15 +40,23 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def benchmark_model() -> Path:
-    """The directory of the model; built on the first call."""
-    directory = Path(tempfile.gettempdir()) / f"mlxd-benchmark-model-{VERSION}"
+SMALL = {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 1}
+"""Changes that make a model of 7 million parameters for what has to prefill 20,000 tokens several times.
+
+MLX's attention on a CPU is slow and quadratic: with 4 layers of 4 heads 20,000 tokens took two minutes."""
+
+
+def benchmark_model(**changes: Any) -> Path:
+    """The directory of the model, `changes` in its config; built on the first call."""
+    config = {**CONFIG, **changes}
+    mark = crc32(repr(sorted(config.items())).encode())
+    directory = Path(tempfile.gettempdir()) / f"mlxd-benchmark-model-{VERSION}-{mark:08x}"
     if not (directory / "complete").exists():
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         _write_tokenizer(directory)
-        _write_weights(directory)
-        (directory / "config.json").write_text(json.dumps(CONFIG))
+        _write_weights(directory, config)
+        (directory / "config.json").write_text(json.dumps(config))
         (directory / "complete").touch()
     return directory
 
@@ -98,12 +107,12 @@ def _write_tokenizer(directory: Path) -> None:
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [EOS_ID]}))
 
 
-def _write_weights(directory: Path) -> None:
+def _write_weights(directory: Path, config: dict[str, Any]) -> None:
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.models import qwen3
 
-    model = qwen3.Model(qwen3.ModelArgs.from_dict(dict(CONFIG)))
+    model = qwen3.Model(qwen3.ModelArgs.from_dict(dict(config)))
     keys = iter(mx.random.split(mx.random.key(11), 1024))
     weights = {name: _weight(name, array.shape, next(keys)) for name, array in tree_flatten(model.parameters())}
     spoken = mx.array(_spoken(directory / "tokenizer.json"))[:, None]

@@ -1,6 +1,7 @@
 """What a generation says while it runs. Streamed and folded replies are both made from exactly these events.
 
-The order is: `Admitted`, any number of `PrefillProgress`, any number of `Delta`, then one `Finished` or one `Failed`.
+The order is: `Admitted`, any number of `PrefillProgress`, any number of `Delta` and `ToolCallDelta`, then one
+`Finished` or one `Failed`.
 """
 
 from __future__ import annotations
@@ -88,9 +89,26 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A call, whole. `index` counts the calls of one answer from 0, `arguments` is the JSON text of an object.
+
+    `token_count` is that of `Delta`.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+    token_count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
+    """`malformed_calls`: how often something began like a tool call and could not be read; it is in the content."""
+
     reason: FinishReason
     usage: Usage
+    malformed_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +116,4 @@ class Failed:
     error: InferenceError
 
 
-Event = Admitted | PrefillProgress | Delta | Finished | Failed
+Event = Admitted | PrefillProgress | Delta | ToolCallDelta | Finished | Failed

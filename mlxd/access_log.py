@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlxd.api.facts import SCOPE_KEY, Facts
-from mlxd.log import log_request, request_context
+from mlxd.log import log_request, log_tool_call, request_context
 
 type Scope = MutableMapping[str, Any]
 type Message = MutableMapping[str, Any]
@@ -64,3 +64,5 @@ def _log(scope: Scope, facts: Facts, watch: Watch, duration_ms: float) -> None:
         return
     status = watch.status if watch.finished or facts.error else CLIENT_LEFT
     log_request(method=scope["method"], route=facts.route, status=status, duration_ms=duration_ms, **facts.figures())
+    for name, arguments_bytes in facts.reducer.calls if facts.reducer is not None else ():
+        log_tool_call(name, arguments_bytes)

@@ -22,6 +22,7 @@ from inference.messages import Conversation
 from inference.params import GenerationParams
 from inference.ports import ModelRef
 from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
+from inference.streaming.call_dialects import MARKERS
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt, TokenIds
 
@@ -138,6 +139,7 @@ class Runtime:
         prompt = await self.preparer.prepare(
             served.path, text, raw_prompt if conversation is None else conversation, body_bytes
         )
+        tools = () if conversation is None else conversation.tools
         return self.scheduler.submit(
             Request(
                 id=request_id,
@@ -148,6 +150,8 @@ class Runtime:
                 context_tokens=context_tokens,
                 client=client,
                 thinking=None if conversation is None else self.thinking(text, prompt),
+                tools=tools,
+                shown=silent_ids(text.tokenizer, MARKERS) if tools else frozenset(),
             )
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from inference.engine.scripted import EOS, Script, ScriptedLoader
 from inference.events import Delta, Event, Failed, Finished
+from inference.messages import Tool
 from inference.params import GenerationParams, SamplingParams, StopConditions
 from inference.ports import Job, ModelRef
 from inference.scheduler import Generation, Request, Scheduler, SchedulerSettings, Thinking
@@ -63,6 +64,7 @@ def request(
     context_tokens: int = 65_536,
     seed: int | None = None,
     thinking: Thinking | None = None,
+    tools: tuple[Tool, ...] = (),
     **fields: Any,
 ) -> Request:
     """A request whose prompt is the bytes of `text`."""
@@ -81,6 +83,7 @@ def request(
         context_tokens=context_tokens,
         client=client,
         thinking=thinking,
+        tools=tools,
     )
 
 

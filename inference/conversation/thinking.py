@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from inference.conversation.probe import THINK_TAGS
 from inference.conversation.text_model import TextModel
 from inference.conversation.turns import ThinkTags
@@ -25,7 +27,7 @@ def likely_tags(text: TextModel) -> ThinkTags:
     return think_tags(text) or next(tokens, THINK_TAGS[0])
 
 
-def silent_ids(tokenizer: Tokenizer, tags: ThinkTags) -> frozenset[int]:
+def silent_ids(tokenizer: Tokenizer, tags: Iterable[str]) -> frozenset[int]:
     """Ids of markers that are special tokens, which no text shows unless it is asked for."""
     ids = [tokenizer.encode_template(tag) for tag in tags]
     return frozenset(one[0] for one in ids if len(one) == 1 and not tokenizer.decode(one))

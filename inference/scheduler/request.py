@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from inference.events import Event
+from inference.messages import Tool
 from inference.params import GenerationParams
 from inference.ports import ModelRef, Tokenizer
 from inference.scheduler.mailbox import Mailbox
@@ -31,6 +32,7 @@ class Request:
     """A validated, rendered request. `client` is its key in the fair queue; "" is shared by all who have none.
 
     `context_tokens` is the room for prompt and answer together. Without `thinking` the whole answer is content.
+    Calls of `tools` are read out of the answer; `shown` are ids of their markers that are otherwise silent.
     """
 
     id: str
@@ -41,6 +43,8 @@ class Request:
     context_tokens: int
     client: str = ""
     thinking: Thinking | None = None
+    tools: tuple[Tool, ...] = ()
+    shown: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, eq=False)

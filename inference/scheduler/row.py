@@ -1,4 +1,4 @@
-"""A running request on the worker thread: tokens in, events out (detokenise, find stop strings, split, count, time).
+"""A running request on the worker thread: tokens in, events out (detokenise, find stop strings, split, count).
 
 Stop strings are looked for in all the text of an answer, thoughts and their markers included: the answer ends where
 the client said, in whichever channel that is.
@@ -6,17 +6,30 @@ the client said, in whichever channel that is.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from itertools import groupby
-from operator import itemgetter
 
 from inference.errors import InferenceError
-from inference.events import Delta, Event, Failed, Finished, FinishReason, PrefillProgress, Usage
+from inference.events import (
+    Channel,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    ToolCallDelta,
+    Usage,
+)
 from inference.ports import Job, Prefilled, Sampled
 from inference.scheduler.request import Thinking, Ticket
 from inference.scheduler.view import RowView
 from inference.streaming.splitter import Piece, ReasoningMode, Splitter
 from inference.streaming.stop import StopMatcher
+from inference.streaming.tool_calls import ParsedCall, ToolCallParser
+
+Part = Piece | ParsedCall
 
 
 class Row:
@@ -26,9 +39,9 @@ class Row:
     """
 
     __slots__ = (
-        "_detokenizer", "_first_s", "_matcher", "_silent_tokens", "_splitter", "completion_tokens", "deadline_s",
-        "done_tokens", "events", "job", "over", "reasoning_tokens", "reserve_tokens", "reserved_tokens", "started_s",
-        "ticket",
+        "_calls", "_detokenizer", "_first_s", "_matcher", "_shown_calls", "_silent_tokens", "_splitter",
+        "completion_tokens", "deadline_s", "done_tokens", "events", "job", "over", "reasoning_tokens",
+        "reserve_tokens", "reserved_tokens", "started_s", "ticket",
     )  # fmt: skip
 
     def __init__(self, ticket: Ticket, now_s: float, reserve_tokens: int, deadline_s: float | None = None) -> None:
@@ -51,9 +64,11 @@ class Row:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         thinking = request.thinking or Thinking(mode=ReasoningMode.OFF)
-        self._detokenizer = request.tokenizer.detokenizer(thinking.shown)
+        self._detokenizer = request.tokenizer.detokenizer(thinking.shown | request.shown)
         self._matcher = StopMatcher(request.params.stop.strings)
         self._splitter = Splitter(thinking.opener, thinking.closer, thinking.mode)
+        self._calls = ToolCallParser(request.tools)
+        self._shown_calls = 0
         self._silent_tokens = 0
         self._first_s: float | None = None
 
@@ -81,13 +96,13 @@ class Row:
         if self._first_s is None:
             self._first_s = now_s
             self.done_tokens = len(self.job.prompt)
-        pieces: list[Piece] = []
+        parts: list[Part] = []
         reason = output.finish
         for token in output.tokens:
             self.completion_tokens += 1
             self._silent_tokens += 1
             text, stopped = self._matcher.push(self._detokenizer.push(token))
-            pieces += self._split(text)
+            parts += self._split(text)
             if stopped:
                 reason = FinishReason.STOP
                 break
@@ -95,19 +110,22 @@ class Row:
                 reason = reason or FinishReason.LENGTH
                 break
         if reason is None:
-            self._show(pieces)
+            self._show(parts)
         else:
-            self.finish(reason, now_s, pieces)
+            self.finish(reason, now_s, parts)
 
-    def finish(self, reason: FinishReason, now_s: float, pieces: Sequence[Piece] = ()) -> None:
+    def finish(self, reason: FinishReason, now_s: float, parts: Sequence[Part] = ()) -> None:
         """Ends the answer; what was held back as half a character, stop string or marker is shown first."""
-        pieces = list(pieces)
+        parts = list(parts)
         if not self._matcher.stopped:
             tail, stopped = self._matcher.push(self._detokenizer.finish())
             reason = FinishReason.STOP if stopped else reason
-            pieces += self._splitter.push(tail + self._matcher.finish())
-        self._show([*pieces, *self._splitter.finish()])
-        self.events.append(Finished(reason, self.usage(now_s)))
+            parts += self._read(self._splitter.push(tail + self._matcher.finish()))
+        parts += self._read(self._splitter.finish())
+        self._show([*parts, *map(_part, self._calls.finish())])
+        if reason is FinishReason.STOP and self._calls.calls:
+            reason = FinishReason.TOOL_CALLS
+        self.events.append(Finished(reason, self.usage(now_s), self._calls.malformed))
         self.over = True
 
     def fail(self, error: InferenceError) -> None:
@@ -137,15 +155,45 @@ class Row:
             running_s=now_s - self.started_s,
         )
 
-    def _split(self, text: str) -> tuple[Piece, ...]:
-        """The text of one token by channel. A token that begins or ends in a thought is one of reasoning."""
+    def _split(self, text: str) -> list[Part]:
+        """What one token's text says. A token that begins or ends in a thought is one of reasoning."""
         begins_inside = self._splitter.thinking
         pieces = self._splitter.push(text)
         self.reasoning_tokens += begins_inside or self._splitter.thinking
-        return pieces
+        return self._read(pieces)
 
-    def _show(self, pieces: Sequence[Piece]) -> None:
-        """One event for each run of text in one channel; the first takes all tokens that had none yet."""
-        for channel, run in groupby(pieces, key=itemgetter(0)):
-            self.events.append(Delta("".join(text for _, text in run), self._silent_tokens, channel))
-            self._silent_tokens = 0
+    def _read(self, pieces: Sequence[Piece]) -> list[Part]:
+        parts: list[Part] = []
+        for piece in pieces:
+            if piece[0] is Channel.CONTENT:
+                parts += map(_part, self._calls.push(piece[1]))
+            else:
+                parts.append(piece)
+        return parts
+
+    def _show(self, parts: Sequence[Part]) -> None:
+        """One event for each call and run of text in one channel; the first takes all tokens that had none yet."""
+        for channel, run in groupby(parts, key=_channel):
+            text = ""
+            for part in run:
+                if isinstance(part, ParsedCall):
+                    self._show_call(part)
+                else:
+                    text += part[1]
+            if text:
+                self.events.append(Delta(text, self._silent_tokens, channel))
+                self._silent_tokens = 0
+
+    def _show_call(self, call: ParsedCall) -> None:
+        made = f"call{secrets.token_hex(12)}"  # letters and digits only: some templates take nothing else
+        self.events.append(ToolCallDelta(self._shown_calls, made, call.name, call.arguments, self._silent_tokens))
+        self._shown_calls += 1
+        self._silent_tokens = 0
+
+
+def _part(found: str | ParsedCall) -> Part:
+    return found if isinstance(found, ParsedCall) else (Channel.CONTENT, found)
+
+
+def _channel(part: Part) -> Channel:
+    return Channel.TOOL_CALL if isinstance(part, ParsedCall) else part[0]

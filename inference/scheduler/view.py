@@ -60,6 +60,7 @@ class Counters:
     cancelled: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    malformed_tool_calls: int = 0
     model_loads: int = 0
     engine_rebuilds: int = 0
 
@@ -80,7 +81,12 @@ class Tally:
         """Counts the end of a generation."""
         if isinstance(final, Finished):
             usage = final.usage
-            self.add(finished=1, prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
+            self.add(
+                finished=1,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                malformed_tool_calls=final.malformed_calls,
+            )
         elif cancelled:
             self.add(cancelled=1)
         else:

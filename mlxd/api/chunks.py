@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from inference.errors import InferenceError
-from inference.events import Channel, Delta, Event, Failed, Finished, FinishReason, Usage
+from inference.events import Channel, Delta, Event, Failed, Finished, FinishReason, ToolCallDelta, Usage
 
 type Chunk = dict[str, Any]
 type Choice = dict[str, Any]
@@ -42,11 +42,14 @@ class Shape(Protocol):
 
     def piece(self, channel: Channel, text: str) -> Choice: ...
 
+    def call(self, call: ToolCallDelta) -> Choice | None:
+        """The entry of a tool call, if the dialect knows of calls."""
+
     def closing(self, reason: FinishReason) -> Choice: ...
 
 
 class ChatShape:
-    """`chat.completion.chunk`. Text of a call that no parser has read is content: nothing the model said is lost."""
+    """`chat.completion.chunk`. Text that looks like a call and could not be read is content: nothing said is lost."""
 
     object = "chat.completion.chunk"
 
@@ -56,11 +59,16 @@ class ChatShape:
     def piece(self, channel: Channel, text: str) -> Choice:
         return _chat_choice({"reasoning_content" if channel is Channel.REASONING else "content": text})
 
+    def call(self, call: ToolCallDelta) -> Choice:
+        function = {"name": call.name, "arguments": call.arguments}
+        made = {"index": call.index, "id": call.id, "type": "function", "function": function}
+        return _chat_choice({"tool_calls": [made]})
+
     def closing(self, reason: FinishReason) -> Choice:
         return _chat_choice({}, reason)
 
 
-def _chat_choice(delta: dict[str, str], reason: FinishReason | None = None) -> Choice:
+def _chat_choice(delta: dict[str, Any], reason: FinishReason | None = None) -> Choice:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
@@ -76,6 +84,9 @@ class CompletionShape:
 
     def piece(self, channel: Channel, text: str) -> Choice:
         return _text_choice(text)
+
+    def call(self, call: ToolCallDelta) -> None:
+        return None
 
     def closing(self, reason: FinishReason) -> Choice:
         return _text_choice("", reason)
@@ -100,12 +111,16 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 class Reducer:
-    """Feeds on events in batches of any cut, gives chunks. `finished` or `error` says how it ended."""
+    """Feeds on events in batches of any cut, gives chunks. `finished` or `error` says how it ended.
+
+    `calls` are the tool calls so far: each one's name and how many bytes its arguments have.
+    """
 
     def __init__(self, envelope: Envelope, shape: Shape) -> None:
         self.done = False
         self.finished: Finished | None = None
         self.error: InferenceError | None = None
+        self.calls: list[tuple[str, int]] = []
         self._shape = shape
         self._opened = False
         self._separate_usage = envelope.separate_usage
@@ -127,6 +142,8 @@ class Reducer:
                 case Delta(text=text, channel=channel) if text and channel is not self._hidden:
                     self._open(chunks)
                     chunks.append(self._chunk(self._shape.piece(channel, text)))
+                case ToolCallDelta():
+                    self._call(chunks, event)
                 case Finished():
                     self._open(chunks)
                     self._close(chunks, event)
@@ -140,6 +157,13 @@ class Reducer:
             choice = self._shape.opening()
             if choice is not None:
                 chunks.append(self._chunk(choice))
+
+    def _call(self, chunks: list[Chunk], call: ToolCallDelta) -> None:
+        self.calls.append((call.name, len(call.arguments.encode())))
+        choice = self._shape.call(call)
+        if choice is not None:
+            self._open(chunks)
+            chunks.append(self._chunk(choice))
 
     def _close(self, chunks: list[Chunk], finished: Finished) -> None:
         self.finished, self.done = finished, True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from inference.events import Event
 from mlxd.api.chunks import Chunk, Reducer
 from mlxd.api.slot import EventSource
+
+_TEXTS: Final = ("content", "reasoning_content")
 
 
 async def collect(source: EventSource, reducer: Reducer, opening: Sequence[Event]) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def fold(chunks: Iterable[Chunk]) -> dict[str, Any]:
     """The answer that one whole stream of chunks adds up to."""
     head: Chunk = {}
     texts: dict[str, list[str]] = {"content": []}
+    calls: list[dict[str, Any]] = []
     reason = usage = None
     for chunk in chunks:
         head = head or chunk
@@ -32,8 +35,9 @@ def fold(chunks: Iterable[Chunk]) -> dict[str, Any]:
             reason = choice["finish_reason"] or reason
             for field, text in _texts(choice):
                 texts.setdefault(field, []).append(text)
+            calls += map(_whole_call, choice.get("delta", {}).get("tool_calls", ()))
     joined = {field: "".join(pieces) for field, pieces in texts.items()}
-    said = _message(joined) if head["object"] == "chat.completion.chunk" else {"text": joined["content"]}
+    said = _message(joined, calls) if head["object"] == "chat.completion.chunk" else {"text": joined["content"]}
     return {
         "id": head["id"],
         "object": head["object"].removesuffix(".chunk"),
@@ -47,8 +51,17 @@ def fold(chunks: Iterable[Chunk]) -> dict[str, Any]:
 def _texts(choice: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if "delta" not in choice:
         return (("content", choice["text"]),)
-    return tuple((field, text) for field, text in choice["delta"].items() if field != "role")
+    return tuple((field, text) for field, text in choice["delta"].items() if field in _TEXTS)
 
 
-def _message(texts: dict[str, str]) -> dict[str, Any]:
-    return {"message": {"role": "assistant", **texts, "refusal": None}}
+def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
+    """A streamed call, which comes in one piece, without its place in the stream."""
+    return {name: value for name, value in call.items() if name != "index"}
+
+
+def _message(texts: dict[str, str], calls: list[dict[str, Any]]) -> dict[str, Any]:
+    """Without calls there is no `tool_calls`; beside calls, content that says nothing is null."""
+    said: dict[str, Any] = {"role": "assistant", **texts, "refusal": None}
+    if calls:
+        said |= {"content": texts["content"] or None, "tool_calls": calls}
+    return {"message": said}

@@ -19,7 +19,7 @@ from inference.errors import (
     QueueFull,
     TemplateFailed,
 )
-from inference.events import Admitted, Channel, Delta, Finished, FinishReason, PrefillProgress, Usage
+from inference.events import Admitted, Channel, Delta, Finished, FinishReason, PrefillProgress, ToolCallDelta, Usage
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.api.strict_json import parse_object
@@ -500,6 +500,26 @@ async def test_what_went_wrong_is_in_the_line(stand_in: StandIn, lines: list[dic
         (200, "/v1/chat/completions", "generation_failed"),
         (499, "/v1/chat/completions", None),
     ]
+
+
+async def test_a_call_is_told_and_logged_by_name_and_size(
+    stand_in: StandIn, lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr("mlxd.access_log.log_tool_call", lambda name, size: seen.append((name, size)))
+    script = said(reason=FinishReason.TOOL_CALLS)
+    script.insert(1, ToolCallDelta(0, "call01", "look", '{"at": "é"}'))
+    stand_in.script = script
+    call = {"id": "call01", "type": "function", "function": {"name": "look", "arguments": '{"at": "é"}'}}
+    (choice,) = (await post(CHAT, chat())).json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"] == {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
+    chunks = (await post(CHAT, chat(stream=True))).events()
+    assert [chunk["choices"][0]["delta"] for chunk in chunks[:2]] == [
+        {"role": "assistant", "content": ""},
+        {"tool_calls": [{"index": 0, **call}]},
+    ]
+    assert seen == [("look", 12)] * 2 and "é" not in str(lines)
 
 
 async def test_looking_is_not_logged(stand_in: StandIn, lines: list[dict[str, object]]) -> None:

@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.engine.scripted import EOS, Script, letters, saying
-from inference.events import Admitted, Channel, Delta, Event, Failed, Finished, FinishReason, PrefillProgress
+from inference.events import (
+    Admitted,
+    Channel,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    ToolCallDelta,
+)
+from inference.messages import Tool
 from inference.ports import Job
 from inference.scheduler import Thinking
 from inference.streaming.splitter import ReasoningMode
@@ -244,3 +255,43 @@ async def test_a_crowd_does_not_keep_a_single_client_waiting() -> None:
         await asyncio.gather(*(watch(name, task) for name, task in zip(names, tasks, strict=True)))
     assert ended.index("late") <= 3
     assert [name for name in ended if name != "late"] == names[:-1]
+
+
+LOOK = Tool("look", "", {"type": "object", "properties": {"at": {"type": "integer"}}})
+CALL = '<tool_call>\n{"name": "look", "arguments": {"at": 1}}\n</tool_call>'
+
+
+async def test_calls_are_read_out_of_the_answer_and_end_it_as_such() -> None:
+    said = f"<think>why</think>so\n{CALL}\n{CALL}"
+    with scheduled(Script(reply=saying(said))) as scheduler:
+        wanted = request(max_tokens=500, thinking=Thinking(), tools=(LOOK,))
+        told = await events(scheduler.submit(wanted))
+        assert scheduler.snapshot().counters.malformed_tool_calls == 0
+    assert channels(told) == [(Channel.REASONING, "why"), (Channel.CONTENT, "so\n")]
+    calls = [event for event in told if isinstance(event, ToolCallDelta)]
+    assert [(call.index, call.name, call.arguments) for call in calls] == [
+        (0, "look", '{"at": 1}'),
+        (1, "look", '{"at": 1}'),
+    ]
+    assert all(call.id.isalnum() and call.id.startswith("call") for call in calls) and calls[0].id != calls[1].id
+    assert usage_of(told)[1:] == (len(said), FinishReason.TOOL_CALLS)
+    assert sum(event.token_count for event in told if isinstance(event, Delta | ToolCallDelta)) == len(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "tools", "max_tokens", "reason", "malformed"),
+    [
+        (CALL, (), 500, FinishReason.STOP, 0),
+        (CALL, (LOOK,), len(CALL) - 3, FinishReason.LENGTH, 1),
+        (CALL.replace("look", "other"), (LOOK,), 500, FinishReason.STOP, 1),
+        (f'a <tool_call>{{"name": "look", "arg</tool_call> {CALL[:20]}', (LOOK,), 500, FinishReason.STOP, 2),
+    ],
+)
+async def test_what_is_no_call_stays_content_and_is_counted(
+    said: str, tools: tuple[Tool, ...], max_tokens: int, reason: FinishReason, malformed: int
+) -> None:
+    with scheduled(Script(reply=saying(said))) as scheduler:
+        told = await events(scheduler.submit(request(max_tokens=max_tokens, tools=tools)))
+        assert scheduler.snapshot().counters.malformed_tool_calls == malformed
+    assert text_of(told) == said[:max_tokens]
+    assert usage_of(told)[2] is reason

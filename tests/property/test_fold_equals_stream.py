@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.events import Admitted, Channel, Delta, Event, Finished, FinishReason, PrefillProgress, Usage
+from inference.events import (
+    Admitted,
+    Channel,
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    ToolCallDelta,
+    Usage,
+)
 from mlxd.api.chunks import ChatShape, CompletionShape, Envelope, Reducer, Shape
 from mlxd.api.reply import fold
 from mlxd.api.sse import EventStream
@@ -23,15 +34,21 @@ usages = st.builds(
     Usage, prompt_tokens=counts, cached_tokens=counts, completion_tokens=counts, reasoning_tokens=counts,
     prefill_s=seconds, decode_s=seconds,
 )  # fmt: skip
-spoken = st.lists(st.builds(Delta, text=texts, token_count=st.integers(0, 3), channel=st.sampled_from(Channel)))
+pieces = st.builds(Delta, text=texts, token_count=st.integers(0, 3), channel=st.sampled_from(Channel))
+calls = st.builds(ToolCallDelta, index=st.just(0), id=texts, name=texts, arguments=texts)
+
 silent = st.lists(st.builds(PrefillProgress, done_tokens=counts, total_tokens=counts), max_size=3)
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[list[Event], list[list[Event]]]:
     """A generation's events, and the same in batches of any cut."""
+    said: list[Event] = []
+    for event in draw(st.lists(pieces | calls)):
+        index = sum(isinstance(one, ToolCallDelta) for one in said)
+        said.append(replace(event, index=index) if isinstance(event, ToolCallDelta) else event)
     finish = Finished(draw(st.sampled_from(FinishReason)), draw(usages))
-    events: list[Event] = [Admitted("r", 7), *draw(silent), *draw(spoken), finish]
+    events: list[Event] = [Admitted("r", 7), *draw(silent), *said, finish]
     batches: list[list[Event]] = [[]]
     for event in events:
         batches[-1].append(event)
@@ -57,15 +74,21 @@ def client_events(body: bytes) -> list[Any]:
 
 def added_up(chunks: list[Any]) -> dict[str, Any]:
     """An independent client: concatenates deltas, keeps the last reason and usage."""
-    message: dict[str, str] = {}
+    message: dict[str, Any] = {}
+    made: dict[int, dict[str, Any]] = {}
     reason = usage = None
     for chunk in chunks:
         usage = chunk.get("usage") or usage
         for choice in chunk["choices"]:
             reason = choice["finish_reason"] or reason
             delta = choice.get("delta") or ({"text": choice["text"]} if "text" in choice else {})
+            for call in delta.pop("tool_calls", ()):
+                assert made.setdefault(call.pop("index"), call) is call  # each call comes whole, in one piece
             for field, piece in delta.items():
                 message[field] = message.get(field, "") + piece
+    if made:
+        assert list(made) == list(range(len(made)))
+        message |= {"content": message["content"] or None, "tool_calls": list(made.values())}
     return {"message": message, "finish_reason": reason, "usage": usage}
 
 
@@ -82,7 +105,10 @@ def test_chat(generation: tuple[list[Event], list[list[Event]]], separate_usage:
     said = [event for event in events if isinstance(event, Delta)]
     reasoned = "".join(delta.text for delta in said if delta.channel is Channel.REASONING)
     assert message.get("reasoning_content", "") == reasoned
-    assert message["content"] == "".join(delta.text for delta in said if delta.channel is not Channel.REASONING)
+    assert (message["content"] or "") == "".join(delta.text for delta in said if delta.channel is not Channel.REASONING)
+    made = [event for event in events if isinstance(event, ToolCallDelta)]
+    told = [(call["id"], *call["function"].values(), call["type"]) for call in message.get("tool_calls", [])]
+    assert told == [(call.id, call.name, call.arguments, "function") for call in made]
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert ("reasoning_content" in message) == bool(reasoned)
 

@@ -364,7 +364,7 @@ async def test_silence_is_filled_by_the_clock(stand_in: StandIn) -> None:
 
 
 async def test_progress_without_text_is_silence_too(stand_in: StandIn) -> None:
-    policy.install(policy.Policy(keepalive_s=0.02))
+    policy.install(policy.Policy(keepalive_s=0.002))
     first, *_, end = said()
     stand_in.script = [first, *(step for i in range(5000) for step in (0.0, PrefillProgress(i, 5000))), 0.0, end]
     answer = await post(CHAT, chat(stream=True))

@@ -28,7 +28,10 @@ def run() -> Iterator[Figure]:
     if not (ASSETS / "model.safetensors").exists():
         yield from without_demo("the demo model's files are not there")
         return
-    imported, loaded, live, first = [], [], [], []
+    imported: list[float] = []
+    loaded: list[float] = []
+    live: list[float] = []
+    first: list[float] = []
     for turn in range(-1, ROUNDS):  # the first one warms the disk cache
         found = child_s(IMPORTS), child_s(LOAD, str(ASSETS)), *start_s("--demo", speak=True)
         if turn >= 0:

@@ -28,7 +28,7 @@ def begin(daemon: mlxd.daemon.Daemon) -> None:
 
 
 def main() -> None:
-    mlxd.daemon.Daemon.begin = begin  # type: ignore[method-assign]
+    mlxd.daemon.Daemon.begin = begin  # type: ignore[method-assign,assignment]
     mlxd.cli.main()
 
 

@@ -204,7 +204,7 @@ async def begin(url: str, body: dict[str, Any]) -> Exchange:
 async def begin_bytes(url: str, request: bytes) -> Exchange:
     place = urlsplit(url)
     _, exchange = await asyncio.get_running_loop().create_connection(
-        lambda: Exchange(request), place.hostname, place.port
+        lambda: Exchange(request), place.hostname or "127.0.0.1", place.port or 80
     )
     return exchange
 

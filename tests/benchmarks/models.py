@@ -1,6 +1,6 @@
 """A random qwen3 model of 34 million parameters, float32, made once and kept in the system's temporary directory.
 
-Big enough that a decode step is mostly the model (20 to 30 ms on two slow cores), small enough for three repetitions. It
+Big enough that a decode step is mostly the model (20 to 30 ms on two slow cores), small enough to repeat. It
 writes ASCII words only and never ends by itself: the output rows of every other token are zero. So both servers write
 exactly `max_tokens` tokens, and each of them is text that a client sees at once.
 """

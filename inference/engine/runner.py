@@ -12,12 +12,14 @@ device itself stops answering, the engine is not safe to go on: `EngineFatal`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from inference.engine import kv, memory
 from inference.engine.decode import Lane, Lanes
 from inference.engine.mlx_lm_door import make_prompt_cache
+from inference.engine.pace import Pace
 from inference.engine.prefill import PrefillQueue, PrefillRow, compute
 from inference.engine.rows import Row
 from inference.engine.settings import EngineSettings
@@ -37,6 +39,7 @@ class MlxRunner:
         self._settings = settings
         self._queue = PrefillQueue()
         self._lanes = Lanes()
+        self._pace = Pace(settings.prefill_step_tokens)
         self._settled: list[StepOutput] = []
 
     @property
@@ -75,7 +78,7 @@ class MlxRunner:
 
     def step(self) -> Sequence[StepOutput]:
         outputs, self._settled = self._settled, []
-        for row, end in self._queue.chunks(self._settings.prefill_step_tokens):
+        for row, end in self._queue.chunks(self._pace.step_tokens(others_wait=len(self._lanes) > 0)):
             outputs += self._prefill(row, end)
         for lane in self._lanes:
             outputs += self._decode(lane)
@@ -95,7 +98,9 @@ class MlxRunner:
     def _prefill(self, row: PrefillRow, end: int) -> list[StepOutput]:
         start = row.offset
         try:
+            began_s = time.perf_counter()
             compute(self._model, row, end)
+            self._pace.took(end - start, time.perf_counter() - began_s)
             lane = Lane(self._model, row.row, row.state) if row.offset == row.goal else None
         except Exception as error:
             self._queue.remove(row)

@@ -83,7 +83,7 @@ class Config:
         str, About(MODELS, "Where `serve --model REPO` downloads from; the HF_ENDPOINT variable is not consulted.")
     ] = "https://huggingface.co"
 
-    max_batch: Annotated[int, About(ENGINE, "Most answers generated at the same time.", 1, 256)] = 8
+    max_batch: Annotated[int, About(ENGINE, "Most answers generated at the same time.", 1, 4096)] = 8
     prefill_step_tokens: Annotated[
         int,
         About(

@@ -6,6 +6,7 @@ streams with cache churn, and did not in hours of the same load with the call le
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import threading
@@ -21,6 +22,8 @@ _HOST_SHARE = 0.75
 """MLX on the CPU shares the machine's memory with everything else on it."""
 _POOL_SHARE = 1 / 16
 _POOL_MOST_BYTES = 2 * 1024**3
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""glibc keeps freed memory for itself until it is asked; other systems' allocators have no such call."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -69,6 +72,8 @@ def release_unused() -> None:
     gc.collect()
     mx.synchronize()
     mx.clear_cache()
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 def device_answers() -> bool:

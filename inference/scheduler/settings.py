@@ -13,7 +13,8 @@ class SchedulerSettings:
     `max_queue_per_client` of one named client, each at most `queue_deadline_s`. `generation_deadline_s` ends an answer
     with `length` that long after its row began (None: never). The watchdog acts after `watchdog_s` without progress,
     ten times the slowest step, or `load_floor_s` during a model load, whichever is longest. `reserve_tokens` of an
-    answer are reserved in memory at a time. A failed model is not tried again for `load_retry_s`. A reader that lets
+    answer are reserved in memory at a time. A failed model is not tried again for `load_retry_s`. After `tidy_after_s`
+    without work, freed memory is given back to the system. A reader that lets
     more than `mailbox_chars` or `mailbox_events` pile up is cut off.
     """
 
@@ -28,6 +29,7 @@ class SchedulerSettings:
     tick_s: float = 0.25
     publish_s: float = 0.1
     reserve_tokens: int = 4096
+    tidy_after_s: float = 10.0
     load_retry_s: float = 30.0
     mailbox_chars: int = 256 * 1024
     mailbox_events: int = 4096

@@ -58,6 +58,8 @@ class Worker:
         self._stop = False
         self._futures: set[Future[ModelLimits] | Future[bool]] = set()
         self._stale = True
+        self._untidy = False
+        self._worked_s = 0.0
         self._intake: Intake | None = None
         self.view = SchedulerView()
 
@@ -121,6 +123,7 @@ class Worker:
         barren = True
         for resident in self._running.busy():
             barren = not self._running.step(resident) and barren
+            self._untidy, self._worked_s = True, self._clock()
         self._publish_if_due(intake)
         if barren and not self._running.changed:
             self._rest()
@@ -139,10 +142,17 @@ class Worker:
             return
         self._pulse.begin("rest", self._settings.watchdog_s)
         self._pulse.beat()
-        if not self._bell.wait(min(IDLE_S, self._settings.watchdog_s / 4)):
+        if not self._bell.wait(min(IDLE_S, self._settings.tidy_after_s, self._settings.watchdog_s / 4)):
             self._running.changed = self._admission.depth > 0  # memory may have become free outside
+            self._tidy()
             self._pulse.beat()
             self._publish()
+
+    def _tidy(self) -> None:
+        """Once in each idle time: buffers kept for speed are worth more to the rest of the machine by now."""
+        if self._untidy and self._clock() - self._worked_s >= self._settings.tidy_after_s:
+            self._untidy = False
+            self._loader.release_unused()
 
     def _publish_if_due(self, intake: Intake) -> None:
         """Changes are shown within 10 ms, or at once when they were the last for now; figures every `publish_s`."""

@@ -20,6 +20,7 @@ from random import Random
 
 import httpx
 
+from inference.scheduler import SchedulerSettings
 from tests.benchmarks import machine
 from tests.benchmarks.client import begin, chat
 from tests.benchmarks.figure import Figure
@@ -100,11 +101,11 @@ async def leave_often(url: str, times: int, rng: Random, stages: Counter[str]) -
 
 
 def holdings(served: ServedDaemon, tasks_file: Path) -> Holdings:
-    """Once the daemon is idle: a second after the last row has gone."""
-    until_s = time.monotonic() + 20
+    """Once the daemon has been idle for long enough to have given back what it keeps for speed."""
+    until_s = time.monotonic() + 40
     while (load := load_of(served)) != (0, 0) and time.monotonic() < until_s:
         time.sleep(0.1)
-    time.sleep(1.0)
+    time.sleep(SchedulerSettings().tidy_after_s + 2.0)
     tasks_file.unlink(missing_ok=True)
     served.process.send_signal(signal.SIGUSR1)
     while not tasks_file.exists() and time.monotonic() < until_s:

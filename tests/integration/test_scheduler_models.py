@@ -244,6 +244,18 @@ async def test_idle_models_make_room_for_rows_and_for_models_that_do_not_fit_bes
         assert error_of(await events(scheduler.submit(request(model=ref("a"))))) is None
 
 
+async def test_an_idle_engine_gives_memory_back_once() -> None:
+    made = ScriptedLoader(Script(limits=limits()))
+    with scheduled(loader=made, tidy_after_s=0.05) as scheduler:
+        await asyncio.sleep(0.3)
+        assert made.released == 0, "nothing was done yet"
+        for times in (1, 2):
+            assert error_of(await events(scheduler.submit(request()))) is None
+            await until(lambda times=times: made.released == times)
+            await asyncio.sleep(0.3)
+            assert made.released == times
+
+
 async def test_memory_that_grows_ends_the_newest_and_refuses_new_ones() -> None:
     script = Script(limits=limits(), decode_s=0.005, growth_bytes=10)
     made = ScriptedLoader(script, limit_bytes=2000)

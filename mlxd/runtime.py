@@ -11,13 +11,13 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import left_open, likely_tags, silent_ids, think_tags
-from inference.errors import ModelLoading, ModelNotFound, PromptTooLong
+from inference.errors import ModelLoading, ModelNotFound
 from inference.messages import Conversation
 from inference.params import GenerationParams
 from inference.ports import ModelRef
@@ -30,8 +30,6 @@ PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local
 """Names that clients send when they do not care; they mean the default model."""
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
-MAX_CHARS_PER_TOKEN = 24
-"""No language averages more characters a token over a whole context; longer bodies are refused unread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +39,13 @@ class ServedModel:
     id: str
     path: Path
     created_s: int
-    aliases: tuple[str, ...] = ()
 
     @property
     def ref(self) -> ModelRef:
         return ModelRef(self.id, self.path)
 
     def answers_to(self, name: str) -> bool:
-        return name in (self.id, *self.aliases) or name.rpartition("/")[2] == self.id
+        return name == self.id or name.rpartition("/")[2] == self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ class Runtime:
         """The tokenizer and template of a model, read once, off the loop. Raises `ModelError`."""
         future = self._texts.get(model.id)
         if future is None:
-            future = asyncio.ensure_future(asyncio.to_thread(self.load_text, model.path))
+            future = asyncio.ensure_future(asyncio.to_thread(self._read_text, model.path))
             self._texts[model.id] = future
         try:
             return await asyncio.shield(future)
@@ -111,9 +108,10 @@ class Runtime:
             self._texts.pop(model.id, None)  # a repaired model may be tried again
             raise
 
-    def context_tokens(self, text: TextModel) -> int:
-        """The context requests get: the model's, or the configured limit where that is lower."""
-        return min(text.context_tokens, self.max_context_tokens or text.context_tokens)
+    def _read_text(self, path: Path) -> TextModel:
+        """A model's text side with the context that requests get: the configured limit where that is lower."""
+        text = self.load_text(path)
+        return replace(text, context_tokens=min(text.context_tokens, self.max_context_tokens or text.context_tokens))
 
     async def open(
         self,
@@ -132,10 +130,6 @@ class Runtime:
         """
         served = self.resolve(model)
         text = await self.text(served)
-        context_tokens = self.context_tokens(text)
-        least_tokens = body_bytes // MAX_CHARS_PER_TOKEN
-        if least_tokens > context_tokens:
-            raise PromptTooLong(least_tokens, context_tokens, estimated=True)
         prompt = await self.preparer.prepare(
             served.path, text, raw_prompt if conversation is None else conversation, body_bytes
         )
@@ -147,7 +141,7 @@ class Runtime:
                 tokenizer=text.tokenizer,
                 prompt=prompt,
                 params=params,
-                context_tokens=context_tokens,
+                context_tokens=text.context_tokens,
                 client=client,
                 thinking=None if conversation is None else self.thinking(text, prompt),
                 tools=tools,

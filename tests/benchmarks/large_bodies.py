@@ -21,7 +21,7 @@ from tests.benchmarks.processes import mlxd
 
 BODIES = 4
 BODY_BYTES = 500_000
-CONTEXT_TOKENS = 24_000
+CONTEXT_TOKENS = 64_000
 LEAST_TOKENS = 40_000
 NUMBER = b"number 00000000 "
 WINDOW_S = 3.0

@@ -117,6 +117,11 @@ def test_what_agents_add_is_ignored(client: openai.OpenAI) -> None:
     assert reply.choices[0].message.content
 
 
+def test_what_is_ignored_does_not_count_as_prompt(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(messages=MESSAGES, extra_body={"unheard_of": "x" * 3_000_000}, **GREEDY)
+    assert reply.usage and reply.usage.prompt_tokens < 100
+
+
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [

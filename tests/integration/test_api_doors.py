@@ -121,7 +121,6 @@ async def test_the_admin_gets_in(headers: dict[str, str]) -> None:
         "id": "tiny",
         "path": "/models/tiny",
         "created_s": 1_700_000_000,
-        "aliases": [],
     }
 
 

@@ -1,9 +1,9 @@
 """`mlxd` over a scripted engine in which every row gets one token each `PACE_S` seconds, however many rows there are.
 
 All rows are due at the same moment, as the rows of a real batch are: a thousand streams are then a thousand events at
-once. Prompts are done as they come. `--max-batch` ends at 256, so `ROWS` sets the scheduler's own limit.
+once. Prompts are done as they come.
 
-PACE='{"pace_s": 5, "rows": 1000, "ids": [97, 98]}' python -m tests.benchmarks.paced_daemon serve ...
+PACE='{"pace_s": 5, "ids": [97, 98]}' python -m tests.benchmarks.paced_daemon serve ...
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import mlxd.cli
 import mlxd.daemon
 from inference.engine.scripted import Script, ScriptedLoader, ScriptedRunner
 from inference.ports import Job, ModelLimits, ModelRef, Prefilled, StepOutput
-from inference.scheduler import SchedulerSettings
-from mlxd.config import Config
 
 NAP_S = 0.02
 """How long a step without work lasts: a new row waits this long at most."""
@@ -73,12 +70,6 @@ def main() -> None:
 
     limits = ModelLimits(context_tokens=65_536, vocab_size=512, weights_bytes=1_000_000, kv_bytes_per_token=1_000)
     script = Script(reply=reply, limits=limits)
-    configured = mlxd.daemon.scheduler_settings
-
-    def unbounded(config: Config) -> SchedulerSettings:
-        return replace(configured(config), max_batch=pace["rows"])
-
-    mlxd.daemon.scheduler_settings = unbounded
     mlxd.daemon.mlx_loader = lambda config: lambda: PacedLoader(script, pace["pace_s"])
     mlxd.cli.main()
 

@@ -26,7 +26,16 @@ STREAMS = 1000
 TOKENS = 8
 PACE_S = 5.0
 FILES = 8192
-LIMITS = ("--queue-size", "1000", "--max-connections", "2000", "--max-connections-per-address", "2000")
+LIMITS = (
+    "--max-batch",
+    "1000",
+    "--queue-size",
+    "1000",
+    "--max-connections",
+    "2000",
+    "--max-connections-per-address",
+    "2000",
+)
 
 
 def run() -> Iterator[Figure]:
@@ -34,7 +43,7 @@ def run() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="mlxd-benchmark-") as made:
         model = build(Path(made) / "model", "dense")
         letters = letter_ids(model)
-        pace = json.dumps({"pace_s": PACE_S, "rows": STREAMS, "ids": list(letters)})
+        pace = json.dumps({"pace_s": PACE_S, "ids": list(letters)})
         daemon = module("tests.benchmarks.paced_daemon")
         with mlxd(model, *LIMITS, command=daemon, PACE=pace) as served:
             pid = served.process.pid

@@ -80,19 +80,37 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A drawn token's natural log-probability under the model's own, unmodified distribution.
+
+    `top` holds the most likely (token id, log-probability) pairs, best first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the answer. `token_count` tokens became text with it (0 when it was only held back before)."""
+    """A piece of the answer. `token_count` tokens became text with it (0 when it was only held back before).
+
+    `choice` numbers the answers of one request from 0.
+    """
 
     text: str
     token_count: int = 1
     channel: Channel = Channel.CONTENT
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A call, whole. `index` counts the calls of one answer from 0, `arguments` is the JSON text of an object.
+    """A call or a piece of one. `index` counts the calls of one answer from 0.
 
-    `token_count` is that of `Delta`.
+    The first piece of a call has its `id` and `name`, later ones have "" there; all `arguments` of one index together
+    are the JSON text of an object. `token_count` and `choice` are those of `Delta`.
     """
 
     index: int
@@ -100,15 +118,21 @@ class ToolCallDelta:
     name: str
     arguments: str
     token_count: int = 1
+    choice: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`malformed_calls`: how often something began like a tool call and could not be read; it is in the content."""
+    """`malformed_calls`: how often something began like a tool call and could not be read; it is in the content.
+
+    Of several choices each has its own; `usage` of the last one counts them all.
+    """
 
     reason: FinishReason
     usage: Usage
     malformed_calls: int = 0
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)

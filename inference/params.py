@@ -13,6 +13,7 @@ class SamplingParams:
     multiplicative (1 is off), `presence_penalty` and `frequency_penalty` are additive (0 is off); all three look at
     the last `penalty_context_tokens` tokens of prompt and answer. `seed` None draws from a fresh random stream;
     a seed keys the stream by (seed, position), so a row's draws do not depend on its neighbours in the batch.
+    `logit_bias` holds (token id, what is added to its logit), each id once.
     """
 
     temperature: float = 1.0
@@ -24,6 +25,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     penalty_context_tokens: int = 256
     seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     @property
     def is_greedy(self) -> bool:
@@ -42,13 +44,43 @@ class StopConditions:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer's text must match: a grammar in the Lark dialect of llguidance, for the text behind any thought.
+
+    `param` is the field of the request it came from; a grammar that cannot be compiled is told under this name.
+    """
+
+    lark: str
+    param: str
+
+
+@dataclass(frozen=True, slots=True)
+class KVQuantisation:
+    """Keys and values in `bits` (4 or 8) with one scale per `group_size` values, from token `start_tokens` on."""
+
+    bits: int
+    group_size: int = 64
+    start_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationParams:
     """Everything about one generation that is not its prompt.
 
-    `max_tokens` None means the room left in the context. `deadline_s` None means no wall-clock limit.
+    `max_tokens` None means the room left in the context. `deadline_s` None means no wall-clock limit. Before
+    `min_tokens` no end-of-turn or stop id is drawn; with `ignore_eos` none of the model's own ever is.
+    `top_logprobs` None asks for no log-probabilities, 0 for those of the drawn tokens only. `n` answers are drawn from
+    one prefill. A thought is closed after `thinking_budget_tokens`.
     """
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: StopConditions = field(default_factory=StopConditions)
     max_tokens: int | None = None
     deadline_s: float | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    top_logprobs: int | None = None
+    n: int = 1
+    thinking_budget_tokens: int | None = None
+    grammar: Grammar | None = None
+    kv: KVQuantisation | None = None

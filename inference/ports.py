@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inference.errors import InferenceError
-from inference.events import FinishReason
-from inference.params import SamplingParams
+from inference.events import FinishReason, TokenLogprob
+from inference.params import Grammar, KVQuantisation, SamplingParams
 from inference.tokens import Prompt, TokenIds
 
 
@@ -106,11 +106,71 @@ class ModelLimits:
         return self.kv_fixed_bytes + tokens * self.kv_bytes_per_token
 
 
+class TokenMatcher(Protocol):
+    """One answer on its way through a grammar. Used by one thread."""
+
+    def advance(self, token: int) -> bool:
+        """Takes a drawn token; False when the grammar does not allow it, after which nothing is allowed."""
+
+    def allowed(self) -> bytes:
+        """Which tokens may come next: one bit for each id, least significant first, padded to 32-bit words.
+
+        End-of-turn ids are allowed where the text may end, and nothing else where it must.
+        """
+
+    @property
+    def stopped(self) -> bool:
+        """The text is complete and nothing may follow."""
+
+
+class CompiledGrammar(Protocol):
+    """A grammar made ready for one model's vocabulary. Immutable; crosses threads."""
+
+    def matcher(self) -> TokenMatcher:
+        """A fresh one, at the beginning of the text."""
+
+
+class GrammarCompiler(Protocol):
+    """Makes grammars ready, within caps of time, size and states. Thread-safe; never on the worker thread."""
+
+    def compile(self, model: ModelRef, grammar: Grammar) -> CompiledGrammar:
+        """Raises `InvalidParameter` for a grammar that is wrong or exceeds a cap. There is no unconstrained way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtSpan:
+    """Where a thought stands in the tokens of an answer, for what counts or waits for it.
+
+    `open`: the prompt ends inside of a thought. After `budget_tokens` of one, `closing` is written by force (ids that
+    end with the closer). `opener` and `closer` are ids; a model may write a marker as several.
+    """
+
+    opener: TokenIds
+    closer: TokenIds
+    open: bool = False
+    budget_tokens: int | None = None
+    closing: TokenIds = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What steers a row's draws beside sampling: a limit on thoughts and, behind them, a grammar.
+
+    Without `thought` the grammar holds from the first token. With one that is not `open` the answer may begin with a
+    thought or with the text of the grammar.
+    """
+
+    grammar: CompiledGrammar | None = None
+    thought: ThoughtSpan | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One row of work for a runner: everything resolved, nothing optional left to decide.
 
-    `stop_ids` holds the model's end-of-turn ids and the request's own (empty: only `max_tokens` ends the row).
+    `stop_ids` holds the model's end-of-turn ids and the request's own (empty: only `max_tokens` ends the row); none of
+    them is drawn before `min_tokens`, and none of `banned_ids` ever. `fork_of` names a job started just before with
+    the same prompt: its prefill is shared.
     """
 
     id: str
@@ -118,6 +178,12 @@ class Job:
     sampling: SamplingParams
     max_tokens: int
     stop_ids: frozenset[int] = field(default_factory=frozenset)
+    min_tokens: int = 0
+    banned_ids: frozenset[int] = field(default_factory=frozenset)
+    top_logprobs: int | None = None
+    guide: Guide | None = None
+    kv: KVQuantisation | None = None
+    fork_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +200,14 @@ class Prefilled:
 class Sampled:
     """Tokens a job drew in this step, in order. `finish` set: the row is over and already freed.
 
-    A token that ended the turn (in `stop_ids`) is not among `tokens`.
+    A token that ended the turn (in `stop_ids`) is not among `tokens`. `logprobs`, where asked for, has one entry for
+    each of `tokens`.
     """
 
     job_id: str
     tokens: TokenIds
     finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class Running:
                 row.fail(output.error)
 
     def _deliver(self, resident: Resident, row: Row) -> None:
-        events, row.events = row.events, []
+        events = row.take_events()
         if events:
             row.ticket.mailbox.put(events)
         if row.over:

@@ -60,6 +60,8 @@ class ChatShape:
         return _chat_choice({"reasoning_content" if channel is Channel.REASONING else "content": text})
 
     def call(self, call: ToolCallDelta) -> Choice:
+        if not call.id:
+            return _chat_choice({"tool_calls": [{"index": call.index, "function": {"arguments": call.arguments}}]})
         function = {"name": call.name, "arguments": call.arguments}
         made = {"index": call.index, "id": call.id, "type": "function", "function": function}
         return _chat_choice({"tool_calls": [made]})
@@ -159,7 +161,12 @@ class Reducer:
                 chunks.append(self._chunk(choice))
 
     def _call(self, chunks: list[Chunk], call: ToolCallDelta) -> None:
-        self.calls.append((call.name, len(call.arguments.encode())))
+        written_bytes = len(call.arguments.encode())
+        if call.id:
+            self.calls.append((call.name, written_bytes))
+        else:
+            name, before_bytes = self.calls[-1]
+            self.calls[-1] = (name, before_bytes + written_bytes)
         choice = self._shape.call(call)
         if choice is not None:
             self._open(chunks)

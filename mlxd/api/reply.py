@@ -26,7 +26,7 @@ def fold(chunks: Iterable[Chunk]) -> dict[str, Any]:
     """The answer that one whole stream of chunks adds up to."""
     head: Chunk = {}
     texts: dict[str, list[str]] = {"content": []}
-    calls: list[dict[str, Any]] = []
+    calls: dict[int, dict[str, Any]] = {}
     reason = usage = None
     for chunk in chunks:
         head = head or chunk
@@ -35,9 +35,11 @@ def fold(chunks: Iterable[Chunk]) -> dict[str, Any]:
             reason = choice["finish_reason"] or reason
             for field, text in _texts(choice):
                 texts.setdefault(field, []).append(text)
-            calls += map(_whole_call, choice.get("delta", {}).get("tool_calls", ()))
+            for piece in choice.get("delta", {}).get("tool_calls", ()):
+                _add_call(calls, piece)
     joined = {field: "".join(pieces) for field, pieces in texts.items()}
-    said = _message(joined, calls) if head["object"] == "chat.completion.chunk" else {"text": joined["content"]}
+    chat = head["object"] == "chat.completion.chunk"
+    said = _message(joined, list(calls.values())) if chat else {"text": joined["content"]}
     return {
         "id": head["id"],
         "object": head["object"].removesuffix(".chunk"),
@@ -54,9 +56,13 @@ def _texts(choice: dict[str, Any]) -> Iterable[tuple[str, str]]:
     return tuple((field, text) for field, text in choice["delta"].items() if field in _TEXTS)
 
 
-def _whole_call(call: dict[str, Any]) -> dict[str, Any]:
-    """A streamed call, which comes in one piece, without its place in the stream."""
-    return {name: value for name, value in call.items() if name != "index"}
+def _add_call(calls: dict[int, dict[str, Any]], piece: dict[str, Any]) -> None:
+    """A call's first piece has all but the rest of its arguments; the place in the stream is left out."""
+    if (begun := calls.get(piece["index"])) is not None:
+        begun["function"]["arguments"] += piece["function"]["arguments"]
+        return
+    call = {name: value for name, value in piece.items() if name != "index"}
+    calls[piece["index"]] = call | {"function": dict(piece["function"])}
 
 
 def _message(texts: dict[str, str], calls: list[dict[str, Any]]) -> dict[str, Any]:

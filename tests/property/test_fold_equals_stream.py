@@ -35,7 +35,8 @@ usages = st.builds(
     prefill_s=seconds, decode_s=seconds,
 )  # fmt: skip
 pieces = st.builds(Delta, text=texts, token_count=st.integers(0, 3), channel=st.sampled_from(Channel))
-calls = st.builds(ToolCallDelta, index=st.just(0), id=texts, name=texts, arguments=texts)
+calls = st.builds(ToolCallDelta, index=st.just(0), id=st.text(min_size=1, max_size=12), name=texts, arguments=texts)
+call_pieces = st.lists(texts, max_size=3)
 
 silent = st.lists(st.builds(PrefillProgress, done_tokens=counts, total_tokens=counts), max_size=3)
 
@@ -45,8 +46,12 @@ def conversations(draw: st.DrawFn) -> tuple[list[Event], list[list[Event]]]:
     """A generation's events, and the same in batches of any cut."""
     said: list[Event] = []
     for event in draw(st.lists(pieces | calls)):
-        index = sum(isinstance(one, ToolCallDelta) for one in said)
-        said.append(replace(event, index=index) if isinstance(event, ToolCallDelta) else event)
+        if not isinstance(event, ToolCallDelta):
+            said.append(event)
+            continue
+        index = sum(isinstance(one, ToolCallDelta) and bool(one.id) for one in said)
+        said.append(replace(event, index=index))
+        said += [ToolCallDelta(index, "", "", more) for more in draw(call_pieces)]
     finish = Finished(draw(st.sampled_from(FinishReason)), draw(usages))
     events: list[Event] = [Admitted("r", 7), *draw(silent), *said, finish]
     batches: list[list[Event]] = [[]]
@@ -106,7 +111,13 @@ def test_chat(generation: tuple[list[Event], list[list[Event]]], separate_usage:
     reasoned = "".join(delta.text for delta in said if delta.channel is Channel.REASONING)
     assert message.get("reasoning_content", "") == reasoned
     assert (message["content"] or "") == "".join(delta.text for delta in said if delta.channel is not Channel.REASONING)
-    made = [event for event in events if isinstance(event, ToolCallDelta)]
+    made: list[ToolCallDelta] = []
+    for event in events:
+        if isinstance(event, ToolCallDelta):
+            if not event.id:
+                event = replace(made.pop(), arguments=made_arguments + event.arguments)
+            made.append(event)
+            made_arguments = event.arguments
     told = [(call["id"], *call["function"].values(), call["type"]) for call in message.get("tool_calls", [])]
     assert told == [(call.id, call.name, call.arguments, "function") for call in made]
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

@@ -88,7 +88,10 @@ def added_up(chunks: list[Any]) -> dict[str, Any]:
             reason = choice["finish_reason"] or reason
             delta = choice.get("delta") or ({"text": choice["text"]} if "text" in choice else {})
             for call in delta.pop("tool_calls", ()):
-                assert made.setdefault(call.pop("index"), call) is call  # each call comes whole, in one piece
+                begun = made.setdefault(call.pop("index"), call)
+                if begun is not call:
+                    assert call.keys() == {"function"} and call["function"].keys() == {"arguments"}
+                    begun["function"]["arguments"] += call["function"]["arguments"]
             for field, piece in delta.items():
                 message[field] = message.get(field, "") + piece
     if made:
@@ -115,9 +118,9 @@ def test_chat(generation: tuple[list[Event], list[list[Event]]], separate_usage:
     for event in events:
         if isinstance(event, ToolCallDelta):
             if not event.id:
-                event = replace(made.pop(), arguments=made_arguments + event.arguments)
+                begun = made.pop()
+                event = replace(begun, arguments=begun.arguments + event.arguments)
             made.append(event)
-            made_arguments = event.arguments
     told = [(call["id"], *call["function"].values(), call["type"]) for call in message.get("tool_calls", [])]
     assert told == [(call.id, call.name, call.arguments, "function") for call in made]
     assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

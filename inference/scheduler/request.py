@@ -8,7 +8,7 @@ from typing import Self
 from inference.events import Event
 from inference.messages import Tool
 from inference.params import GenerationParams
-from inference.ports import ModelRef, Tokenizer
+from inference.ports import Guide, ModelRef, Tokenizer
 from inference.scheduler.mailbox import Mailbox
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt
@@ -32,7 +32,8 @@ class Request:
     """A validated, rendered request. `client` is its key in the fair queue; "" is shared by all who have none.
 
     `context_tokens` is the room for prompt and answer together. Without `thinking` the whole answer is content.
-    Calls of `tools` are read out of the answer; `shown` are ids of their markers that are otherwise silent.
+    Calls of `tools` are read out of the answer; `shown` are ids of their markers that are otherwise silent. `guide`
+    steers the draws.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Request:
     thinking: Thinking | None = None
     tools: tuple[Tool, ...] = ()
     shown: frozenset[int] = frozenset()
+    guide: Guide | None = None
 
 
 @dataclass(slots=True, eq=False)

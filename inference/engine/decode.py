@@ -20,6 +20,7 @@ from inference.engine.kv import KVState
 from inference.engine.mlx_lm_door import GenerationBatch, StopSequences
 from inference.engine.rows import Row
 from inference.engine.sampler import LaneSampler, Penalties
+from inference.tokens import TokenIds
 
 SHORT_TOKENS = 1024
 """Below this, padding is too small to keep rows apart."""
@@ -35,24 +36,25 @@ def may_share(lengths_tokens: Sequence[int]) -> bool:
 class Lane:
     """Rows that are stepped together. One row keeps its plain KV state; it is merged when a second joins."""
 
-    def __init__(self, model: object, row: Row, state: KVState) -> None:
-        """Feeds the row's last token: its next token is on its way when this returns."""
-        self.rows = [row]
-        self.mergeable = kv.can_batch(state) and not row.alone
-        self._sampler = LaneSampler([row.sampling])
-        penalties = (Penalties(row.sampling),) if row.sampling.has_penalties else ()
-        recent = row.ids[:-1][-row.job.sampling.penalty_context_tokens :] if penalties else ()
+    def __init__(self, model: object, rows: Sequence[Row], state: KVState) -> None:
+        """Feeds each row's last token: its next token is on its way when this returns.
+
+        Several rows are forks: `state` is what they all have read, and each gets its own copy of it.
+        """
+        self.rows = list(rows)
+        self.mergeable = kv.can_batch(state) and not any(row.alone for row in rows)
+        self._sampler = LaneSampler([row.sampling for row in rows])
         self._batch = GenerationBatch(
             model,
-            [row],
-            mx.array([row.ids[-1]], dtype=mx.uint32),
-            state,
-            [list(recent)],
-            [None],
+            list(rows),
+            mx.array([row.ids[-1] for row in rows], dtype=mx.uint32),
+            state if len(rows) == 1 else kv.merge([state] * len(rows)),
+            [list(_recent(row)) for row in rows],
+            [None] * len(rows),
             self._sampler,
-            [penalties],
-            [_NEVER_STOPS],
-            [sys.maxsize],
+            [(Penalties(row.sampling),) if row.sampling.has_penalties else () for row in rows],
+            [_NEVER_STOPS] * len(rows),
+            [sys.maxsize] * len(rows),
         )
 
     @property
@@ -67,13 +69,15 @@ class Lane:
         return self.mergeable and other.mergeable and may_share(self.lengths_tokens + other.lengths_tokens)
 
     def join(self, other: Lane) -> None:
-        """Takes over the single row of a lane just made."""
+        """Takes over the rows of a lane just made."""
         mine, theirs = self._batch, other._batch
-        if len(self.rows) == 1:
+        if len(self.rows) == len(other.rows) == 1:
             mine.prompt_cache = kv.merge([mine.prompt_cache, theirs.prompt_cache])
             theirs.prompt_cache = []
         else:
-            theirs.prompt_cache = kv.merge([theirs.prompt_cache])
+            for lane in (self, other):
+                if len(lane.rows) == 1:
+                    lane._batch.prompt_cache = kv.merge([lane._batch.prompt_cache])
         mine.extend(theirs)
         self.rows += other.rows
         self._seat()
@@ -100,6 +104,11 @@ class Lane:
 
     def _seat(self) -> None:
         self._sampler.seat([row.sampling for row in self.rows])
+
+
+def _recent(row: Row) -> TokenIds:
+    """The tokens a row's penalties look at, less the one that is fed now."""
+    return row.ids[:-1][-row.job.sampling.penalty_context_tokens :] if row.sampling.has_penalties else ()
 
 
 class Lanes:

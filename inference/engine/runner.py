@@ -101,7 +101,7 @@ class MlxRunner:
             began_s = time.perf_counter()
             compute(self._model, row, end)
             self._pace.took(end - start, time.perf_counter() - began_s)
-            lane = Lane(self._model, row.row, row.state) if row.offset == row.goal else None
+            lane = Lane(self._model, [row.row], row.state) if row.offset == row.goal else None
         except Exception as error:
             self._queue.remove(row)
             return [self._failed(row.row, error)]

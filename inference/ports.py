@@ -91,6 +91,7 @@ class ModelLimits:
     """What admission must know of a loaded model. Bytes are device memory.
 
     One row of n tokens needs `kv_fixed_bytes` + n x `kv_bytes_per_token`; prefill needs `workspace_bytes` beside it.
+    `kv_group_sizes` are those its keys and values can be quantised in; none: they cannot.
     """
 
     context_tokens: int
@@ -101,6 +102,7 @@ class ModelLimits:
     workspace_bytes: int = 0
     parameters: int = 0
     architecture: str = ""
+    kv_group_sizes: tuple[int, ...] = ()
 
     def row_bytes(self, tokens: int) -> int:
         return self.kv_fixed_bytes + tokens * self.kv_bytes_per_token

@@ -42,6 +42,7 @@ class Lane:
         Several rows are forks: `state` is what they all have read, and each gets its own copy of it.
         """
         self.rows = list(rows)
+        kv.quantise(state, rows[0].job.kv)
         self.mergeable = kv.can_batch(state) and not any(row.alone for row in rows)
         self._sampler = LaneSampler([row.sampling for row in rows])
         self._batch = GenerationBatch(
@@ -84,6 +85,7 @@ class Lane:
 
     def step(self) -> list[tuple[Row, int]]:
         """One token for each row."""
+        kv.quantise(self._batch.prompt_cache, self.rows[0].job.kv)
         return [(reply.uid, int(reply.token)) for reply in self._batch.next()]
 
     def drop(self, gone: Sequence[Row]) -> None:

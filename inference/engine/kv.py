@@ -7,10 +7,14 @@ state and taken out of it again.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
+
+from inference.engine.mlx_lm_door import KVCache
+from inference.params import KVQuantisation
 
 KVState = list[Any]
 """Cache entries of one row or of one batch."""
@@ -39,6 +43,31 @@ def merge(states: Sequence[KVState]) -> KVState:
 def extract(batched: KVState, row: int) -> KVState:
     """The plain state of one row of a batch."""
     return [entry.extract(row) for entry in batched]
+
+
+def fork(state: KVState) -> KVState:
+    """The same state once more: its arrays are shared until one of the two is written to."""
+    return copy.deepcopy(state)
+
+
+def can_quantise(state: KVState) -> bool:
+    """Whether all keys and values of this state can be quantised, and there are some.
+
+    mlx-lm cannot quantise rings, chunked entries and lists of entries; recurrent state has no keys and stays exact.
+    """
+    growing = [entry for entry in state if type(entry) is KVCache]
+    return bool(growing) and not any(
+        hasattr(entry, "keys") or hasattr(entry, "caches") for entry in state if type(entry) is not KVCache
+    )
+
+
+def quantise(state: KVState, wanted: KVQuantisation | None) -> None:
+    """Quantises, in place, the entries that hold `start_tokens` tokens. Done before each time tokens are fed."""
+    if wanted is None:
+        return
+    for at, entry in enumerate(state):
+        if type(entry) is KVCache and entry.offset >= wanted.start_tokens:
+            state[at] = entry.to_quantized(group_size=wanted.group_size, bits=wanted.bits)
 
 
 def begin(state: Iterable[Any]) -> None:

@@ -21,9 +21,12 @@ from inference.engine.model_files import check_model_files
 from inference.engine.runner import MlxRunner
 from inference.engine.settings import GRID_TOKENS, EngineSettings
 from inference.errors import InferenceError, InvalidModel, MemoryPressure, ModelTooLarge
+from inference.params import KVQuantisation
 from inference.ports import DeviceMemory, ModelLimits, ModelRef, ModelRunner
 
 log = logging.getLogger(__name__)
+GROUP_SIZES = (32, 64, 128)
+"""Values with one scale, as MLX can quantise them."""
 _ACTIVATION_COPIES = 12
 """Hidden-sized arrays of one piece alive at once in a layer (inputs, projections, gates), generously."""
 _LOGIT_COPIES = 6
@@ -104,10 +107,34 @@ def measure(model: Any, config: dict[str, Any], max_batch: int) -> ModelLimits:
         weights_bytes=sum(array.nbytes for array in weights),
         kv_bytes_per_token=per_token,
         kv_fixed_bytes=fixed,
+        kv_group_sizes=_kv_group_sizes(model),
         workspace_bytes=_workspace_bytes(config, vocabulary, max_batch),
         parameters=int(get_total_parameters(model)),
         architecture=str(config["model_type"]),
     )
+
+
+def _kv_group_sizes(model: Any) -> tuple[int, ...]:
+    """The group sizes in which this model's KV can be quantised, found by trying: attention has to take part in it."""
+    found = []
+    for group_size in GROUP_SIZES:
+        state = make_prompt_cache(model)
+        if not kv.can_quantise(state):
+            return ()
+        kv.quantise(state, KVQuantisation(bits=8, group_size=group_size))
+        if _takes(model, state):
+            found.append(group_size)
+    return tuple(found)
+
+
+def _takes(model: Any, state: kv.KVState) -> bool:
+    """Whether the model's code can be run on this state, by shapes alone."""
+    try:
+        for ids in ([[0, 0]], [[0]]):
+            model(mx.array(ids), cache=state)
+    except Exception:  # whatever it makes of entries it was not written for
+        return False
+    return True
 
 
 def _workspace_bytes(config: dict[str, Any], vocabulary: int, max_batch: int) -> int:

@@ -20,6 +20,7 @@ from inference.engine import kv
 from inference.engine.kv import KVState
 from inference.engine.rows import Row
 from inference.engine.settings import GRID_TOKENS
+from inference.ports import Job
 from inference.tokens import KVOffset, TokenIds
 
 _OLDEST_EVERY = 4
@@ -28,16 +29,21 @@ _OLDEST_EVERY = 4
 
 @dataclass(slots=True, eq=False)
 class PrefillRow:
-    """A row whose first `offset` ids are in `state`. `ids` is the whole sequence; all but the last are to be computed.
+    """Rows whose first `offset` ids are in `state`. `ids` is the whole sequence; all but the last are to be computed.
 
+    Several `rows` are forks that share it; progress is told of the first, and when that leaves, of the next.
     `restarted` rows are computed again after a fault; their progress is not reported a second time.
     """
 
-    row: Row
+    rows: list[Row]
     ids: TokenIds
     state: KVState
     offset: KVOffset = field(default=KVOffset(0))
     restarted: bool = False
+
+    @property
+    def row(self) -> Row:
+        return self.rows[0]
 
     @property
     def goal(self) -> int:
@@ -46,6 +52,10 @@ class PrefillRow:
     @property
     def remaining_tokens(self) -> int:
         return self.goal - self.offset
+
+    def takes(self, job: Job) -> bool:
+        """Whether a job may share this prefill: it reads the same, into the same kind of state."""
+        return self.ids == job.prompt.ids and self.row.job.kv == job.kv and not self.restarted
 
 
 class PrefillQueue:
@@ -61,7 +71,8 @@ class PrefillQueue:
         self._turn = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """Jobs, forks included."""
+        return sum(len(row.rows) for row in self._rows)
 
     def __iter__(self) -> Iterator[PrefillRow]:
         return iter(self._rows)
@@ -73,7 +84,17 @@ class PrefillQueue:
         self._rows.remove(row)
 
     def find(self, job_id: str) -> PrefillRow | None:
-        return next((row for row in self._rows if row.row.job.id == job_id), None)
+        return next((row for row in self._rows if any(one.job.id == job_id for one in row.rows)), None)
+
+    def drop(self, job_id: str) -> bool:
+        """Takes a job out; forks that shared its prefill keep it. False: it is not in prefill."""
+        row = self.find(job_id)
+        if row is None:
+            return False
+        row.rows = [one for one in row.rows if one.job.id != job_id]
+        if not row.rows:
+            self.remove(row)
+        return True
 
     def clear(self) -> None:
         self._rows.clear()
@@ -115,6 +136,7 @@ def pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
 def compute(model: Any, row: PrefillRow, end: int) -> None:
     """Brings the ids up to `end` into the row's state and waits for them."""
     for start, stop in pieces(row.offset, end):
+        kv.quantise(row.state, row.row.job.kv)
         model(mx.array(row.ids[start:stop])[None], cache=row.state)
         kv.begin(row.state)  # the logits are never asked for, so the output layer is not computed
     kv.wait(row.state)

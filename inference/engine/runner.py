@@ -58,21 +58,27 @@ class MlxRunner:
     def start(self, job: Job) -> None:
         if (end := self._cannot_run(job)) is not None:
             self._settled.append(end)
+            return
+        row = Row.of(job)
+        row.alone = job.kv is not None  # mlx-lm cannot batch quantised entries, and these will be
+        origin = self._queue.find(job.fork_of) if job.fork_of else None
+        if origin is not None and origin.takes(job):
+            origin.rows.append(row)
         else:
-            self._queue.add(PrefillRow(Row.of(job), job.prompt.ids, make_prompt_cache(self._model)))
+            self._queue.add(PrefillRow([row], job.prompt.ids, make_prompt_cache(self._model)))
 
     def _cannot_run(self, job: Job) -> StepOutput | None:
         """The engine's own guards: an id beyond the embedding reads foreign memory, an empty prompt has no logits."""
         ids = job.prompt.ids
         if not ids or min(ids) < 0 or max(ids) >= self._limits.vocab_size:
             return RowFailed(job.id, InvalidParameter("The prompt is empty or holds a token the model does not have."))
+        if job.kv is not None and job.kv.group_size not in self._limits.kv_group_sizes:
+            return RowFailed(job.id, InvalidParameter("The model's KV cannot be quantised like this.", param="kv_bits"))
         return Sampled(job.id, (), FinishReason.LENGTH) if job.max_tokens < 1 else None
 
     def cancel(self, job_id: str) -> None:
         self._settled = [output for output in self._settled if output.job_id != job_id]
-        if (waiting := self._queue.find(job_id)) is not None:
-            self._queue.remove(waiting)
-        elif (found := self._lanes.find(job_id)) is not None:
+        if not self._queue.drop(job_id) and (found := self._lanes.find(job_id)) is not None:
             lane, row = found
             self._settled += self._drop(lane, [row])
 
@@ -101,23 +107,30 @@ class MlxRunner:
             began_s = time.perf_counter()
             compute(self._model, row, end)
             self._pace.took(end - start, time.perf_counter() - began_s)
-            lane = Lane(self._model, [row.row], row.state) if row.offset == row.goal else None
+            lanes = self._first_lanes(row) if row.offset == row.goal else []
         except Exception as error:
+            return self._prefill_failed(row, error)
+        if lanes:
             self._queue.remove(row)
-            return [self._failed(row.row, error)]
-        outputs = [] if lane is None else self._admit(row, lane)
+        outputs = [output for lane in lanes for output in self._admit(lane)]
         if row.restarted:
             return outputs
-        last = int(lane is not None)  # the last token is fed by decode's first step, which is under way
+        last = int(bool(lanes))  # the last token is fed by decode's first step, which is under way
         return [Prefilled(row.row.job.id, row.offset + last, len(row.ids), row.offset - start + last), *outputs]
 
-    def _admit(self, row: PrefillRow, lane: Lane) -> list[StepOutput]:
-        self._queue.remove(row)
+    def _first_lanes(self, done: PrefillRow) -> list[Lane]:
+        """Forks share a lane where their state can be batched (a state of no token at all cannot, in every class)."""
+        rows, state = done.rows, done.state
+        if len(rows) == 1 or (done.goal and kv.can_batch(state) and not done.row.alone):
+            return [Lane(self._model, rows, state)]
+        return [Lane(self._model, [row], kv.fork(state)) for row in rows]
+
+    def _admit(self, lane: Lane) -> list[StepOutput]:
         home = self._lanes.home_for(lane)
         if home is None:
             self._lanes.add(lane)
             return []
-        company = [*home.rows, row.row]
+        company = [*home.rows, *lane.rows]
         try:
             home.join(lane)
         except Exception as error:
@@ -161,8 +174,19 @@ class MlxRunner:
         for row in rows:
             row.alone = True
             row.rewind()
-            self._queue.add(PrefillRow(row, row.ids, make_prompt_cache(self._model), restarted=True))
+            self._queue.add(PrefillRow([row], row.ids, make_prompt_cache(self._model), restarted=True))
         return []
+
+    def _prefill_failed(self, row: PrefillRow, error: Exception) -> list[StepOutput]:
+        """The first row is at fault until shown otherwise; its forks begin anew, for the state cannot be trusted."""
+        self._queue.remove(row)
+        failed, *forks = row.rows
+        outputs: list[StepOutput] = [self._failed(failed, error)]
+        for fork in forks:
+            fork.rewind()
+        if forks:
+            self._queue.add(PrefillRow(forks, row.ids, make_prompt_cache(self._model), restarted=True))
+        return outputs
 
     def _failed(self, row: Row, error: Exception) -> RowFailed:
         self._require_device(error)

@@ -111,7 +111,7 @@ def test_wrong_kv_is_noticed(
 
 def state_of(loaded: Loaded, ids: tuple[int, ...], stops: tuple[int, ...]) -> list[np.ndarray]:
     """KV after a prefill in chunks that end at `stops`, as plain arrays cut to what is valid."""
-    row = PrefillRow(Row.of(job("a", ids)), ids, make_prompt_cache(loaded.model))
+    row = PrefillRow([Row.of(job("a", ids))], ids, make_prompt_cache(loaded.model))
     for stop in stops:
         prefill.compute(loaded.model, row, stop)
     held = []
@@ -144,7 +144,7 @@ def test_a_start_off_the_grid_returns_to_it(load: Callable[[str], Loaded], archi
         calls.append(inputs.shape[1])
         return loaded.model(inputs, cache=cache)
 
-    row = PrefillRow(Row.of(job("a", ids)), ids, make_prompt_cache(loaded.model), offset=KVOffset(0))
+    row = PrefillRow([Row.of(job("a", ids))], ids, make_prompt_cache(loaded.model), offset=KVOffset(0))
     prefill.compute(loaded.model, row, 100)
     prefill.compute(counting, row, 599)
     assert calls == [GRID_TOKENS - 100, GRID_TOKENS, 599 - 2 * GRID_TOKENS]

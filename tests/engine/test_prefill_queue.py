@@ -14,7 +14,7 @@ from tests.engine.harness import job
 
 def waiting(name: str, length: int, offset: int = 0) -> PrefillRow:
     ids = tuple([5] * length)
-    return PrefillRow(Row.of(job(name, ids)), ids, [], KVOffset(offset))
+    return PrefillRow([Row.of(job(name, ids))], ids, [], KVOffset(offset))
 
 
 def serve(queue: PrefillQueue, step_tokens: int) -> dict[str, int]:

@@ -24,7 +24,29 @@ def _file_limit_untouched() -> Iterator[None]:
 
 with _file_limit_untouched():
     from mlx_lm.generate import GenerationBatch, StopSequences
-    from mlx_lm.models.cache import KVCache, make_prompt_cache
+    from mlx_lm.models.cache import (
+        ArraysCache,
+        BatchKVCache,
+        BatchRotatingKVCache,
+        CacheList,
+        KVCache,
+        QuantizedKVCache,
+        RotatingKVCache,
+        make_prompt_cache,
+    )
     from mlx_lm.utils import get_total_parameters, load_model
 
-__all__ = ["GenerationBatch", "KVCache", "StopSequences", "get_total_parameters", "load_model", "make_prompt_cache"]
+__all__ = [
+    "ArraysCache",
+    "BatchKVCache",
+    "BatchRotatingKVCache",
+    "CacheList",
+    "GenerationBatch",
+    "KVCache",
+    "QuantizedKVCache",
+    "RotatingKVCache",
+    "StopSequences",
+    "get_total_parameters",
+    "load_model",
+    "make_prompt_cache",
+]

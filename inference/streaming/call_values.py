@@ -34,9 +34,7 @@ def typed(text: str, tool: Tool, key: str) -> Any:
 
     A parameter that may be a string is one, unless it may be null as well and says so.
     """
-    properties = tool.parameters.get("properties")
-    schema = properties.get(key) if isinstance(properties, Mapping) else None
-    types = _types(schema, tool.parameters, 0)
+    types = _types_of(tool, key)
     if "string" in types:
         return None if "null" in types and text.strip() == "null" else text
     plain = text.strip()
@@ -50,6 +48,18 @@ def typed(text: str, tool: Tool, key: str) -> Any:
     if isinstance(value, float) and value.is_integer() and "number" not in types and "integer" in types:
         value = int(value)
     return value if types & _names(value) else text
+
+
+def is_text(tool: Tool, key: str) -> bool:
+    """Whether `typed` leaves a value of that key the text it is, whatever it says."""
+    types = _types_of(tool, key)
+    return not types or ("string" in types and "null" not in types)
+
+
+def _types_of(tool: Tool, key: str) -> frozenset[str]:
+    properties = tool.parameters.get("properties")
+    schema = properties.get(key) if isinstance(properties, Mapping) else None
+    return _types(schema, tool.parameters, 0)
 
 
 def _names(value: Any) -> frozenset[str]:

@@ -1,0 +1,1 @@
+"""How models write calls: one room for each family of dialects, none of which knows another."""

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import left_open, likely_tags, silent_ids, think_tags
+from inference.conversation.thinking import close_thought, left_open, likely_tags, silent_ids, think_tags, thought_span
+from inference.conversation.turns import ThinkTags
 from inference.errors import ModelLoading, ModelNotFound
 from inference.messages import Conversation
 from inference.params import GenerationParams
-from inference.ports import ModelRef
+from inference.ports import Guide, ModelRef, ThoughtSpan
 from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
 from inference.streaming.call_dialects import MARKERS
 from inference.streaming.splitter import ReasoningMode
@@ -133,6 +134,10 @@ class Runtime:
         prompt = await self.preparer.prepare(
             served.path, text, raw_prompt if conversation is None else conversation, body_bytes
         )
+        thinking, thought = None, None
+        if conversation is not None:
+            prompt = self.quieted(text, prompt, params)
+            thinking, thought = self.thinking(text, prompt), self.thought(text, prompt, params)
         tools = () if conversation is None else conversation.tools
         return self.scheduler.submit(
             Request(
@@ -143,11 +148,30 @@ class Runtime:
                 params=params,
                 context_tokens=text.context_tokens,
                 client=client,
-                thinking=None if conversation is None else self.thinking(text, prompt),
+                thinking=thinking,
                 tools=tools,
                 shown=silent_ids(text.tokenizer, MARKERS) if tools else frozenset(),
+                guide=None if params.thinking_budget_tokens is None or thought is None else Guide(thought=thought),
             )
         )
+
+    def quieted(self, text: TextModel, prompt: Prompt, params: GenerationParams) -> Prompt:
+        """The prompt, its open thought closed when there shall be none and the template knew no way to say so."""
+        tags = self._tags(text)
+        if tags is None or params.thinking_budget_tokens != 0 or prompt.header is None:
+            return prompt
+        return close_thought(text, prompt, tags) if left_open(text.tokenizer, prompt, tags) else prompt
+
+    def thought(self, text: TextModel, prompt: Prompt, params: GenerationParams) -> ThoughtSpan | None:
+        """Where the thought of an answer stands among its tokens, and its limit; None where there can be none."""
+        tags = self._tags(text)
+        prefilled = self.reasoning is ReasoningMode.PREFILLED
+        limit = params.thinking_budget_tokens
+        return tags and thought_span(text, prompt, tags, budget_tokens=limit, prefilled=prefilled)
+
+    def _tags(self, text: TextModel) -> ThinkTags | None:
+        """The markers this model thinks between, whether or not they are shown as text."""
+        return likely_tags(text) if self.reasoning is ReasoningMode.PREFILLED else think_tags(text)
 
     def thinking(self, text: TextModel, prompt: Prompt) -> Thinking | None:
         """How the answer to a conversation is split; None where its markers, if any, stay text.
@@ -155,7 +179,7 @@ class Runtime:
         A prompt that has closed its thought (thinking switched off) is never answered mid-thought.
         """
         told = self.reasoning is ReasoningMode.PREFILLED
-        tags = likely_tags(text) if told else think_tags(text)
+        tags = self._tags(text)
         if tags is None or self.reasoning is ReasoningMode.OFF:
             return None
         inside = left_open(text.tokenizer, prompt, tags)

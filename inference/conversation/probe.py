@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from inference.conversation.compose import Composed, Wish, attempt
-from inference.conversation.sentinels import Markers, Text
-from inference.conversation.shape import Shape, SystemPlace, Traits
+from inference.conversation.compose import Composed, Scalars, Wish, attempt
+from inference.conversation.control import Try, probe_control
+from inference.conversation.sentinels import Markers, Piece, Text
+from inference.conversation.shape import Shape, SystemPlace, ThinkingControl, Traits
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.turns import Call, Turn
 from inference.errors import TemplateFailed
@@ -66,10 +67,12 @@ class Probe:
         self._template = template
         self._markers = markers
 
-    def made(self, turns: Sequence[Turn], shape: Shape, tools: Sequence[Tool] = ()) -> Composed | None:
+    def made(
+        self, turns: Sequence[Turn], shape: Shape, tools: Sequence[Tool] = (), arguments: Scalars | None = None
+    ) -> Composed | None:
         """The render, or None when it raised or lost something."""
         try:
-            composed = attempt(self._template, Wish(tuple(turns), tuple(tools)), shape, self._markers)
+            composed = attempt(self._template, Wish(tuple(turns), tuple(tools), arguments), shape, self._markers)
         except TemplateFailed:
             return None
         return None if composed.lost else composed
@@ -159,7 +162,24 @@ def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
         opens_thinking=any(header.rstrip().endswith(opener) for opener, _ in THINK_TAGS),
         keeps_reasoning=keeps_reasoning,
         variables=template.variables - _USED_BY_RENDER,
+        control=_control(asked, shape, template.literals, tags[1] if tags else ""),
     )
+
+
+def _control(asked: Probe, shape: Shape, literals: str, closer: str) -> ThinkingControl:
+    """What can be said about thinking, in three conversations that templates treat differently."""
+
+    def ask(*turns: Turn) -> Try:
+        def pieces(arguments: Scalars) -> Sequence[Piece] | None:
+            made = asked.made(turns, shape, arguments=arguments)
+            return made.pieces if made else None
+
+        return pieces
+
+    answer = _answer(reasoning="thought word")
+    call = _calling(_ID, content="said before", reasoning="thought word")
+    answers = (ask(_user(), answer), ask(_user(), call, _result(_ID)))
+    return probe_control(ask(_user()), ask(_user(), answer, _user()), answers, literals, closer)
 
 
 def _strips_thoughts(template: JinjaTemplate, tags: tuple[str, str]) -> bool:

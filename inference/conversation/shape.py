@@ -43,12 +43,31 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingControl:
+    """What a request can say about thinking through the template's own arguments.
+
+    `switch` is the boolean argument that turns it on and off ("": there is none). `efforts` are the words that
+    `reasoning_effort` takes, the least first. `takes_budget`: the model is told a `thinking_budget` in tokens.
+    `keeper` is the argument, with its value, under which reasoning of past turns is shown; `keeps_past`: it is shown
+    unasked. `closing` is what stands between a thought and its answer ("": the template shows no thought).
+    """
+
+    switch: str = ""
+    efforts: tuple[str, ...] = ()
+    takes_budget: bool = False
+    keeper: tuple[str, bool] | None = None
+    keeps_past: bool = False
+    closing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Traits:
     """Everything probed once per model.
 
     `header` is the usual text that opens an assistant's turn. `think` are the model's think tags when its template
     takes thoughts apart from answers, `opens_thinking`: the header already holds the opener. `variables` are the
     arguments the template reads (`enable_thinking` ...). `keeps_reasoning`: reasoning of the last turns is shown.
+    `control`: what the template can be told about thinking.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -58,3 +77,4 @@ class Traits:
     opens_thinking: bool = False
     keeps_reasoning: bool = True
     variables: frozenset[str] = frozenset()
+    control: ThinkingControl = field(default_factory=ThinkingControl)

@@ -1,14 +1,15 @@
-"""Where a model's thoughts stand: its think markers, and whether a prompt ends in the middle of a thought."""
+"""Where a model's thoughts stand: its think markers, whether a prompt ends in the middle of a thought, how one ends."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from inference.conversation.probe import THINK_TAGS
 from inference.conversation.text_model import TextModel
 from inference.conversation.turns import ThinkTags
-from inference.ports import Tokenizer
-from inference.tokens import Prompt, TokenIds
+from inference.ports import ThoughtSpan, Tokenizer
+from inference.tokens import Prompt, SourceMap, Span, TokenIds
 
 
 def think_tags(text: TextModel) -> ThinkTags | None:
@@ -43,6 +44,51 @@ def left_open(tokenizer: Tokenizer, prompt: Prompt, tags: ThinkTags) -> bool | N
     text = "".join(map(stream.push, prompt.ids[prompt.header :])) + stream.finish()
     opened, closed = map(text.rfind, tags)
     return None if opened == closed else opened > closed
+
+
+def closing_of(text: TextModel, tags: ThinkTags) -> str:
+    """How the model's template ends a thought; where it shows none, as most models write it."""
+    closing = text.traits.control.closing
+    return closing if tags[1] in closing else f"\n{tags[1]}\n\n"
+
+
+def close_thought(text: TextModel, prompt: Prompt, tags: ThinkTags) -> Prompt:
+    """The prompt with the thought that its header left open closed again: the model begins with the answer.
+
+    For templates that open every turn with a thought and know no way to switch it off. The ids are those of the text
+    as a whole, because tokenizers join the line feeds on both sides of an empty thought.
+    """
+    opener = text.tokenizer.encode_template(tags[0])
+    at = _rfind(prompt.ids, opener, prompt.header or 0)
+    kept = len(prompt) if at is None else at + len(opener)
+    tail = text.tokenizer.decode(prompt.ids[kept:])
+    ids = prompt.ids[:kept] + text.tokenizer.encode_template(tail + closing_of(text, tags))
+    spans = [replace(span, stop=min(span.stop, kept)) for span in prompt.source.spans if span.start < kept]
+    if spans and not spans[-1].path:
+        spans[-1] = replace(spans[-1], stop=len(ids))
+    else:
+        spans.append(Span(kept, len(ids), ""))
+    return replace(prompt, ids=ids, source=SourceMap(tuple(spans)))
+
+
+def thought_span(
+    text: TextModel, prompt: Prompt, tags: ThinkTags, *, budget_tokens: int | None, prefilled: bool = False
+) -> ThoughtSpan | None:
+    """Where thoughts stand in the ids of the answer; None when the prompt has closed the only one there is to be.
+
+    `prefilled`: answers begin mid-thought although the prompt does not show it.
+    """
+    inside = left_open(text.tokenizer, prompt, tags)
+    if inside is False:
+        return None
+    opener, closer, closing = map(text.tokenizer.encode_template, (*tags, closing_of(text, tags)))
+    return ThoughtSpan(opener, closer, prefilled if inside is None else inside, budget_tokens, closing)
+
+
+def _rfind(ids: TokenIds, wanted: TokenIds, start: int) -> int | None:
+    """Where `wanted` last begins at or behind `start`."""
+    ends = range(len(ids) - len(wanted), start - 1, -1)
+    return next((at for at in ends if ids[at : at + len(wanted)] == wanted), None)
 
 
 def _last(ids: TokenIds, opener: TokenIds, closer: TokenIds) -> bool | None:

@@ -7,9 +7,8 @@ echoes of an earlier answer (reasoning, calls) is kept as it was sent.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from inference.errors import ModelHasNoVision, UnsupportedParameter
 from inference.messages import Conversation, Message, Role, TextPart, Tool, ToolCall
@@ -18,7 +17,7 @@ from mlxd.api.schemas import ChatRequest
 from mlxd.api.schemas.messages import FunctionCall, MessageItem, Part, ToolCallItem
 from mlxd.api.schemas.tools import ToolItem
 from mlxd.api.strict_json import measure_depth
-from mlxd.api.validate import MISSING, WRONG_TYPE
+from mlxd.api.validate import MISSING
 
 MAX_SCHEMA_BYTES: Final = 1024 * 1024
 MAX_SCHEMA_DEPTH: Final = 32
@@ -27,26 +26,16 @@ _ROLES: Final = {"developer": Role.SYSTEM, "function": Role.TOOL}
 _TEXT_FIELDS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _VISUAL: Final = frozenset({"image", "image_url", "input_image", "video", "video_url", "input_video"})
 
-TEMPLATE_ARGS: Final[dict[str, type]] = {
-    "enable_thinking": bool,
-    "thinking": bool,
-    "preserve_thinking": bool,
-    "clear_thinking": bool,
-    "reasoning_effort": str,
-    "thinking_budget": int,
-}
-"""What `chat_template_kwargs` may set. Anything else could replace the template's own variables (T37)."""
 
-_WORD: Final = re.compile(r"[a-z_]{1,32}")
+def convert_chat(request: ChatRequest) -> Conversation:
+    """Everything but `template_args`, for which `reasoning` must know the model.
 
-
-def convert_chat(request: ChatRequest, *, default_thinking: bool = True) -> Conversation:
-    """Raises `InvalidField`, `UnsupportedParameter` or `ModelHasNoVision`, each with its path."""
+    Raises `InvalidField`, `UnsupportedParameter` or `ModelHasNoVision`, each with its path.
+    """
     offered = () if request.tool_choice == "none" else request.tools or ()
     return Conversation(
         messages=tuple(_message(item, f"messages[{i}]") for i, item in enumerate(request.messages)),
         tools=tuple(_tools(offered)),
-        template_args=_template_args(request, default_thinking),
         continue_final=_continue_final(request),
     )
 
@@ -168,30 +157,6 @@ def _schema_bytes(schema: Mapping[str, Any], path: str) -> int:
     if measure_depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
         raise InvalidField(f"{path} must nest at most {MAX_SCHEMA_DEPTH} levels.", param=path)
     return len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode())
-
-
-def _template_args(request: ChatRequest, default_thinking: bool) -> dict[str, bool | int | float | str]:
-    args: dict[str, bool | int | float | str] = {} if default_thinking else {"enable_thinking": False}
-    for name, value in (request.chat_template_kwargs or {}).items():
-        if value is not None:
-            args[name] = _template_arg(name, value)
-    if request.enable_thinking is not None:
-        args["enable_thinking"] = request.enable_thinking
-    return args
-
-
-def _template_arg(name: str, value: Any) -> bool | int | float | str:
-    wanted = TEMPLATE_ARGS.get(name)
-    if wanted is None:
-        message = f"chat_template_kwargs takes only {', '.join(TEMPLATE_ARGS)}."
-        raise UnsupportedParameter(message, param="chat_template_kwargs")
-    path = f"chat_template_kwargs.{name}"
-    if type(value) is not wanted:  # not isinstance: true is an int to Python
-        kind = {bool: "true or false", int: "an integer", str: "a string"}[wanted]
-        raise InvalidField(f"{path} must be {kind}.", param=path, code=WRONG_TYPE)
-    if isinstance(value, str) and not _WORD.fullmatch(value):  # it is written into the prompt as template text
-        raise InvalidField(f"{path} must be one lower-case word.", param=path)
-    return cast(bool | int | float | str, value)
 
 
 def _continue_final(request: ChatRequest) -> bool:

@@ -44,7 +44,10 @@ STREAM_HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request, read. Without a conversation `raw_prompt` is what is continued."""
+    """One request, read. Without a conversation `raw_prompt` is what is continued.
+
+    `hide_reasoning`: this request wants no thoughts shown.
+    """
 
     body: GenerationRequest
     params: GenerationParams
@@ -53,6 +56,7 @@ class Ask:
     body_bytes: int
     conversation: Conversation | None = None
     raw_prompt: str | TokenIds = ""
+    hide_reasoning: bool = False
 
 
 async def read[Request: GenerationRequest, Read](
@@ -131,7 +135,7 @@ def _envelope(ask: Ask, model_id: str) -> Envelope:
         model_id,
         int(time.time()),
         separate_usage=bool(options and options.include_usage),
-        strip_thinking=policy.current().strip_thinking,
+        strip_thinking=policy.current().strip_thinking or ask.hide_reasoning,
     )
 
 

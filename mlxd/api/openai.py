@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 from ninja import Router
 
+from inference.conversation.shape import ThinkingControl
 from inference.errors import ModelNotFound, UnsupportedParameter
 from inference.messages import Conversation
 from mlxd import runtime
@@ -17,6 +19,7 @@ from mlxd.api.chunks import ChatShape, CompletionShape
 from mlxd.api.convert import convert_chat
 from mlxd.api.generate import Ask, generate, read, resolve_params
 from mlxd.api.raw_prompt import read_prompt
+from mlxd.api.reasoning import ReasoningWish, reasoning_wish, template_args
 from mlxd.api.refusals import refuse_chat, refuse_completion
 from mlxd.api.schemas import ChatRequest, CompletionRequest
 from mlxd.api.wire import new_id
@@ -28,16 +31,28 @@ any_key = AnyKey()
 
 @router.post("/chat/completions", auth=any_key, summary="Answer a conversation")
 async def chat_completions(request: ASGIRequest) -> HttpResponse:
-    default_thinking = policy.current().default_thinking
-
-    def convert(body: ChatRequest) -> Conversation:
+    def convert(body: ChatRequest) -> tuple[Conversation, ReasoningWish]:
         refuse_chat(body)
-        return convert_chat(body, default_thinking=default_thinking)
+        return convert_chat(body), reasoning_wish(body)
 
-    body, conversation = await read(request.body, ChatRequest, convert)
+    body, (conversation, wish) = await read(request.body, ChatRequest, convert)
     params, _ = await resolve_params(body)
-    ask = Ask(body, params, ChatShape(), new_id("chatcmpl-"), len(request.body), conversation=conversation)
+    wish = wish.settled(thinking=policy.current().default_thinking, preserve=policy.current().preserve_thinking)
+    ask = Ask(
+        body,
+        replace(params, thinking_budget_tokens=wish.thought_limit_tokens),
+        ChatShape(),
+        new_id("chatcmpl-"),
+        len(request.body),
+        conversation=replace(conversation, template_args=template_args(wish, await _thinking_control(body.model))),
+        hide_reasoning=bool(wish.exclude),
+    )
     return await generate(request, ask)
+
+
+async def _thinking_control(model: str | None) -> ThinkingControl:
+    running = runtime.current()
+    return (await running.text(running.resolve(model))).traits.control
 
 
 @router.post("/completions", auth=any_key, summary="Continue a raw prompt")

@@ -20,6 +20,7 @@ class Policy:
 
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     default_thinking: bool = True
+    preserve_thinking: bool = True
     strip_thinking: bool = False
     keepalive_s: float = 5.0
     admin_digest: bytes | None = None
@@ -29,6 +30,7 @@ class Policy:
         return cls(
             sampling=config.sampling_defaults(),
             default_thinking=config.default_thinking,
+            preserve_thinking=config.preserve_thinking,
             strip_thinking=config.strip_thinking,
             keepalive_s=config.keepalive_s,
             admin_digest=digest(admin_token),

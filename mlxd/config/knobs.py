@@ -149,6 +149,10 @@ class Config:
     default_thinking: Annotated[
         bool, About(SAMPLING, "Let models that can reason do so unless a request says otherwise.")
     ] = True
+    preserve_thinking: Annotated[
+        bool,
+        About(SAMPLING, "Keep reasoning of past turns in the prompt where the template can and no request objects."),
+    ] = True
 
     reasoning: Annotated[
         Literal["auto", "prefilled", "off"],

@@ -54,7 +54,7 @@ VARIABLES = (
     SeedName("DEFAULT_REPETITION_CONTEXT_SIZE", "penalty_context_tokens", "As above."),
     SeedName("DEFAULT_MAX_TOKENS", "max_tokens", "Unset is the room left in the context, not 2048."),
     SeedName("DEFAULT_THINKING", "default_thinking"),
-    SeedName("PRESERVE_THINKING", why="None: templates that know the argument get it from the request."),
+    SeedName("PRESERVE_THINKING", "preserve_thinking"),
     SeedName(
         "GENERATION_WATCHDOG_SECONDS",
         "generation_deadline_s",

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from inference.conversation.shape import Traits
 from inference.errors import GenerationFailed, InferenceError, ModelNotFound
 from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, Usage
 from mlxd.runtime import ServedModel
@@ -92,7 +93,8 @@ class StandIn:
         raise ModelNotFound("There is no such model here.", param="model")
 
     async def text(self, model: ServedModel) -> Any:
-        return SimpleNamespace(generation_defaults=self.defaults, tokenizer=SimpleNamespace(vocab_size=VOCAB_SIZE))
+        tokenizer = SimpleNamespace(vocab_size=VOCAB_SIZE)
+        return SimpleNamespace(generation_defaults=self.defaults, tokenizer=tokenizer, traits=Traits())
 
     async def open(self, **asked: Any) -> ScriptedGeneration:
         self.asked.append(asked)

@@ -106,30 +106,6 @@ def test_tool_choice_none_takes_the_tools_away() -> None:
     assert converted({"role": "user", "content": "x"}, tools=tools, tool_choice="none").tools == ()
 
 
-@pytest.mark.parametrize(
-    ("fields", "args"),
-    [
-        ({}, {}),
-        ({"enable_thinking": False}, {"enable_thinking": False}),
-        ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}),
-        ({"chat_template_kwargs": {"enable_thinking": False}, "enable_thinking": True}, {"enable_thinking": True}),
-        ({"chat_template_kwargs": {"preserve_thinking": True, "thinking": None}}, {"preserve_thinking": True}),
-    ],
-)
-def test_template_args(fields: dict[str, Any], args: dict[str, Any]) -> None:
-    assert converted({"role": "user", "content": "x"}, **fields).template_args == args
-
-
-def test_thinking_off_by_configuration_yields_to_the_request() -> None:
-    def args(**fields: Any) -> Any:
-        request = validate(ChatRequest, {"messages": [{"role": "user", "content": "x"}], **fields})
-        return convert_chat(request, default_thinking=False).template_args
-
-    assert args() == {"enable_thinking": False}
-    assert args(enable_thinking=True) == {"enable_thinking": True}
-    assert args(chat_template_kwargs={"enable_thinking": True}) == {"enable_thinking": True}
-
-
 def test_continuing_the_last_message() -> None:
     assert converted({"role": "assistant", "content": "Once"}, continue_final_message=True).continue_final
 

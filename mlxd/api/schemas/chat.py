@@ -11,14 +11,14 @@ from mlxd.api.schemas.messages import MessageItem
 from mlxd.api.schemas.tools import ToolItem
 from mlxd.api.schemas.types import Body, Count, Integral, Tag
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
 
 class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
 
 
 class ChatRequest(GenerationRequest):
+    """The fields about thinking have many forms; `reasoning` reads those typed `Any`."""
+
     messages: Annotated[list[MessageItem], Field(min_length=1, fail_fast=True)]
     tools: Annotated[list[ToolItem], Field(max_length=512, fail_fast=True)] | None = None
     tool_choice: Any = None
@@ -31,9 +31,19 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), Integral] | None = None
 
-    reasoning_effort: Effort | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
     enable_thinking: bool | None = None
+    thinking: Any = None
+    think: Any = None
+    reasoning: Any = None
+    reasoning_effort: Any = None
+    thinking_budget: Any = None
+    thinking_token_budget: Any = None
+    reasoning_budget: Any = None
+    include_reasoning: Any = None
+    preserve_thinking: bool | None = None
+    clear_thinking: bool | None = None
+    extra_body: dict[str, Any] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
     chat_template: Any = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None

@@ -1,30 +1,33 @@
-"""Decode in lanes: rows of like length share a batch, each lane one mlx-lm `GenerationBatch` (see decision 0003).
+"""Decode in lanes: rows of like length share a batch, stepped together (see decisions 0003 and 0005).
 
 A batch pads every row to its longest; measured, a row of 20k tokens joined by seven of 500 grew 146 MB of KV to 983.
 So rows share a lane only while no row is padded by more than its own length, short ones by at most 1024 tokens.
 All rows of a lane grow alike, so the padding never does: the rule holds from a join until the next one.
 
-`GenerationBatch` runs one step ahead: a step starts the next token on the device and returns the one before. A row
-that ends with token k has therefore been fed k already; the draw that ran ahead is dropped with the row.
+A lane runs one step ahead: a step starts the next token on the device and returns the one before. A row that ends
+with token k has therefore been fed k already; the draw that ran ahead is dropped with the row. Where a draw depends
+on which token the last one was (a grammar, penalties), the forward pass is under way before that token is asked for,
+so that the processor works on the mask while the device works on the logits.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
 from inference.engine import kv
 from inference.engine.kv import KVState
-from inference.engine.mlx_lm_door import GenerationBatch, StopSequences
+from inference.engine.logprobs import Measured, measure
 from inference.engine.rows import Row
-from inference.engine.sampler import LaneSampler, Penalties
-from inference.tokens import TokenIds
+from inference.engine.sampler import LaneSampler
+from inference.engine.steering import steer
+from inference.events import TokenLogprob
 
 SHORT_TOKENS = 1024
 """Below this, padding is too small to keep rows apart."""
-_NEVER_STOPS = StopSequences()
 
 
 def may_share(lengths_tokens: Sequence[int]) -> bool:
@@ -33,30 +36,34 @@ def may_share(lengths_tokens: Sequence[int]) -> bool:
     return max(lengths_tokens) - shortest <= max(shortest, SHORT_TOKENS)
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token that a row drew, with its log-probability where the job asks for it."""
+
+    row: Row
+    token: int
+    logprob: TokenLogprob | None = None
+
+
 class Lane:
     """Rows that are stepped together. One row keeps its plain KV state; it is merged when a second joins."""
 
-    def __init__(self, model: object, rows: Sequence[Row], state: KVState) -> None:
+    def __init__(self, model: Any, rows: Sequence[Row], state: KVState) -> None:
         """Feeds each row's last token: its next token is on its way when this returns.
 
         Several rows are forks: `state` is what they all have read, and each gets its own copy of it.
         """
+        for row in rows:
+            row.rewind()
         self.rows = list(rows)
         kv.quantise(state, rows[0].job.kv)
         self.mergeable = kv.can_batch(state) and not any(row.alone for row in rows)
+        self._model = model
+        self._state = state if len(rows) == 1 else kv.merge([state] * len(rows))
         self._sampler = LaneSampler([row.sampling for row in rows])
-        self._batch = GenerationBatch(
-            model,
-            list(rows),
-            mx.array([row.ids[-1] for row in rows], dtype=mx.uint32),
-            state if len(rows) == 1 else kv.merge([state] * len(rows)),
-            [list(_recent(row)) for row in rows],
-            [None] * len(rows),
-            self._sampler,
-            [(Penalties(row.sampling),) if row.sampling.has_penalties else () for row in rows],
-            [_NEVER_STOPS] * len(rows),
-            [sys.maxsize] * len(rows),
-        )
+        self._tokens: Any = None
+        self._logprobs: list[Measured | None] = []
+        self._draw(self._forward(mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)))
 
     @property
     def lengths_tokens(self) -> list[int]:
@@ -64,53 +71,69 @@ class Lane:
 
     @property
     def kv_bytes(self) -> int:
-        return kv.nbytes(self._batch.prompt_cache)
+        return kv.nbytes(self._state)
 
     def takes(self, other: Lane) -> bool:
         return self.mergeable and other.mergeable and may_share(self.lengths_tokens + other.lengths_tokens)
 
     def join(self, other: Lane) -> None:
         """Takes over the rows of a lane just made."""
-        mine, theirs = self._batch, other._batch
         if len(self.rows) == len(other.rows) == 1:
-            mine.prompt_cache = kv.merge([mine.prompt_cache, theirs.prompt_cache])
-            theirs.prompt_cache = []
+            self._state = kv.merge([self._state, other._state])
         else:
             for lane in (self, other):
                 if len(lane.rows) == 1:
-                    lane._batch.prompt_cache = kv.merge([lane._batch.prompt_cache])
-        mine.extend(theirs)
-        self.rows += other.rows
-        self._seat()
+                    lane._state = kv.merge([lane._state])
+            for mine, theirs in zip(self._state, other._state, strict=True):
+                mine.extend(theirs)
+        other._state = []
+        self._tokens = mx.concatenate([self._tokens, other._tokens])
+        self._logprobs += other._logprobs
+        self._seat([*self.rows, *other.rows])
 
-    def step(self) -> list[tuple[Row, int]]:
+    def step(self) -> list[Drawn]:
         """One token for each row."""
-        kv.quantise(self._batch.prompt_cache, self.rows[0].job.kv)
-        return [(reply.uid, int(reply.token)) for reply in self._batch.next()]
+        tokens, logprobs = self._tokens, self._logprobs
+        kv.quantise(self._state, self.rows[0].job.kv)
+        logits = self._forward(tokens)
+        if any(row.listens for row in self.rows):
+            mx.async_eval(logits)  # type: ignore[no-untyped-call]
+            for row, token in zip(self.rows, tokens.tolist(), strict=True):
+                row.read(token)
+        self._draw(logits)
+        return [
+            Drawn(row, token, None if logprob is None else logprob.read(token))
+            for row, token, logprob in zip(self.rows, tokens.tolist(), logprobs, strict=True)
+        ]
+
+    def _forward(self, tokens: Any) -> Any:
+        """Logits after one more token of each row, (rows, vocabulary), unevaluated."""
+        return self._model(tokens[:, None], cache=self._state)[:, -1, :]
+
+    def _draw(self, logits: Any) -> None:
+        """Starts the draw of each row's next token."""
+        self._tokens = self._sampler(steer(logits, self.rows))
+        self._logprobs = measure(logits, self._tokens, [row.job.top_logprobs for row in self.rows])
+        measured = [array for one in self._logprobs if one is not None for array in one.arrays]
+        mx.async_eval(self._tokens, measured)  # type: ignore[no-untyped-call]
 
     def drop(self, gone: Sequence[Row]) -> None:
         """Frees rows; the others are not disturbed."""
         keep = [at for at, row in enumerate(self.rows) if row not in gone]
         if len(keep) == len(self.rows):
             return
-        left = [self.rows[at] for at in keep]
-        if len(keep) == 1:  # taken out rather than filtered: plain entries again, and one copy instead of two
-            state = kv.extract(self._batch.prompt_cache, keep[0])
-            self._batch.prompt_cache = []
-            self._batch.filter(keep)
-            self._batch.prompt_cache = state
-        else:
-            self._batch.filter(keep)
-        self.rows = left
-        self._seat()
+        if len(keep) > 1:
+            for entry in self._state:
+                entry.filter(keep)
+        else:  # taken out rather than filtered: plain entries again, and one copy instead of two
+            self._state = kv.extract(self._state, keep[0]) if keep else []
+        self._tokens = self._tokens[mx.array(keep)] if keep else None
+        self._logprobs = [self._logprobs[at] for at in keep]
+        self._seat([self.rows[at] for at in keep])
 
-    def _seat(self) -> None:
-        self._sampler.seat([row.sampling for row in self.rows])
-
-
-def _recent(row: Row) -> TokenIds:
-    """The tokens a row's penalties look at, less the one that is fed now."""
-    return row.ids[:-1][-row.job.sampling.penalty_context_tokens :] if row.sampling.has_penalties else ()
+    def _seat(self, rows: list[Row]) -> None:
+        self.rows = rows
+        self._sampler.seat([row.sampling for row in rows])
 
 
 class Lanes:

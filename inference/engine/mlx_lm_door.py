@@ -23,7 +23,6 @@ def _file_limit_untouched() -> Iterator[None]:
 
 
 with _file_limit_untouched():
-    from mlx_lm.generate import GenerationBatch, StopSequences
     from mlx_lm.models.cache import (
         ArraysCache,
         BatchKVCache,
@@ -41,11 +40,9 @@ __all__ = [
     "BatchKVCache",
     "BatchRotatingKVCache",
     "CacheList",
-    "GenerationBatch",
     "KVCache",
     "QuantizedKVCache",
     "RotatingKVCache",
-    "StopSequences",
     "get_total_parameters",
     "load_model",
     "make_prompt_cache",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from inference.engine.guide import NOTHING, RowGuide
 from inference.engine.sampler import RowSampling
 from inference.events import FinishReason
 from inference.ports import Job
@@ -12,12 +13,18 @@ from inference.tokens import TokenIds
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A started job. `alone` rows decode in a lane of their own: they have failed in company once."""
+    """A started job. `alone` rows decode in a lane of their own: they have failed in company once.
+
+    `read_token` is a token that the next draw already builds on and that nobody was told of yet. `guide` is there
+    from the first `rewind` on, where the job has one.
+    """
 
     job: Job
     sampling: RowSampling
     drawn: list[int] = field(default_factory=list)
     alone: bool = False
+    guide: RowGuide | None = None
+    read_token: int | None = None
 
     @classmethod
     def of(cls, job: Job) -> Row:
@@ -32,13 +39,60 @@ class Row:
     def length_tokens(self) -> int:
         return len(self.job.prompt) + len(self.drawn)
 
+    @property
+    def listens(self) -> bool:
+        """Its next draw depends on which token the last one was, beyond what the model makes of it."""
+        return self.job.guide is not None or self.sampling.has_penalties
+
+    @property
+    def is_steered(self) -> bool:
+        """Something is done to the logits of its next draw."""
+        return self.listens or bool(self.job.sampling.logit_bias) or bool(self.banned_next)
+
+    @property
+    def banned_next(self) -> frozenset[int]:
+        """Ids that its next draw may not give. A text that is complete ends, however short it is."""
+        if self.guide is not None and self.guide.over:
+            return NOTHING
+        early = self.sampling.position - len(self.job.prompt) < self.job.min_tokens
+        banned = self.job.banned_ids | self.job.stop_ids if early else self.job.banned_ids
+        return banned if self.guide is None else self.guide.banned | banned
+
+    def recent(self, count: int) -> TokenIds:
+        """The last `count` tokens of prompt and answer, with `read_token`."""
+        read = () if self.read_token is None else (self.read_token,)
+        answer = (*self.drawn[-count:], *read)
+        return (*self.job.prompt.ids[-count:], *answer)[-count:]
+
+    def read(self, token: int) -> None:
+        """Hears of a token before its next draw; what the guide has against it becomes the row's error."""
+        self.read_token = token
+        if self.guide is None or token in self.job.stop_ids:
+            return
+        try:
+            self.guide.advance(token)
+        except Exception as error:
+            self.sampling.error = error
+
     def take(self, token: int) -> tuple[TokenIds, FinishReason | None]:
         """Counts a drawn token: (what the client gets, why the row ends). The token that stops is not shown."""
+        self.read_token = None
         if token in self.job.stop_ids:
             return (), FinishReason.STOP
         self.drawn.append(token)
+        if self.guide is not None and self.guide.over:
+            return (token,), FinishReason.STOP
         return (token,), FinishReason.LENGTH if len(self.drawn) >= self.job.max_tokens else None
 
     def rewind(self) -> None:
         """Forgets draws that ran ahead of `drawn`, so that the row can be computed again and draw the same."""
         self.sampling.position = self.length_tokens
+        self.read_token = None
+        if self.job.guide is None:
+            return
+        try:
+            self.guide = RowGuide(self.job.guide, self.job.stop_ids | self.job.banned_ids)
+            for token in self.drawn:
+                self.guide.advance(token)
+        except Exception as error:
+            self.sampling.error = error

@@ -146,13 +146,15 @@ class MlxRunner:
             return [self._failed(lane.rows[0], error)] if len(lane.rows) == 1 else self._restart(lane.rows, error)
         outputs: list[StepOutput] = []
         gone = []
-        for row, token in drawn:
+        for one in drawn:
+            row = one.row
             if row.sampling.error is not None:
                 outputs.append(self._failed(row, row.sampling.error))
                 gone.append(row)
                 continue
-            tokens, finish = row.take(token)
-            outputs.append(Sampled(row.job.id, tokens, finish))
+            tokens, finish = row.take(one.token)
+            logprobs = (one.logprob,) if tokens and one.logprob is not None else ()
+            outputs.append(Sampled(row.job.id, tokens, finish, logprobs))
             if finish is not None:
                 gone.append(row)
         return outputs + (self._drop(lane, gone) if gone else [])

@@ -1,8 +1,9 @@
 """How one token is drawn from logits, for all rows of a lane at once.
 
-Order, as in the models' own reference code: penalties (repetition, then frequency and presence) on the logits, then
-temperature, then top_k, top_p and min_p, each on what the one before left, then the draw. Tokens that tie at a
-filter's border are kept together, so nothing depends on how a sort breaks ties.
+Order, as in the models' own reference code: temperature, then top_k, top_p and min_p, each on what the one before
+left, then the draw. Tokens that tie at a filter's border are kept together, so nothing depends on how a sort breaks
+ties. What is done to logits before (penalties, bias, masks) is `steering`. Logits and log-probabilities give the same
+draw, so nothing is normalised: for a row of 152k that took 3 ms on a CPU.
 
 A draw is `argmax(filtered log-probabilities + Gumbel noise)`, the noise keyed by (seed, position) and token id. So a
 row's draws depend on its own seed, position and logits, not on its neighbours, its place in the batch or how many
@@ -95,7 +96,7 @@ class _Group:
 
 
 class LaneSampler:
-    """Draws one token for each row of a lane. mlx-lm calls it with log-probabilities, (rows, vocabulary)."""
+    """Draws one token for each row of a lane."""
 
     def __init__(self, rows: Sequence[RowSampling]) -> None:
         self._rows: list[RowSampling] = []
@@ -130,15 +131,18 @@ class LaneSampler:
             log_min_p=column([math.log(p.min_p) if p.min_p > 0.0 else -math.inf for p in params]),
         )
 
-    def __call__(self, logprobs: Any) -> Any:
-        """Token ids, (rows,), unevaluated. A row whose settings break the draw gets `error` and a stand-in token."""
-        drawn = [self._draw(group, logprobs) for group in self._groups]
+    def __call__(self, logits: Any) -> Any:
+        """Token ids, (rows,), unevaluated, from logits, (rows, vocabulary).
+
+        A row whose settings break the draw gets `error` and a stand-in token.
+        """
+        drawn = [self._draw(group, logits) for group in self._groups]
         for row in self._rows:
             row.position += 1
         return drawn[0] if self._order is None else mx.concatenate(drawn)[self._order]
 
-    def _draw(self, group: _Group, logprobs: Any) -> Any:
-        mine = logprobs if group.index is None else logprobs[group.index]
+    def _draw(self, group: _Group, logits: Any) -> Any:
+        mine = logits if group.index is None else logits[group.index]
         if group.head_tokens < 0:
             return mx.argmax(mine, axis=-1)
         try:
@@ -146,22 +150,22 @@ class LaneSampler:
         except Exception as error:
             if len(group.rows) > 1:  # one by one, so that only the row at fault is lost
                 alone = [self._group(group.head_tokens, (at,)) for at in group.rows]
-                return mx.concatenate([self._draw(one, logprobs) for one in alone])
+                return mx.concatenate([self._draw(one, logits) for one in alone])
             self._rows[group.rows[0]].error = error
             return mx.argmax(mine, axis=-1)
 
 
-def draw(logprobs: Any, group: _Group, keys: list[tuple[int, int]]) -> Any:
+def draw(logits: Any, group: _Group, keys: list[tuple[int, int]]) -> Any:
     """One token per row of a group."""
-    scaled = _tempered(logprobs, group.temperature)
+    scaled = _tempered(logits, group.temperature)
     if group.head_tokens > 0:
         scaled = mx.where(scaled >= _border(scaled, group), scaled, -math.inf)
     return mx.argmax(scaled + _noise(keys, scaled.shape[-1]), axis=-1)
 
 
-def _tempered(logprobs: Any, temperature: Any) -> Any:
+def _tempered(logits: Any, temperature: Any) -> Any:
     """Log-probabilities over temperature, shifted so that the best is 0: no temperature can overflow it."""
-    exact = logprobs.astype(mx.float32)
+    exact = logits.astype(mx.float32)
     return (exact - exact.max(axis=-1, keepdims=True)) / temperature
 
 
@@ -187,33 +191,3 @@ def _noise(keys: list[tuple[int, int]], vocabulary: int) -> Any:
     else:
         noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(mx.array(keys, dtype=mx.uint32))
     return mx.maximum(noise, _LEAST_NOISE)
-
-
-class Penalties:
-    """Lowers the logits of tokens among the last `penalty_context_tokens` of prompt and answer.
-
-    mlx-lm calls it per row with the tokens so far and logits (1, vocabulary).
-    """
-
-    def __init__(self, sampling: RowSampling) -> None:
-        self._sampling = sampling
-
-    def __call__(self, tokens: Any, logits: Any) -> Any:
-        try:
-            return penalised(tokens, logits, self._sampling.params)
-        except Exception as error:
-            self._sampling.error = error
-            return logits
-
-
-def penalised(tokens: Any, logits: Any, params: SamplingParams) -> Any:
-    """Repetition divides positive and multiplies negative logits; frequency subtracts per use, presence once."""
-    recent = tokens[-params.penalty_context_tokens :]
-    seen = logits[:, recent]
-    if params.repetition_penalty != 1.0:
-        seen = mx.where(seen < 0, seen * params.repetition_penalty, seen / params.repetition_penalty)
-    # A token seen twice is written twice with the same value, so presence counts once.
-    logits = mx.put_along_axis(logits, recent[None], (seen - params.presence_penalty).astype(logits.dtype), axis=-1)
-    if params.frequency_penalty != 0.0:
-        logits = logits.at[:, recent].subtract(params.frequency_penalty)
-    return logits

@@ -98,14 +98,15 @@ def solo(loaded: Loaded, one: Job) -> Outcome:
 
 @contextmanager
 def logprobs_seen() -> Iterator[dict[int, list[np.ndarray]]]:
-    """Collects what every sampler was given: {seed of the row: its log-probabilities, one array per draw}."""
+    """Collects what every sampler was given: {seed of the row: log-probabilities of that, one array per draw}."""
     seen: dict[int, list[np.ndarray]] = {}
     original = LaneSampler.__call__
 
-    def spy(self: LaneSampler, logprobs: Any) -> Any:
+    def spy(self: LaneSampler, logits: Any) -> Any:
+        logprobs = normalised(logits)
         for at, row in enumerate(self._rows):
-            seen.setdefault(row.seed, []).append(np.array(logprobs[at].astype(mx.float32)))
-        return original(self, logprobs)
+            seen.setdefault(row.seed, []).append(logprobs[at])
+        return original(self, logits)
 
     LaneSampler.__call__ = spy  # type: ignore[method-assign]
     try:
@@ -114,10 +115,14 @@ def logprobs_seen() -> Iterator[dict[int, list[np.ndarray]]]:
         LaneSampler.__call__ = original  # type: ignore[method-assign]
 
 
+def normalised(logits: Any) -> np.ndarray:
+    logits = logits.astype(mx.float32)
+    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+
 def plain_logprobs(model: Any, ids: Iterable[int]) -> np.ndarray:
     """Log-probabilities after each of `ids`, from one forward pass over all of them."""
-    logits = model(mx.array(list(ids))[None], cache=make_prompt_cache(model))[0].astype(mx.float32)
-    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
+    return normalised(model(mx.array(list(ids))[None], cache=make_prompt_cache(model))[0])
 
 
 def teacher_forced_gap(loaded: Loaded, one: Job, runner: MlxRunner | None = None) -> float:

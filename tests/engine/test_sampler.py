@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engine.sampler import LaneSampler, RowSampling, penalised, stream_key
+from inference.engine.sampler import LaneSampler, RowSampling, stream_key
+from inference.engine.steering import penalised
 from inference.params import SamplingParams
 from tests import tiny_models
 from tests.engine.harness import Loaded, job, run, sampling_rows, solo
@@ -205,7 +206,7 @@ def test_penalties_follow_the_oracle(
         penalty_context_tokens=window,
     )
     logits = np.random.default_rng(1).normal(0, 3, 20).astype(np.float32)
-    got = penalised(mx.array(recent), mx.array(logits)[None], params)
+    got = penalised(mx.array(recent[-window:]), mx.array(logits)[None], params)
     assert np.allclose(np.array(got)[0], penalty_oracle(recent, logits, params), atol=1e-4)
 
 

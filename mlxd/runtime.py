@@ -165,9 +165,10 @@ class Runtime:
     def thought(self, text: TextModel, prompt: Prompt, params: GenerationParams) -> ThoughtSpan | None:
         """Where the thought of an answer stands among its tokens, and its limit; None where there can be none."""
         tags = self._tags(text)
-        prefilled = self.reasoning is ReasoningMode.PREFILLED
-        limit = params.thinking_budget_tokens
-        return tags and thought_span(text, prompt, tags, budget_tokens=limit, prefilled=prefilled)
+        if tags is None:
+            return None
+        told, limit = self.reasoning is ReasoningMode.PREFILLED, params.thinking_budget_tokens
+        return thought_span(text, prompt, tags, budget_tokens=limit, prefilled=told)
 
     def _tags(self, text: TextModel) -> ThinkTags | None:
         """The markers this model thinks between, whether or not they are shown as text."""

@@ -1,0 +1,181 @@
+"""What probing finds out about thinking, and how a thought is ended by us where a template cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from inference.conversation.probe import probe
+from inference.conversation.render import render
+from inference.conversation.shape import ThinkingControl
+from inference.conversation.template import JinjaTemplate
+from inference.conversation.text_model import TextModel
+from inference.conversation.thinking import close_thought, closing_of, left_open, think_tags, thought_span
+from inference.ports import ThoughtSpan
+from tests.conversations import assistant, full_text, talk, user
+from tests.tokenizers_in_code import text_model, tokenizer
+
+TAGS = ("<think>", "</think>")
+TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+KEEPING = """{% for m in messages -%}
+    {{ m.role + ': ' }}
+    {%- if m.reasoning_content is defined and (loop.last or CONDITION) %}
+        {{- '<think>' + m.reasoning_content + '</think>' }}
+    {%- endif %}
+    {{- m.content + '\\n' }}
+{%- endfor %}"""
+
+
+def model(source: str) -> TextModel:
+    template, own = JinjaTemplate(source, specials={}), tokenizer()
+    return TextModel(own, template, 1 << 20, traits=probe(template, own.structural_texts))
+
+
+def control(source: str) -> ThinkingControl:
+    return model(source).traits.control
+
+
+@pytest.mark.parametrize(
+    ("source", "switch"),
+    [
+        (TURNS, ""),
+        (TURNS + "{{ '</think>' if enable_thinking is defined and not enable_thinking else '' }}", "enable_thinking"),
+        (TURNS + "{{ '<think>' if thinking else '</think>' }}", "thinking"),
+        ("{{ 'Think.' if reasoning else '' }}" + TURNS, "reasoning"),
+        (
+            "{% if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}"
+            + TURNS
+            + "{{ '<think>' if enable_thinking else '' }}",
+            "enable_thinking",
+        ),
+        (TURNS + "{{ '' if enable_thinking else '' }}", ""),
+        ("{% if thinking is false %}{{ raise_exception('no') }}{% endif %}" + TURNS, ""),
+    ],
+    ids=["none", "off closes", "on opens", "system line", "own default", "without effect", "refused"],
+)
+def test_a_switch_is_what_changes_the_prompt(source: str, switch: str) -> None:
+    assert control(source).switch == switch
+
+
+ONLY = "{% if reasoning_effort is defined and reasoning_effort not in WORDS %}{{ raise_exception('no') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "efforts"),
+    [
+        (TURNS, ()),
+        ("{{ 'Reasoning: ' + (reasoning_effort or 'medium') }}" + TURNS, ("low", "medium", "high")),
+        (
+            "{% if reasoning_effort is not defined %}{% set reasoning_effort = 'medium' %}{% endif %}"
+            + "{{ 'Reasoning: ' + reasoning_effort }}"
+            + TURNS,
+            ("low", "medium", "high"),
+        ),
+        (
+            ONLY.replace("WORDS", "['none', 'high']") + "{{ '[' + (reasoning_effort or 'none') + ']' }}" + TURNS,
+            ("none", "high"),
+        ),
+        ("{% if reasoning_effort == 'low' %}{{ 'Be quick.' }}{% endif %}" + TURNS, ("low",)),
+    ],
+    ids=["none", "any word", "own default", "two words", "one word"],
+)
+def test_efforts_are_the_words_that_make_a_difference(source: str, efforts: tuple[str, ...]) -> None:
+    assert control(source).efforts == efforts
+
+
+def test_a_budget_is_read_or_not() -> None:
+    assert control("{% if thinking_budget %}{{ thinking_budget }}{% endif %}" + TURNS).takes_budget
+    assert not control(TURNS).takes_budget
+
+
+@pytest.mark.parametrize(
+    ("condition", "keeper", "keeps_past"),
+    [
+        ("false", None, False),
+        ("true", None, True),
+        ("preserve_thinking", ("preserve_thinking", True), False),
+        ("(clear_thinking is defined and not clear_thinking)", ("clear_thinking", False), False),
+        ("not truncate_history_thinking", ("truncate_history_thinking", False), True),
+        ("keep_past_thinking", ("keep_past_thinking", True), False),
+    ],
+)
+def test_who_keeps_the_reasoning_of_past_turns(
+    condition: str, keeper: tuple[str, bool] | None, keeps_past: bool
+) -> None:
+    found = control(KEEPING.replace("CONDITION", condition))
+    assert (found.keeper, found.keeps_past) == (keeper, keeps_past)
+
+
+def test_past_reasoning_is_in_the_prompt_when_the_template_is_told() -> None:
+    text = model(KEEPING.replace("CONDITION", "preserve_thinking"))
+    turns = talk(user("a"), assistant("b", reasoning="because"), user("c"))
+    assert "because" not in full_text(text, render(text, turns).ids)
+    assert "<think>because</think>b" in full_text(
+        text, render(text, replace(turns, template_args={"preserve_thinking": True})).ids
+    )
+
+
+@pytest.mark.parametrize(
+    ("style", "closing"),
+    [
+        ("chatml", "\n</think>\n\n"),
+        ("strict_system", "\n</think>\n\n"),
+        ("id_names", "</think>"),
+        ("argument_text", ""),
+        ("alternating", ""),
+    ],
+)
+def test_how_a_template_ends_a_thought(style: str, closing: str) -> None:
+    text = text_model(style)
+    assert text.traits.control.closing == closing
+    assert closing_of(text, TAGS) == (closing or "\n</think>\n\n")
+
+
+# --- ending a thought -------------------------------------------------------------------------------------------
+
+
+def test_closing_a_thought_is_what_the_templates_own_switch_does() -> None:
+    strict = text_model("strict_system")
+    turns = talk(user("a"))
+    theirs = render(strict, replace(turns, template_args={"enable_thinking": False}))
+    ours = close_thought(strict, render(strict, turns), TAGS)
+    assert (ours.ids, ours.boundaries, ours.header) == (theirs.ids, theirs.boundaries, theirs.header)
+    assert ours.source == theirs.source
+
+
+@pytest.mark.parametrize(
+    ("header", "end"),
+    [
+        ("assistant: <think>", "assistant: <think>\n</think>\n\n"),
+        ("assistant: <think>\\n", "assistant: <think>\n\n</think>\n\n"),
+        ("assistant: <think>Well, ", "assistant: <think>Well, \n</think>\n\n"),
+        ("assistant: [THINK]", "assistant: [THINK]\n[/THINK]\n\n"),
+    ],
+)
+def test_a_header_without_a_switch_is_closed(header: str, end: str) -> None:
+    text = model(TURNS + "{% if add_generation_prompt %}{{ '" + header + "' }}{% endif %}")
+    tags = think_tags(text) or TAGS
+    prompt = render(text, talk(user("<think>a")))
+    closed = close_thought(text, prompt, tags)
+    assert full_text(text, closed.ids) == "user: <think>a\n" + end
+    assert left_open(text.tokenizer, prompt, tags) and left_open(text.tokenizer, closed, tags) is False
+    spans = closed.source.spans
+    assert spans[0].start == 0 and spans[-1].stop == len(closed)
+    assert all(one.stop == other.start for one, other in zip(spans, spans[1:], strict=False))
+
+
+def span(style: str, budget: int | None = None, **rest: Any) -> ThoughtSpan | None:
+    text = text_model(style)
+    return thought_span(text, render(text, talk(user("a"), **rest)), TAGS, budget_tokens=budget)
+
+
+def test_where_the_thought_of_an_answer_stands() -> None:
+    (opener,), (closer,) = map(tokenizer().encode_template, TAGS)
+    begins, inside = span("chatml", 7), span("strict_system")
+    assert begins and inside
+    assert (begins.opener, begins.closer, begins.open, begins.budget_tokens) == ((opener,), (closer,), False, 7)
+    assert (inside.open, inside.budget_tokens) == (True, None)
+    assert closer in begins.closing and tokenizer().decode(begins.closing).strip("\n") == "</think>"
+    assert span("chatml", 0, template_args={"enable_thinking": False}) is None  # the prompt has closed it

@@ -1,0 +1,160 @@
+"""Assembly: a row's state made of stored blocks, cut at a token, ready to be continued.
+
+Every buffer is made anew in one copy, for rows write into theirs and blocks are shared. The result is what a cold row
+holds after `depth` tokens: growing layers all tokens and spare room, rings the last window in order, quantised layers
+quantised, recurrent layers the snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from inference.engine.blocks import KVBlock
+from inference.engine.kv import KVState
+from inference.engine.kv_columns import (
+    GROWING,
+    RINGS,
+    KVMismatch,
+    attention_leaves,
+    leaves,
+    recurrent_leaves,
+    token_arrays,
+)
+from inference.engine.mlx_lm_door import KVCache, QuantizedKVCache
+from inference.engine.settings import GRID_TOKENS
+from inference.engine.snapshots import RecurrentSnapshot, restore
+from inference.params import KVQuantisation
+
+_PLAIN = 2
+"""Arrays of a layer that is not quantised."""
+
+
+def assemble(
+    fresh: KVState,
+    blocks: Sequence[KVBlock],
+    depth: int,
+    snapshot: RecurrentSnapshot | None = None,
+    *,
+    quantised: KVQuantisation | None = None,
+    room_tokens: int = 0,
+) -> KVState:
+    """Fills `fresh` (the model's empty cache) with the first `depth` tokens of `blocks` and returns it, evaluated.
+
+    `blocks` follow each other from token 0 on and reach `depth`, which may lie inside of the last. Recurrent layers
+    need a snapshot of exactly that depth. `room_tokens` more fit in before a layer has to be copied to grow: the rest
+    of the prompt, say. Raises `KVMismatch`, and `fresh` is then to be thrown away.
+    """
+    if depth == 0:
+        return fresh
+    _require_chain(blocks, depth)
+    if quantised is not None and depth >= quantised_from(quantised):
+        fresh = quantise(fresh, quantised)
+    for entry, parts in zip(attention_leaves(fresh), _layers(blocks, len(attention_leaves(fresh))), strict=True):
+        _fill(entry, blocks, parts, depth, room_tokens)
+    if recurrent_leaves(fresh):
+        if snapshot is None or snapshot.depth != depth:
+            raise KVMismatch(f"Recurrent layers need a snapshot at {depth} tokens.")
+        restore(fresh, snapshot)
+    mx.eval([array for leaf in leaves(fresh) for array in _arrays(leaf)])
+    return fresh
+
+
+def quantised_from(how: KVQuantisation) -> int:
+    """The grid line at which a row's layers become quantised: the first at or behind the token that was asked for.
+
+    So the blocks before it are the same for every row, and a branch from one of them is as exact as it ever was.
+    """
+    return -(-how.start_tokens // GRID_TOKENS) * GRID_TOKENS
+
+
+def quantise(state: KVState, how: KVQuantisation) -> KVState:
+    """The state of one row with its growing layers quantised. mlx-lm knows no quantised rings and batches."""
+    return [
+        entry.to_quantized(group_size=how.group_size, bits=how.bits) if type(entry) is KVCache else entry
+        for entry in state
+    ]
+
+
+def _require_chain(blocks: Sequence[KVBlock], depth: int) -> None:
+    at = 0
+    for block in blocks:
+        if block.start != at or (block.end % GRID_TOKENS and block is not blocks[-1]):
+            raise KVMismatch(f"A block of tokens {block.start} to {block.end} does not follow {at} tokens.")
+        at = block.end
+    if not blocks or not blocks[-1].start < depth <= at:
+        raise KVMismatch(f"Blocks of {at} tokens do not end where {depth} tokens do.")
+
+
+def _layers(blocks: Sequence[KVBlock], count: int) -> Iterator[list[list[mx.array]]]:
+    """For each attention layer: its arrays in each block."""
+    if any(len(block.per_layer) != count for block in blocks):
+        raise KVMismatch("A block is of another model.")
+    views = [iter(block.packed.arrays()) for block in blocks]
+    for layer in range(count):
+        yield [
+            [array for _ in range(block.per_layer[layer]) if (array := next(view)) is not None]
+            for block, view in zip(blocks, views, strict=True)
+        ]
+
+
+def _fill(entry: Any, blocks: Sequence[KVBlock], parts: list[list[mx.array]], depth: int, room_tokens: int) -> None:
+    if type(entry) in RINGS:
+        _fill_ring(entry, blocks, parts, depth)
+    elif type(entry) in GROWING:
+        _fill_growing(entry, blocks, parts, depth, room_tokens)
+    else:
+        raise KVMismatch(f"{type(entry).__name__} has no rule.")
+
+
+def _fill_growing(
+    entry: Any, blocks: Sequence[KVBlock], parts: list[list[mx.array]], depth: int, room_tokens: int
+) -> None:
+    """mlx-lm copies a buffer whole each time it grows, so there is room for one token at the very least."""
+    if type(entry) is QuantizedKVCache:
+        parts = [_quantised(part, entry) for part in parts]
+    if len({len(part) for part in parts}) > 1 or (type(entry) is KVCache) != (len(parts[0]) == _PLAIN):
+        raise KVMismatch("A row that is not quantised cannot be made of quantised blocks.")
+    columns = ((depth + room_tokens) // GRID_TOKENS + 1) * GRID_TOKENS
+    arrays = [_joined(layer, blocks, 0, depth, columns - depth) for layer in zip(*parts, strict=True)]
+    half = len(arrays) // 2
+    entry.keys, entry.values = arrays if half == 1 else (tuple(arrays[:half]), tuple(arrays[half:]))
+    entry.offset = depth
+
+
+def _fill_ring(entry: Any, blocks: Sequence[KVBlock], parts: list[list[mx.array]], depth: int) -> None:
+    """The last window, oldest first. A full ring without spare columns is what decode expects to rotate."""
+    first = max(0, depth - entry.max_size)
+    entry.keys, entry.values = (_joined(layer, blocks, first, depth, 0) for layer in zip(*parts, strict=True))
+    entry.offset = depth
+    entry._idx = depth - first
+
+
+def _joined(layer: Sequence[mx.array], blocks: Sequence[KVBlock], first: int, depth: int, room_tokens: int) -> mx.array:
+    """Tokens `first` to `depth` of one array and room behind them, in a buffer of its own."""
+    pieces = []
+    for array, block in zip(layer, blocks, strict=True):
+        if block.end <= first:
+            continue
+        if block.start < first or block.end > depth:
+            array = array[:, :, max(0, first - block.start) : depth - block.start]
+        pieces.append(array)
+    if room_tokens:
+        _, heads, _, width = pieces[0].shape
+        pieces.append(mx.zeros((1, heads, room_tokens, width), pieces[0].dtype))
+    return mx.contiguous(pieces[0]) if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
+
+
+def _quantised(part: list[mx.array], entry: Any) -> list[mx.array]:
+    """Rounding is by token and group, so a block quantised here is bitwise what a quantised row holds."""
+    if len(part) != _PLAIN:
+        return part
+    return [array for plain in part for array in mx.quantize(plain, group_size=entry.group_size, bits=entry.bits)]
+
+
+def _arrays(leaf: Any) -> list[mx.array]:
+    if hasattr(leaf, "cache"):
+        return [array for array in leaf.cache if array is not None]
+    return token_arrays(leaf)

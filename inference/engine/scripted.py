@@ -16,7 +16,7 @@ from enum import Enum, auto
 from zlib import crc32
 
 from inference.errors import EngineFatal, GenerationFailed, InvalidModel
-from inference.events import FinishReason
+from inference.events import FinishReason, TokenLogprob
 from inference.ports import (
     Clock,
     DeviceMemory,
@@ -56,6 +56,11 @@ def saying(text: str) -> Callable[[Job, int], int]:
     """A reply that is this text and then the end of the turn."""
     ids = [*text.encode(), EOS]
     return lambda _job, position: ids[min(position, len(ids) - 1)]
+
+
+def scored(token: int, count: int) -> TokenLogprob:
+    """Log-probabilities as a model would tell them, made up from the id; the token itself is the most likely one."""
+    return TokenLogprob(token, -0.5, tuple(((token + at) % EOS, -0.5 - at) for at in range(count)))
 
 
 @dataclass(slots=True)
@@ -182,6 +187,9 @@ class ScriptedRunner:
         total = len(row.job.prompt)
         computed = min(self._script.chunk_tokens, total - row.done_tokens)
         row.done_tokens += computed
+        for other in self._rows.values():
+            if other.job.fork_of == row.job.id:
+                other.done_tokens = row.done_tokens
         return [Prefilled(row.job.id, row.done_tokens, total, computed)]
 
     def _decode(self) -> list[StepOutput]:
@@ -197,10 +205,11 @@ class ScriptedRunner:
         if token in job.stop_ids:
             del self._rows[job.id]
             return Sampled(job.id, (), FinishReason.STOP)
+        logprobs = () if job.top_logprobs is None else (scored(token, job.top_logprobs),)
         if row.position >= job.max_tokens:
             del self._rows[job.id]
-            return Sampled(job.id, (token,), FinishReason.LENGTH)
-        return Sampled(job.id, (token,))
+            return Sampled(job.id, (token,), FinishReason.LENGTH, logprobs)
+        return Sampled(job.id, (token,), None, logprobs)
 
 
 class ScriptedLoader:

@@ -15,6 +15,7 @@ from inference.errors import (
     Draining,
     EngineFatal,
     InferenceError,
+    InvalidParameter,
     MemoryPressure,
     QueueFull,
     QueueTimeout,
@@ -46,6 +47,7 @@ class Admission:
         if self._refusal is not None:
             raise self._refusal()
         check_params(request.params)
+        self._check_choices(request.params.n)
         max_tokens = granted_tokens(request)
         model = view.model(request.model.id)
         if model is not None and model.limits is not None and view.memory is not None:
@@ -59,10 +61,16 @@ class Admission:
             self._queue.push(request.client, ticket)
         return ticket
 
+    def _check_choices(self, n: int) -> None:
+        if not 1 <= n <= self._settings.max_batch:
+            most = self._settings.max_batch
+            raise InvalidParameter(f"n must be between 1 and {most}: so many answers run at once here.", param="n")
+
     def _check_room(self, request: Request) -> None:
         if self._refusal is not None:  # drained since the first look
             raise self._refusal()
-        free_slots = max(0, self._settings.max_batch - len(self._running))
+        taken = sum(ticket.choices for ticket in self._running.values())
+        free_slots = max(0, self._settings.max_batch - taken)
         depth, own = len(self._queue), self._queue.waiting(request.client)
         full = depth >= self._settings.max_queue + free_slots
         if full or (request.client and own >= self._settings.max_queue_per_client + free_slots):

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Sequence
 from itertools import groupby
 
-from inference.events import Channel, Delta, Event, ToolCallDelta
+from inference.events import Channel, Delta, Event, TokenLogprob, ToolCallDelta
 from inference.scheduler.request import Request, Thinking
 from inference.streaming.splitter import Piece, ReasoningMode, Splitter
 from inference.streaming.stop import StopMatcher
@@ -23,8 +23,8 @@ class Answer:
     """What one row has said. `events` are those not yet delivered, `reasoning_tokens` those spent in thoughts."""
 
     __slots__ = (
-        "_calls", "_detokenizer", "_matcher", "_shown_calls", "_silent_tokens", "_splitter", "choice", "events",
-        "reasoning_tokens",
+        "_calls", "_detokenizer", "_matcher", "_shown_calls", "_silent_logprobs", "_silent_tokens", "_splitter",
+        "choice", "events", "reasoning_tokens",
     )  # fmt: skip
 
     def __init__(self, request: Request, choice: int = 0) -> None:
@@ -38,6 +38,7 @@ class Answer:
         self._calls = ToolCallParser(request.tools)
         self._shown_calls = 0
         self._silent_tokens = 0
+        self._silent_logprobs: list[TokenLogprob] = []
 
     @property
     def called(self) -> bool:
@@ -48,14 +49,20 @@ class Answer:
     def malformed_calls(self) -> int:
         return self._calls.malformed
 
-    def push(self, tokens: Sequence[int]) -> int | None:
-        """Takes the tokens of one step and shows what is certain; how many were used when a stop string ended it."""
+    def push(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> int | None:
+        """Takes the tokens of one step and shows what is certain; how many were used when a stop string ended it.
+
+        `logprobs`, where wanted, has one entry for each token; those of tokens outside of thoughts go with the text.
+        """
         parts: list[Part] = []
         used = None
         for count, token in enumerate(tokens, 1):
             self._silent_tokens += 1
             text, stopped = self._matcher.push(self._detokenizer.push(token))
+            reasoned = self.reasoning_tokens
             parts += self._split(text)
+            if logprobs and self.reasoning_tokens == reasoned:
+                self._silent_logprobs.append(logprobs[count - 1])
             if stopped:
                 used = count
                 break
@@ -99,16 +106,25 @@ class Answer:
                 else:
                     text += part[1]
             if text:
-                self.events.append(Delta(text, self._silent_tokens, channel, self.choice))
+                logprobs = () if channel is Channel.REASONING else self._take_logprobs()
+                self.events.append(Delta(text, self._silent_tokens, channel, self.choice, logprobs))
                 self._silent_tokens = 0
 
     def _show_call(self, call: ParsedCall) -> None:
+        logprobs = self._take_logprobs()
         made = f"call{secrets.token_hex(12)}"  # letters and digits only: some templates take nothing else
         self.events.append(
-            ToolCallDelta(self._shown_calls, made, call.name, call.arguments, self._silent_tokens, self.choice)
+            ToolCallDelta(
+                self._shown_calls, made, call.name, call.arguments, self._silent_tokens, self.choice, logprobs
+            )
         )
         self._shown_calls += 1
         self._silent_tokens = 0
+
+    def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those of the tokens that had no text yet."""
+        taken, self._silent_logprobs = tuple(self._silent_logprobs), []
+        return taken
 
 
 def _part(found: str | ParsedCall) -> Part:

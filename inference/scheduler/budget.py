@@ -7,11 +7,24 @@ costs rows x longest. The estimate is weights + lanes + one copy of the longest 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 
+from inference.params import KVQuantisation
 from inference.ports import ModelLimits
 
 Load = tuple[ModelLimits, Sequence[int]]
 """A resident model and the lengths in tokens its rows may reach."""
+
+
+def held_tokens(tokens: int, kv: KVQuantisation | None) -> int:
+    """How many tokens of unquantised KV take as much memory as this many of a row.
+
+    By 16-bit models, which save least; each group of values brings a scale and a bias.
+    """
+    if kv is None:
+        return tokens
+    share = kv.bits / 16 + 2 / kv.group_size
+    return max(min(tokens, kv.start_tokens), ceil(tokens * share))
 
 
 def lanes(lengths: Iterable[int]) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from math import isfinite
 from inference.errors import InvalidParameter, ModelTooLarge, PromptTooLong
 from inference.params import GenerationParams
 from inference.ports import ModelLimits
-from inference.scheduler.budget import estimate_bytes, fits
+from inference.scheduler.budget import estimate_bytes, fits, held_tokens
 from inference.scheduler.request import Request
 
 RANGES = {
@@ -21,6 +21,13 @@ RANGES = {
     "penalty_context_tokens": (0, 2**31),
 }
 """What the engine can bear. The API's own ranges are narrower; this is the last door before the GPU."""
+COUNTS = {
+    "min_tokens": (0, 2**31),
+    "n": (1, 8),
+    "top_logprobs": (0, 20),
+    "thinking_budget_tokens": (0, 2**31),
+}
+LARGEST_BIAS = 1e4
 
 
 def check_params(params: GenerationParams) -> None:
@@ -29,6 +36,12 @@ def check_params(params: GenerationParams) -> None:
         value = getattr(params.sampling, name)
         if not (isfinite(value) and low <= value <= high):
             raise InvalidParameter(f"{name} must be between {low:g} and {high:g}.", param=name)
+    for name, (least, most) in COUNTS.items():
+        count = getattr(params, name)
+        if count is not None and not least <= count <= most:
+            raise InvalidParameter(f"{name} must be from {least} to {most}.", param=name)
+    if not all(isfinite(bias) and abs(bias) <= LARGEST_BIAS for _, bias in params.sampling.logit_bias):
+        raise InvalidParameter(f"A logit bias must be within {LARGEST_BIAS:g} of 0.", param="logit_bias")
     seed = params.sampling.seed
     if seed is not None and not -(2**63) <= seed < 2**64:
         raise InvalidParameter("seed must be a 64-bit integer.", param="seed")
@@ -53,11 +66,32 @@ def granted_tokens(request: Request) -> int:
 
 def check_vocabulary(request: Request, limits: ModelLimits) -> None:
     """Raises `InvalidParameter` for an id the model has no row for; such an id reads foreign memory on the GPU."""
-    ids, stop_ids = request.prompt.ids, request.params.stop.token_ids
-    if min(ids) < 0 or max(ids) >= limits.vocab_size:
-        raise InvalidParameter(f"Token ids must be from 0 to {limits.vocab_size - 1}.", param="prompt")
-    if any(not 0 <= token < limits.vocab_size for token in stop_ids):
-        raise InvalidParameter(f"Token ids must be from 0 to {limits.vocab_size - 1}.", param="stop_token_ids")
+    ids, params = request.prompt.ids, request.params
+    written = {
+        "prompt": (min(ids), max(ids)),
+        "stop_token_ids": params.stop.token_ids,
+        "logit_bias": tuple(token for token, _ in params.sampling.logit_bias),
+    }
+    for param, found in written.items():
+        if any(not 0 <= token < limits.vocab_size for token in found):
+            raise InvalidParameter(f"Token ids must be from 0 to {limits.vocab_size - 1}.", param=param)
+
+
+def check_quantisation(request: Request, limits: ModelLimits) -> None:
+    """Raises `InvalidParameter` where the model's keys and values cannot be quantised as asked."""
+    kv, able = request.params.kv, limits.kv_group_sizes
+    if kv is None or kv.group_size in able:
+        return
+    if not able:
+        raise InvalidParameter("kv_bits is not possible with this model's attention.", param="kv_bits")
+    sizes = " or ".join(map(str, able))
+    raise InvalidParameter(f"kv_group_size must be {sizes} with this model.", param="kv_group_size")
+
+
+def reserved_lengths(request: Request, max_tokens: int, reserve_tokens: int) -> tuple[int, ...]:
+    """The lengths that a request's memory is reserved for at first, one for each answer it wants."""
+    params = request.params
+    return (held_tokens(len(request.prompt) + min(max_tokens, reserve_tokens), params.kv),) * params.n
 
 
 def check_memory(request: Request, max_tokens: int, limits: ModelLimits, limit_bytes: int, reserve_tokens: int) -> None:
@@ -67,7 +101,7 @@ def check_memory(request: Request, max_tokens: int, limits: ModelLimits, limit_b
             f"The model needs {limits.weights_bytes} bytes and {limit_bytes} bytes of memory may be used."
         )
     prompt_tokens = len(request.prompt)
-    load = [(limits, (prompt_tokens + min(max_tokens, reserve_tokens),))]
+    load = [(limits, reserved_lengths(request, max_tokens, reserve_tokens))]
     if not fits(load, limit_bytes):
         bare = fits([(limits, (prompt_tokens + 1,))], limit_bytes)
         raise InvalidParameter(

@@ -1,8 +1,8 @@
 """Who gets a row next, and which models come and go for it. On the worker thread only.
 
 One look goes through the queue in its fair order. A request whose model is not loaded makes the worker want it (one
-model at a time, the first in order); one whose memory does not fit stops all behind it, or small requests would starve
-it for ever.
+model at a time, the first in order); one whose memory or rows do not fit stops all behind it, or small requests would
+starve it for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inference.events import Admitted
 from inference.ports import ModelLimits, ModelRef
 from inference.scheduler.admission import Admission
 from inference.scheduler.budget import estimate_bytes, fits
-from inference.scheduler.checks import check_memory, check_vocabulary
+from inference.scheduler.checks import check_memory, check_quantisation, check_vocabulary, reserved_lengths
 from inference.scheduler.request import Ticket
 from inference.scheduler.residents import Resident, Residents, Wanted, weights_bytes
 from inference.scheduler.running import Running
@@ -82,8 +82,9 @@ class Intake:
                 continue
             if not self._announce(ticket, resident) or ticket.number > held.get(model_id, inf):
                 continue
-            if room and len(self._running) < self._settings.max_batch:
-                room = self._make_room(ticket, resident)
+            if room:
+                slots = len(self._running) + ticket.choices <= self._settings.max_batch
+                room = slots and self._make_room(ticket, resident)
                 if room:
                     self._running.start(ticket, resident)
                     continue
@@ -93,10 +94,10 @@ class Intake:
 
     def _make_room(self, ticket: Ticket, resident: Resident) -> bool:
         """Whether the ticket's memory can be reserved now; idle models are unloaded for it."""
-        tokens = ticket.prompt_tokens + min(ticket.max_tokens, self._settings.reserve_tokens)
+        lengths = reserved_lengths(ticket.request, ticket.max_tokens, self._settings.reserve_tokens)
         keep = {resident.ref.id, *(busy.ref.id for busy in self._running.busy())}
         while True:
-            if fits(self._running.loads(resident, tokens), self.limit_bytes):
+            if fits(self._running.loads(resident, lengths), self.limit_bytes):
                 ticket.awaits_memory = False
                 return True
             spare = self._residents.spare(keep)
@@ -112,6 +113,7 @@ class Intake:
         request, limits = ticket.request, resident.limits
         try:
             check_vocabulary(request, limits)
+            check_quantisation(request, limits)
             check_memory(request, ticket.max_tokens, limits, self.limit_bytes, self._settings.reserve_tokens)
         except InferenceError as error:
             self._refuse(ticket, error)

@@ -11,10 +11,11 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self
 
 from inference.errors import GenerationFailed, InferenceError
-from inference.events import Delta, Event, Failed, Finished, PrefillProgress
+from inference.events import Delta, Event, Failed, Finished, PrefillProgress, ToolCallDelta
 
 
 class Doorbell:
@@ -46,8 +47,9 @@ class Doorbell:
 class Mailbox:
     """The events of one generation on their way to its one reader. `put` and `cancel` are for any thread.
 
-    `on_end` is called once with the final event, before that can be read; it must not block. `on_cancel` is called
-    after it if the generation ends because nobody wants it: cancelled, unread or its loop closed.
+    It is over with a `Failed`, or with as many `Finished` as it has `choices`. `on_end` is called once with the final
+    event (which then counts the malformed calls of all choices), before that can be read; it must not block.
+    `on_cancel` is called after it if the generation ends because nobody wants it: cancelled, unread or its loop closed.
     """
 
     def __init__(
@@ -56,12 +58,15 @@ class Mailbox:
         on_cancel: Callable[[], None],
         on_end: Callable[[Finished | Failed, bool], None] = lambda final, cancelled: None,
         *,
+        choices: int = 1,
         max_events: int = 4096,
         max_chars: int = 262_144,
     ) -> None:
         self._doorbell = doorbell
         self._on_cancel: Callable[[], None] | None = on_cancel
         self._on_end = on_end
+        self._open_choices = choices
+        self._malformed_calls = 0
         self._max_events = max_events
         self._max_chars = max_chars
         self._lock = threading.Lock()
@@ -87,10 +92,9 @@ class Mailbox:
             if self._closed:
                 return False
             self._events.extend(events)
-            self._chars += sum(len(event.text) for event in events if isinstance(event, Delta))
-            if isinstance(final := events[-1], Finished | Failed):
-                self._closed, self._on_cancel = True, None
-                self._on_end(final, False)
+            self._count(events)
+            if isinstance(final := events[-1], Failed) or not self._open_choices:
+                self._close(final)
             behind = len(self._events) > self._max_events or self._chars > self._max_chars
         if behind and not self._closed:
             self.cancel(GenerationFailed("The client reads more slowly than the model writes."))
@@ -99,6 +103,22 @@ class Mailbox:
             self.cancel()
             return False
         return True
+
+    def _count(self, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case Delta(text=text) | ToolCallDelta(arguments=text):
+                    self._chars += len(text)
+                case Finished(malformed_calls=calls):
+                    self._open_choices -= 1
+                    self._malformed_calls += calls
+
+    def _close(self, final: Event) -> None:
+        self._closed, self._on_cancel = True, None
+        if isinstance(final, Finished):
+            self._on_end(replace(final, malformed_calls=self._malformed_calls), False)
+        elif isinstance(final, Failed):
+            self._on_end(final, False)
 
     def fail(self, error: InferenceError) -> bool:
         """Ends the generation after what was delivered already. False: it was over."""
@@ -162,27 +182,38 @@ class Mailbox:
 
 
 def merged(events: Sequence[Event]) -> tuple[Event, ...]:
-    """The same events with runs of one kind made one: texts joined, token counts added, the latest progress kept."""
+    """The same events with runs of one kind made one: texts joined, token counts added, the latest progress kept.
+
+    A run is of one choice; it stands where it began, so that choices written in turn become one run each.
+    """
     if len(events) < 2:
         return tuple(events)
-    out: list[Event] = []
-    run: list[Delta] = []
+    out: list[Event | list[Delta]] = []
+    runs: dict[int, list[Delta]] = {}
     for event in events:
-        if run and not (isinstance(event, Delta) and event.channel is run[0].channel):
-            out.append(_joined(run))
-            run = []
         if isinstance(event, Delta):
+            run = runs.get(event.choice)
+            if run is None or run[0].channel is not event.channel:
+                run = runs[event.choice] = []
+                out.append(run)
             run.append(event)
+        elif isinstance(event, ToolCallDelta | Finished):
+            runs.pop(event.choice, None)
+            out.append(event)
         elif isinstance(event, PrefillProgress) and out and isinstance(out[-1], PrefillProgress):
             out[-1] = event
         else:
+            runs.clear()
             out.append(event)
-    if run:
-        out.append(_joined(run))
-    return tuple(out)
+    return tuple(_joined(one) if isinstance(one, list) else one for one in out)
 
 
 def _joined(run: list[Delta]) -> Delta:
     if len(run) == 1:
         return run[0]
-    return Delta("".join(delta.text for delta in run), sum(delta.token_count for delta in run), run[0].channel)
+    return replace(
+        run[0],
+        text="".join(delta.text for delta in run),
+        token_count=sum(delta.token_count for delta in run),
+        logprobs=tuple(one for delta in run for one in delta.logprobs),
+    )

@@ -70,6 +70,16 @@ class Ticket:
         return f"{self.request.id}#{self.number}"
 
     @property
+    def choices(self) -> int:
+        """How many answers it wants."""
+        return self.request.params.n
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """One for each choice; the first is `job_id`."""
+        return (self.job_id, *(f"{self.job_id}.{choice}" for choice in range(1, self.choices)))
+
+    @property
     def prompt_tokens(self) -> int:
         return len(self.request.prompt)
 

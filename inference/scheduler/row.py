@@ -1,55 +1,72 @@
-"""A running request on the worker thread: its job, its clock, its reservation, and how it ends."""
+"""One answer in the making, on the worker thread: its job, its clock, its reservation, and how it ends."""
 
 from __future__ import annotations
 
-from inference.errors import InferenceError
-from inference.events import Event, Failed, Finished, FinishReason, PrefillProgress, Usage
-from inference.ports import Job, Prefilled, Sampled
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from inference.events import Finished, FinishReason, Usage
+from inference.params import SamplingParams
+from inference.ports import Job, Sampled
 from inference.scheduler.answer import Answer
-from inference.scheduler.request import Ticket
+from inference.scheduler.budget import held_tokens
 from inference.scheduler.view import RowView
+
+if TYPE_CHECKING:
+    from inference.scheduler.choices import Choices
 
 
 class Row:
-    """One job and what became of it so far. `events` are those not yet delivered; `over` once the final one is there.
+    """One job and what became of it so far: one of the `choices` of a request, whose events it adds to.
 
-    `reserved_tokens` is the length its memory is reserved for.
+    `over` once the final one is there. `reserved_tokens` is the length its memory is reserved for.
     """
 
     __slots__ = (
-        "_answer", "_first_s", "completion_tokens", "deadline_s", "done_tokens", "job", "over", "reserve_tokens",
-        "reserved_tokens", "started_s", "ticket",
+        "_answer", "_first_s", "choices", "completion_tokens", "deadline_s", "done_tokens", "job", "over",
+        "reserve_tokens", "reserved_tokens", "started_s", "ticket",
     )  # fmt: skip
 
-    def __init__(self, ticket: Ticket, now_s: float, reserve_tokens: int, deadline_s: float | None = None) -> None:
-        request = ticket.request
+    def __init__(
+        self, choices: Choices, choice: int, now_s: float, reserve_tokens: int, deadline_s: float | None = None
+    ) -> None:
+        ticket = choices.ticket
+        request, params = ticket.request, ticket.request.params
+        eos_ids, own_stops = request.tokenizer.eos_ids, frozenset(params.stop.token_ids)
+        self.choices = choices
         self.ticket = ticket
         self.started_s = now_s
         self.deadline_s = None if deadline_s is None else now_s + deadline_s
         self.reserve_tokens = reserve_tokens
         self.reserved_tokens = ticket.prompt_tokens + min(ticket.max_tokens, reserve_tokens)
         self.job = Job(
-            id=ticket.job_id,
+            id=ticket.job_ids[choice],
             prompt=request.prompt,
-            sampling=request.params.sampling,
+            sampling=_seeded(request.params.sampling, choice),
             max_tokens=ticket.max_tokens,
-            stop_ids=request.tokenizer.eos_ids.union(request.params.stop.token_ids),
+            stop_ids=own_stops if params.ignore_eos else eos_ids | own_stops,
+            min_tokens=params.min_tokens,
+            banned_ids=eos_ids - own_stops if params.ignore_eos else frozenset(),
+            top_logprobs=params.top_logprobs,
+            guide=request.guide,
+            kv=params.kv,
         )
         self.over = False
         self.done_tokens = 0
         self.completion_tokens = 0
-        self._answer = Answer(request)
+        self._answer = Answer(request, choice)
+        self._answer.events = choices.events
         self._first_s: float | None = None
 
     @property
-    def events(self) -> list[Event]:
-        """Those not yet delivered."""
-        return self._answer.events
+    def begun(self) -> bool:
+        """Its first token was drawn."""
+        return self._first_s is not None
 
-    def take_events(self) -> list[Event]:
-        """Hands over what was not yet delivered."""
-        taken, self._answer.events = self._answer.events, []
-        return taken
+    @property
+    def held_tokens(self) -> int:
+        """Its reservation in tokens of unquantised KV."""
+        return held_tokens(self.reserved_tokens, self.job.kv)
 
     @property
     def outgrown(self) -> bool:
@@ -63,20 +80,13 @@ class Row:
     def extend_reservation(self) -> None:
         self.reserved_tokens = min(self._longest, self.reserved_tokens + self.reserve_tokens)
 
-    def prefilled(self, output: Prefilled) -> None:
-        """Takes progress of the prompt; once the answer has begun, that is an engine's own affair."""
-        if self._first_s is not None:
-            return
-        self.done_tokens = output.done_tokens
-        self.events.append(PrefillProgress(output.done_tokens, output.total_tokens))
-
     def sampled(self, output: Sampled, now_s: float) -> None:
         """Takes the tokens of one step. Those after a stop string or past `max_tokens` were never asked for."""
         if self._first_s is None:
             self._first_s = now_s
             self.done_tokens = len(self.job.prompt)
         tokens = output.tokens[: self.job.max_tokens - self.completion_tokens]
-        used = self._answer.push(tokens)
+        used = self._answer.push(tokens, output.logprobs)
         self.completion_tokens += len(tokens) if used is None else used
         reason = output.finish if used is None else FinishReason.STOP
         if reason is None and self.completion_tokens >= self.job.max_tokens:
@@ -90,12 +100,10 @@ class Row:
             reason = FinishReason.STOP
         if reason is FinishReason.STOP and self._answer.called:
             reason = FinishReason.TOOL_CALLS
-        self.events.append(Finished(reason, self.usage(now_s), self._answer.malformed_calls, self._answer.choice))
         self.over = True
-
-    def fail(self, error: InferenceError) -> None:
-        self.events.append(Failed(error))
-        self.over = True
+        self.choices.finished(
+            Finished(reason, self.usage(now_s), self._answer.malformed_calls, self._answer.choice),
+        )
 
     def usage(self, now_s: float) -> Usage:
         first_s = self._first_s
@@ -118,4 +126,10 @@ class Row:
             max_tokens=self.job.max_tokens,
             queue_s=self.started_s - self.ticket.submitted_s,
             running_s=now_s - self.started_s,
+            choice=self._answer.choice,
         )
+
+
+def _seeded(sampling: SamplingParams, choice: int) -> SamplingParams:
+    """Each choice has a random stream of its own: that of the request's seed plus its number."""
+    return sampling if sampling.seed is None or not choice else replace(sampling, seed=sampling.seed + choice)

@@ -14,6 +14,7 @@ from inference.events import FinishReason
 from inference.ports import Clock, Prefilled, RowFailed, Sampled, StepOutput
 from inference.scheduler.admission import Admission
 from inference.scheduler.budget import Load
+from inference.scheduler.choices import Choices
 from inference.scheduler.pulse import Pulse
 from inference.scheduler.rates import Rate
 from inference.scheduler.request import Ticket
@@ -56,10 +57,10 @@ class Running:
     def busy(self) -> list[Resident]:
         return [resident for resident in self._residents.all() if resident.rows]
 
-    def loads(self, joined: Resident | None = None, tokens: int = 0) -> list[Load]:
-        """What the memory estimate is made of, also with one more row of `tokens` in the model `joined`."""
+    def loads(self, joined: Resident | None = None, more: Sequence[int] = ()) -> list[Load]:
+        """What the memory estimate is made of, also with rows of these lengths `more` in the model `joined`."""
         return [
-            (one.limits, [*(row.reserved_tokens for row in one.rows.values()), *((tokens,) if one is joined else ())])
+            (one.limits, [*(row.held_tokens for row in one.rows.values()), *(more if one is joined else ())])
             for one in self._residents.all()
         ]
 
@@ -67,15 +68,16 @@ class Running:
         return tuple(row.view(now_s) for resident in self.busy() for row in resident.rows.values())
 
     def start(self, ticket: Ticket, resident: Resident) -> None:
-        """Gives a ticket its row, unless it was cancelled in between."""
+        """Gives a ticket its rows, unless it was cancelled in between."""
         if not self._admission.take(ticket):
             return
         now_s = resident.last_used_s = self._clock()
         try:
             deadline_s = ticket.request.params.deadline_s or self._settings.generation_deadline_s
-            row = Row(ticket, now_s, self._settings.reserve_tokens, deadline_s)
-            resident.rows[ticket.job_id] = row
-            resident.runner.start(row.job)
+            choices = Choices(ticket, now_s, self._settings.reserve_tokens, deadline_s)
+            resident.rows |= {row.job.id: row for row in choices.rows}
+            for row in choices.rows:
+                resident.runner.start(row.job)
         except EngineFatal as error:
             self.rebuild(resident, error)
         except Exception as error:
@@ -85,8 +87,8 @@ class Running:
         shown = _shown(error, "The request could not be started.", ticket)
         row = resident.rows.get(ticket.job_id)
         if row is not None:
-            row.fail(shown)
-            self._deliver(resident, row)
+            row.choices.fail(shown)
+            self._deliver(resident, row.choices)
             return
         self._admission.release(ticket)
         ticket.mailbox.fail(shown)
@@ -115,20 +117,20 @@ class Running:
         return worked
 
     def _route(self, resident: Resident, outputs: Sequence[StepOutput]) -> None:
-        """Gives each output to its row, then delivers what each row has to say in one piece."""
+        """Gives each output to its row, then delivers what each request has to say in one piece."""
         now_s = self._clock()
-        told: dict[str, Row] = {}
+        told: dict[int, Choices] = {}
         for output in outputs:
             row = resident.rows.get(output.job_id)
             if row is None or row.over:
                 continue  # cancelled, or ended by a stop string within this step
-            told[output.job_id] = row
+            told[row.ticket.number] = row.choices
             try:
                 self._feed(row, output, now_s)
             except Exception as error:
-                row.fail(_shown(error, "The answer could not be turned into text.", row.ticket))
-        for row in told.values():
-            self._deliver(resident, row)
+                row.choices.fail(_shown(error, "The answer could not be turned into text.", row.ticket))
+        for choices in told.values():
+            self._deliver(resident, choices)
 
     def _feed(self, row: Row, output: StepOutput, now_s: float) -> None:
         match output:
@@ -137,17 +139,18 @@ class Running:
                 row.sampled(output, now_s)
                 self.decode.add(row.completion_tokens - before)
             case Prefilled():
-                row.prefilled(output)
+                row.choices.prefilled(output)
                 self.prefill.add(output.computed_tokens)
             case RowFailed():
-                row.fail(output.error)
+                row.choices.fail(output.error)
 
-    def _deliver(self, resident: Resident, row: Row) -> None:
-        events = row.take_events()
+    def _deliver(self, resident: Resident, choices: Choices) -> None:
+        events = choices.take_events()
         if events:
-            row.ticket.mailbox.put(events)
-        if row.over:
-            self._free(resident, row)
+            choices.ticket.mailbox.put(events)
+        for row in choices.rows:
+            if row.over:
+                self._free(resident, row)
 
     def _free(self, resident: Resident, row: Row) -> None:
         """Frees a row's place here and in the runner (which may have done so itself)."""
@@ -155,18 +158,19 @@ class Running:
             return
         self.changed = True
         resident.last_used_s = self._clock()
-        self._admission.release(row.ticket, resident.last_used_s - row.started_s)
+        if resident.rows.keys().isdisjoint(row.ticket.job_ids):
+            self._admission.release(row.ticket, resident.last_used_s - row.started_s)
         try:
             resident.runner.cancel(row.job.id)
         except Exception as error:
             self.rebuild(resident, EngineFatal("The engine could not free a request and is rebuilt."), error)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Frees the row of a ticket whose reader is gone."""
+        """Frees the rows of a ticket whose reader is gone."""
         resident = self._residents.get(ticket.request.model.id)
-        row = resident.rows.get(ticket.job_id) if resident is not None else None
-        if resident is not None and row is not None:
-            self._free(resident, row)
+        for job_id in ticket.job_ids if resident is not None else ():
+            if resident is not None and (row := resident.rows.get(job_id)) is not None:
+                self._free(resident, row)
 
     def end_overdue(self) -> None:
         """Ends answers that have reached their wall-clock limit, with `length`."""
@@ -175,7 +179,7 @@ class Running:
             for row in list(resident.rows.values()):
                 if row.deadline_s is not None and now_s >= row.deadline_s and not row.over:
                     row.finish(FinishReason.LENGTH, now_s)
-                    self._deliver(resident, row)
+                    self._deliver(resident, row.choices)
 
     def extend_reservations(self) -> None:
         """Reserves more for rows that have grown into what they had."""
@@ -185,17 +189,17 @@ class Running:
                     row.extend_reservation()
 
     def end_newest(self, error: InferenceError) -> None:
-        """Ends the row that began last."""
+        """Ends the request that began last."""
         rows = [(row.ticket.number, resident, row) for resident in self.busy() for row in resident.rows.values()]
         if rows:
             _, resident, row = max(rows, key=lambda entry: entry[0])
-            row.fail(error)
-            self._deliver(resident, row)
+            row.choices.fail(error)
+            self._deliver(resident, row.choices)
 
     def end_all(self, resident: Resident, error: InferenceError) -> None:
         for row in list(resident.rows.values()):
-            row.fail(error)
-            self._deliver(resident, row)
+            row.choices.fail(error)
+            self._deliver(resident, row.choices)
 
     def _step_failed(self, resident: Resident, error: Exception) -> None:
         """A step that did not say whose fault it was ends all rows of its model, and must have left none behind."""
@@ -214,10 +218,9 @@ class Running:
         rows = list(resident.rows.values())
         resident.rows.clear()
         for row in rows:
-            if not row.over:
-                row.fail(error)
+            row.choices.fail(error)
             self._admission.release(row.ticket)
-            self._deliver(resident, row)
+            self._deliver(resident, row.choices)
         self._tally.add(engine_rebuilds=1)
         self.changed = True
         try:

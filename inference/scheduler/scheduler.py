@@ -130,6 +130,7 @@ class Scheduler:
             self._doorbell(loop),
             lambda: self._abandoned(ticket),
             self._tally.ended,
+            choices=request.params.n,
             max_events=settings.mailbox_events,
             max_chars=settings.mailbox_chars,
         )

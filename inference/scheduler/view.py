@@ -34,7 +34,7 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """One running request. `done_tokens` of `prompt_tokens` are prefilled; times are ages in seconds."""
+    """One answer of a running request. `done_tokens` of `prompt_tokens` are prefilled; times are ages in seconds."""
 
     id: str
     model_id: str
@@ -44,6 +44,7 @@ class RowView:
     max_tokens: int
     queue_s: float
     running_s: float
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)

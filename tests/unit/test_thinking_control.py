@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -163,7 +164,7 @@ def test_a_header_without_a_switch_is_closed(header: str, end: str) -> None:
     assert left_open(text.tokenizer, prompt, tags) and left_open(text.tokenizer, closed, tags) is False
     spans = closed.source.spans
     assert spans[0].start == 0 and spans[-1].stop == len(closed)
-    assert all(one.stop == other.start for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one.stop == other.start for one, other in pairwise(spans))
 
 
 def span(style: str, budget: int | None = None, **rest: Any) -> ThoughtSpan | None:

@@ -99,6 +99,19 @@ class JsonTokenizer:
     def encode_field(self, text: str) -> TokenIds:
         return self._cache.get(("field", text), lambda: self._without_markers(self._field, text))
 
+    def spell(self, text: str) -> TokenIds:
+        """As `encode_field`, and not remembered: for text that is asked for once."""
+        return self._without_markers(self._field, text)
+
+    def token_bytes(self, number: int) -> bytes:
+        """What one id stands for in text: a marker's characters, b"" outside of the vocabulary."""
+        return self._pieces.of(number)
+
+    @property
+    def spells_bytes(self) -> bool:
+        """The text of ids is the bytes of each, one after the other; else it depends on their neighbours."""
+        return self._pieces.are_bytes
+
     def encode_raw(self, text: str) -> TokenIds:
         bos = () if self._bos_id is None else (self._bos_id,)
         return bos + self._without_markers(self._raw, text)

@@ -42,7 +42,7 @@ class Row:
         self.job = Job(
             id=ticket.job_ids[choice],
             prompt=request.prompt,
-            sampling=_seeded(request.params.sampling, choice),
+            sampling=_seeded(params.sampling, choice),
             max_tokens=ticket.max_tokens,
             stop_ids=own_stops if params.ignore_eos else eos_ids | own_stops,
             min_tokens=params.min_tokens,
@@ -50,6 +50,7 @@ class Row:
             top_logprobs=params.top_logprobs,
             guide=request.guide,
             kv=params.kv,
+            fork_of=ticket.job_id if choice else "",
         )
         self.over = False
         self.done_tokens = 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
+import pytest
 
 from tests.e2e.daemon import ServedDaemon
 
@@ -49,3 +50,35 @@ def test_a_sum_is_reasoned_and_answered(serve: Callable[..., ServedDaemon]) -> N
     assert 0 < spent < usage["completion_tokens"]
     assert again[:2] == (reasoning, content)
     assert again[2]["completion_tokens_details"]["reasoning_tokens"] == spent
+
+
+MARKER_TOKENS = 4
+"""The markers around a thought, with their line feeds, are counted as reasoning too."""
+
+
+def asked(client: openai.OpenAI, **more: Any) -> tuple[str, str, int]:
+    """Reasoning, content and reasoning tokens of an answer to the sum."""
+    reply = client.chat.completions.create(**SUM, **more)
+    assert reply.choices[0].finish_reason == "stop" and reply.usage and reply.usage.completion_tokens_details
+    message = reply.choices[0].message.model_dump()
+    spent = reply.usage.completion_tokens_details.reasoning_tokens
+    return message.get("reasoning_content") or "", message["content"], spent or 0
+
+
+def test_a_request_decides_how_much_is_thought(serve: Callable[..., ServedDaemon]) -> None:
+    daemon = serve("--demo", model=None)
+    daemon.wait_ready()
+    with openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="any", max_retries=0, timeout=60) as client:
+        thought, content, spent = asked(client)
+        for off in ({"reasoning_effort": "none"}, {"extra_body": {"thinking": {"type": "disabled"}}}):
+            assert asked(client, **off)[::2] == ("", 0)
+        limit = 4
+        assert spent > limit + MARKER_TOKENS
+        cut, answer, cut_spent = asked(client, extra_body={"thinking_budget": limit})
+        assert 0 < len(cut) < len(thought) and thought.startswith(cut)
+        assert "12 + 7" in answer and "think>" not in cut + answer
+        assert limit < cut_spent <= limit + MARKER_TOKENS
+        assert asked(client, extra_body={"thinking_budget": 1000}) == (thought, content, spent)
+        assert asked(client, extra_body={"reasoning": {"exclude": True}}) == ("", content, spent)
+        with pytest.raises(openai.BadRequestError, match="contradict"):
+            asked(client, extra_body={"thinking": False, "enable_thinking": True})

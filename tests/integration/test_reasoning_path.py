@@ -1,4 +1,4 @@
-"""What a request says about thinking, followed to the prompt the model reads, the job the engine gets and the answer."""
+"""What a request says about thinking, followed to the prompt a model reads, the job the engine gets and the answer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The text of one answer: tokens in, events out (detokenise, find stop strings, split, read calls, count).
 
-Stop strings are looked for in all the text of an answer, thoughts and their markers included: the answer ends where
+Stop strings are looked for in all the text of an answer, thoughts, calls and markers included: the answer ends where
 the client said, in whichever channel that is.
 """
 
@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from itertools import groupby
 
 from inference.events import Channel, Delta, Event, TokenLogprob, ToolCallDelta
 from inference.scheduler.request import Request, Thinking
-from inference.streaming.splitter import Piece, ReasoningMode, Splitter
+from inference.streaming.answer_reader import AnswerReader
+from inference.streaming.dialects.table import ALWAYS, DIALECTS
+from inference.streaming.pieces import AnswerMachine, BrokenCall, Piece, Said, joined
+from inference.streaming.reading import Arguments, Begun
+from inference.streaming.splitter import ReasoningMode, Splitter
 from inference.streaming.stop import StopMatcher
-from inference.streaming.tool_calls import ParsedCall, ToolCallParser
-
-Part = Piece | ParsedCall
 
 
 class Answer:
     """What one row has said. `events` are those not yet delivered, `reasoning_tokens` those spent in thoughts."""
 
     __slots__ = (
-        "_calls", "_detokenizer", "_matcher", "_shown_calls", "_silent_logprobs", "_silent_tokens", "_splitter",
+        "_calls", "_detokenizer", "_machine", "_matcher", "_opening", "_silent_logprobs", "_silent_tokens",
         "choice", "events", "reasoning_tokens",
     )  # fmt: skip
 
@@ -34,102 +34,98 @@ class Answer:
         thinking = request.thinking or Thinking(mode=ReasoningMode.OFF)
         self._detokenizer = request.tokenizer.detokenizer(thinking.shown | request.shown)
         self._matcher = StopMatcher(request.params.stop.strings)
-        self._splitter = Splitter(thinking.opener, thinking.closer, thinking.mode)
-        self._calls = ToolCallParser(request.tools)
-        self._shown_calls = 0
+        splitter = Splitter(thinking.opener, thinking.closer, thinking.mode)
+        self._machine: AnswerMachine = AnswerReader(splitter, [DIALECTS[name] for name in ALWAYS], request.tools)
+        self._calls = 0
+        self._opening: Begun | None = None  # a call of which nothing was told yet
         self._silent_tokens = 0
         self._silent_logprobs: list[TokenLogprob] = []
 
     @property
     def called(self) -> bool:
         """At least one tool call was shown."""
-        return self._shown_calls > 0
+        return self._calls > 0
 
     @property
     def malformed_calls(self) -> int:
-        return self._calls.malformed
+        return self._machine.malformed
+
+    @property
+    def broken_calls(self) -> Sequence[BrokenCall]:
+        """The first of the malformed calls, with what the model wrote."""
+        return self._machine.broken_calls
 
     def push(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprob] = ()) -> int | None:
         """Takes the tokens of one step and shows what is certain; how many were used when a stop string ended it.
 
         `logprobs`, where wanted, has one entry for each token; those of tokens outside of thoughts go with the text.
         """
-        parts: list[Part] = []
+        pieces: list[Piece] = []
         used = None
         for count, token in enumerate(tokens, 1):
             self._silent_tokens += 1
             text, stopped = self._matcher.push(self._detokenizer.push(token))
             reasoned = self.reasoning_tokens
-            parts += self._split(text)
+            pieces += self._read(text)
             if logprobs and self.reasoning_tokens == reasoned:
                 self._silent_logprobs.append(logprobs[count - 1])
             if stopped:
                 used = count
                 break
-        self._show(parts)
+        self._show(pieces)
         return used
 
     def finish(self) -> bool:
         """Shows what was held back as half a character, stop string or marker; True when that ends in a stop string."""
-        parts: list[Part] = []
+        pieces: list[Piece] = []
         stopped = False
         if not self._matcher.stopped:
             tail, stopped = self._matcher.push(self._detokenizer.finish())
-            parts += self._read(self._splitter.push(tail + self._matcher.finish()))
-        parts += self._read(self._splitter.finish())
-        self._show([*parts, *map(_part, self._calls.finish())])
+            pieces += self._machine.push(tail + self._matcher.finish())
+        self._show([*pieces, *self._machine.finish()])
         return stopped
 
-    def _split(self, text: str) -> list[Part]:
+    def _read(self, text: str) -> Sequence[Piece]:
         """What one token's text says. A token that begins or ends in a thought is one of reasoning."""
-        begins_inside = self._splitter.thinking
-        pieces = self._splitter.push(text)
-        self.reasoning_tokens += begins_inside or self._splitter.thinking
-        return self._read(pieces)
+        begins_inside = self._machine.thinking
+        pieces = self._machine.push(text)
+        self.reasoning_tokens += begins_inside or self._machine.thinking
+        return pieces
 
-    def _read(self, pieces: Sequence[Piece]) -> list[Part]:
-        parts: list[Part] = []
-        for piece in pieces:
-            if piece[0] is Channel.CONTENT:
-                parts += map(_part, self._calls.push(piece[1]))
-            else:
-                parts.append(piece)
-        return parts
+    def _show(self, pieces: Sequence[Piece]) -> None:
+        """One event for each run of text in one channel and piece of a call; the first takes all silent tokens."""
+        for piece in joined(pieces):
+            match piece:
+                case Said(channel, text):
+                    logprobs = () if channel is Channel.REASONING else self._take_logprobs()
+                    self.events.append(Delta(text, self._spoken(), channel, self.choice, logprobs))
+                case Begun():
+                    self._open(piece)
+                case Arguments(json):
+                    self._call(json)
+        self._open(None)
 
-    def _show(self, parts: Sequence[Part]) -> None:
-        """One event for each call and run of text in one channel; the first takes all tokens that had none yet."""
-        for channel, run in groupby(parts, key=_channel):
-            text = ""
-            for part in run:
-                if isinstance(part, ParsedCall):
-                    self._show_call(part)
-                else:
-                    text += part[1]
-            if text:
-                logprobs = () if channel is Channel.REASONING else self._take_logprobs()
-                self.events.append(Delta(text, self._silent_tokens, channel, self.choice, logprobs))
-                self._silent_tokens = 0
+    def _open(self, call: Begun | None) -> None:
+        """Begins a call, whose first arguments may follow at once; one of which nothing followed is told now."""
+        if self._opening is not None:
+            self._call("")
+        self._opening = call
 
-    def _show_call(self, call: ParsedCall) -> None:
+    def _call(self, arguments: str) -> None:
+        """A piece of the call that is open, its first one with a name and an id of its own."""
+        name = made = ""
+        if self._opening is not None:
+            name, self._opening = self._opening.name, None
+            made = f"call{secrets.token_hex(12)}"  # letters and digits only: some templates take nothing else
+            self._calls += 1
         logprobs = self._take_logprobs()
-        made = f"call{secrets.token_hex(12)}"  # letters and digits only: some templates take nothing else
-        self.events.append(
-            ToolCallDelta(
-                self._shown_calls, made, call.name, call.arguments, self._silent_tokens, self.choice, logprobs
-            )
-        )
-        self._shown_calls += 1
-        self._silent_tokens = 0
+        self.events.append(ToolCallDelta(self._calls - 1, made, name, arguments, self._spoken(), self.choice, logprobs))
+
+    def _spoken(self) -> int:
+        tokens, self._silent_tokens = self._silent_tokens, 0
+        return tokens
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
         """Those of the tokens that had no text yet."""
         taken, self._silent_logprobs = tuple(self._silent_logprobs), []
         return taken
-
-
-def _part(found: str | ParsedCall) -> Part:
-    return found if isinstance(found, ParsedCall) else (Channel.CONTENT, found)
-
-
-def _channel(part: Part) -> Channel:
-    return Channel.TOOL_CALL if isinstance(part, ParsedCall) else part[0]

@@ -7,7 +7,7 @@ from enum import Enum
 
 from inference.messages import Tool
 from inference.streaming.dialect import Dialect
-from inference.streaming.reading import Broken, Found, Source
+from inference.streaming.reading import Broken, Ended, Found, Source
 
 
 class State(Enum):
@@ -19,14 +19,15 @@ class State(Enum):
 
 
 class Attempt:
-    """Drives a dialect's reader. `state` tells how far it came, `reason` why it broke."""
+    """Drives a dialect's reader. `state` tells how far it came, `reason` why it broke, `calls` how many are out."""
 
-    __slots__ = ("_reader", "_source", "dialect", "reason", "state")
+    __slots__ = ("_reader", "_source", "calls", "dialect", "reason", "state")
 
     def __init__(self, dialect: Dialect, opener: str, tools: Mapping[str, Tool]) -> None:
         self.dialect = dialect
         self.state = State.READING
         self.reason = ""
+        self.calls = 0
         self._source = Source(opener, tools)
         self._reader = dialect.read(self._source)
 
@@ -44,14 +45,19 @@ class Attempt:
         return found
 
     @property
+    def opener(self) -> str:
+        return self._source.opener
+
+    @property
     def claimed(self) -> bool:
-        """It began like a call of this dialect."""
+        """What was read since the last call began like a call of this dialect."""
         return self._source.claimed
 
     @property
     def read(self) -> str:
-        """What was read since the last complete call, the opener with it if there was none."""
-        return self._source.read
+        """What was read since the last call that is out, the opener with it if there was none."""
+        held = (one.raw for one in self._source.found if isinstance(one, Ended))
+        return "".join(held) + self._source.read
 
     @property
     def rest(self) -> str:
@@ -65,5 +71,8 @@ class Attempt:
             self.state = State.READ
         except Broken as broken:
             self.state, self.reason = State.BROKEN, broken.reason
+        if self._source.holding and self.state is not State.READ:
+            return []
         found, self._source.found = self._source.found, []
+        self.calls += sum(isinstance(one, Ended) for one in found)
         return found

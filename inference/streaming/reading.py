@@ -60,9 +60,13 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The call is complete. `raw` is what the model wrote for it, since its opener or the call before it."""
+    """The call is over. `raw` is what the model wrote for it, since its opener or the call before it.
+
+    `whole`: its arguments are complete; the others were cut off or broke, and are no JSON.
+    """
 
     raw: str
+    whole: bool = True
 
 
 Found = Begun | Arguments | Ended
@@ -75,13 +79,14 @@ class Source:
     `until`, `run`, `expect` and `char` raise `Broken` then.
     """
 
-    __slots__ = ("_at", "_past", "_start", "_text", "claimed", "ended", "found", "opener", "tools")
+    __slots__ = ("_at", "_past", "_start", "_text", "claimed", "ended", "found", "holding", "opener", "tools")
 
     def __init__(self, opener: str, tools: Mapping[str, Tool]) -> None:
         self.opener = opener
         self.tools = tools
         self.claimed = False
         self.ended = False
+        self.holding = False
         self.found: list[Found] = []
         self._text = opener  # what came last; all before `_at` is read
         self._start = 0  # where in `_text` the call began, what was read of it before is `_past`
@@ -242,8 +247,12 @@ class Source:
     # --- for readers: what it says ------------------------------------------------------------------------------
 
     def claim(self) -> None:
-        """This began like a call: when it breaks it is counted as malformed."""
+        """This began like a call: when it breaks before its end it is counted as malformed."""
         self.claimed = True
+
+    def hold(self) -> None:
+        """Nothing that is found is certain before the reader returns: shows it only then."""
+        self.holding = True
 
     def tool(self, name: str) -> Tool:
         """The tool of that name. Raises `Broken` when it was not offered."""
@@ -266,6 +275,7 @@ class Source:
 
     def end(self) -> None:
         """The call is complete. What was read since the call before it is its raw text."""
+        self.claimed = False
         self.found.append(Ended("".join(self._past) + self._text[self._start : self._at]))
         self._past.clear()
         self._start = self._at

@@ -13,6 +13,7 @@ Thoughts stand between two markers (`<think>`, `</think>`). What is shown in whi
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from inference.events import Channel
@@ -77,6 +78,22 @@ class Splitter:
             pieces.append((self._channel, "\n" * self._feeds))
         self._held, self._feeds = "", 0
         return tuple(pieces)
+
+    def pass_by(self) -> tuple[Piece, ...]:
+        """Something that is no text stands here: what was held back is said, and what follows is a text's middle."""
+        pieces = self.finish()
+        self._edge = self._fresh = False
+        return pieces
+
+    @property
+    def marker_ends(self) -> re.Pattern[str]:
+        """The characters that the markers end with."""
+        return re.compile(f"[{re.escape(self._opener[-1] + self._closer[-1])}]")
+
+    @property
+    def holds(self) -> bool:
+        """The text so far ends in what may be the beginning of a marker."""
+        return bool(self._held)
 
     @property
     def _channel(self) -> Channel:

@@ -282,7 +282,7 @@ async def test_calls_are_read_out_of_the_answer_and_end_it_as_such() -> None:
     ("said", "tools", "max_tokens", "reason", "malformed"),
     [
         (CALL, (), 500, FinishReason.STOP, 0),
-        (CALL, (LOOK,), len(CALL) - 3, FinishReason.LENGTH, 1),
+        (CALL, (LOOK,), len(CALL) - 15, FinishReason.LENGTH, 1),
         (CALL.replace("look", "other"), (LOOK,), 500, FinishReason.STOP, 1),
         (f'a <tool_call>{{"name": "look", "arg</tool_call> {CALL[:20]}', (LOOK,), 500, FinishReason.STOP, 2),
     ],

@@ -20,9 +20,8 @@ _ARGUMENTS: Final = ("arguments", "parameters")
 
 
 def read_call_object(source: Source) -> Reading[None]:
-    """One object, from its brace to its brace; does not end the call. Raises `Broken` when it is no call."""
+    """One object behind its opening brace; does not end the call. Raises `Broken` when it is no call."""
     name, arguments, streamed = "", None, False
-    yield from source.expect("{")
     separator = ","
     while separator == ",":
         yield from source.space()
@@ -61,8 +60,8 @@ def _arguments(source: Source, streamed: bool) -> Reading[str]:
 
 def _read(source: Source) -> Reading[None]:
     yield from source.space()
-    if (yield from source.at("{")):
-        source.claim()
+    yield from source.expect("{")
+    source.claim()
     yield from read_call_object(source)
     yield from source.close(CLOSER)
     source.end()

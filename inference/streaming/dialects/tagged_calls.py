@@ -9,7 +9,7 @@ from typing import Final
 
 from inference.streaming.dialect import Dialect
 from inference.streaming.parameters import Parameters
-from inference.streaming.reading import MAX_KEY_CHARS, MAX_NAME_CHARS, Broken, Reading, Source
+from inference.streaming.reading import MAX_KEY_CHARS, Broken, Reading, Source
 
 OPENER: Final = "<tool_call>"
 CLOSER: Final = "</tool_call>"

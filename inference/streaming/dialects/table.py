@@ -1,0 +1,25 @@
+"""All dialects by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from inference.streaming.dialect import Dialect
+from inference.streaming.dialects.json_calls import JSON
+from inference.streaming.dialects.llama_calls import LLAMA
+from inference.streaming.dialects.mistral_calls import MISTRAL
+from inference.streaming.dialects.tagged_calls import TAGGED
+from inference.streaming.dialects.unwrapped_calls import UNWRAPPED
+from inference.streaming.dialects.xml_calls import XML
+
+DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
+    {dialect.name: dialect for dialect in (JSON, XML, TAGGED, MISTRAL, LLAMA, UNWRAPPED)}
+)
+
+ALWAYS: Final = ("json", "xml", "tagged", "mistral", "llama_json", "unwrapped")
+"""Those that are read whatever the model: nothing else that a model says begins like them."""
+
+MARKERS: Final = tuple(dict.fromkeys(marker for dialect in DIALECTS.values() for marker in dialect.markers))
+"""Texts that may be special tokens of a model, which are silent unless they are asked for."""

@@ -7,7 +7,8 @@ It knows ids only, neither text nor logits. With a grammar an answer goes one wa
 The text begins right behind the closer; white space that a template writes there belongs into `closing`, or into the
 grammar. Until the text has begun no id ends the row, so a constrained answer cannot end without it. Without a grammar
 only thoughts are watched, wherever they stand: one that was cut at its budget cannot be opened again, for the model
-would go on with it and never come to its answer.
+would go on with it and never come to its answer. A closer of several ids that was begun when the budget is used up is
+completed, instead of a closing behind half a closer.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ class Thought:
     @property
     def opening(self) -> int:
         """How many of the opener's ids, not all of them, the answer ends with."""
-        opener, tail = self._span.opener, self._tail
-        return next((size for size in range(len(opener) - 1, 0, -1) if _ends_with(tail, opener[:size])), 0)
+        return _begun(self._tail, self._span.opener)
 
     @property
     def next_opener(self) -> int | None:
@@ -80,9 +80,10 @@ class Thought:
         self.inside, self._tail = False, ()
 
     def _limit(self) -> None:
-        budget = self._span.budget_tokens
+        budget, closer = self._span.budget_tokens, self._span.closer
         if budget is not None and self._tokens >= budget:
-            self._closing, self._cut = self._span.closing or self._span.closer, True
+            begun = _begun(self._tail, closer)
+            self._closing, self._cut = closer[begun:] if begun else self._span.closing or closer, True
 
 
 class RowGuide:
@@ -175,6 +176,11 @@ def _refused() -> GenerationFailed:
 
 def _ends_with(tail: TokenIds, marker: TokenIds) -> bool:
     return bool(marker) and tail[-len(marker) :] == marker
+
+
+def _begun(tail: TokenIds, marker: TokenIds) -> int:
+    """How many of the marker's ids, not all of them, `tail` ends with."""
+    return next((size for size in range(len(marker) - 1, 0, -1) if _ends_with(tail, marker[:size])), 0)
 
 
 # --- sets of ids as bits, least significant first ----------------------------------------------------------------

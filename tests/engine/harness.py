@@ -14,7 +14,7 @@ from inference.engine.mlx_lm_door import make_prompt_cache
 from inference.engine.runner import MlxRunner
 from inference.engine.sampler import LaneSampler, RowSampling
 from inference.engine.settings import EngineSettings
-from inference.events import FinishReason
+from inference.events import FinishReason, TokenLogprob
 from inference.params import SamplingParams
 from inference.ports import Job, ModelLimits, Prefilled, RowFailed, Sampled, StepOutput
 from inference.tokens import Prompt
@@ -29,14 +29,17 @@ class Outcome:
     finish: FinishReason | None = None
     failed: RowFailed | None = None
     progress: list[Prefilled] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def note(self, output: StepOutput) -> None:
         assert self.finish is None and self.failed is None, "nothing may follow a row's end"
         match output:
             case Prefilled():
                 self.progress.append(output)
-            case Sampled(tokens=tokens, finish=finish):
+            case Sampled(tokens=tokens, finish=finish, logprobs=logprobs):
+                assert len(logprobs) in (0, len(tokens))
                 self.tokens += tokens
+                self.logprobs += logprobs
                 self.finish = finish
             case RowFailed():
                 self.failed = output

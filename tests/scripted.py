@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def request(
         StopConditions(stop, fields.pop("stop_ids", ())),
         max_tokens,
         fields.pop("deadline_s", None),
+        top_logprobs=fields.pop("top_logprobs", None),
+        n=fields.pop("n", 1),
+        kv=fields.pop("kv", None),
     )
     return Request(
         id=fields.pop("id", f"r{next(numbers)}"),
@@ -87,9 +91,12 @@ def request(
     )
 
 
-def reply_ids(wanted: Request, script: Script, tokens: int) -> list[int]:
-    """What a script draws for a request when nobody else is there."""
-    job = Job("solo", wanted.prompt, wanted.params.sampling, tokens)
+def reply_ids(wanted: Request, script: Script, tokens: int, choice: int = 0) -> list[int]:
+    """What a script draws for a request when nobody else is there; for a choice, what its own seed would give."""
+    sampling = wanted.params.sampling
+    if choice and sampling.seed is not None:
+        sampling = replace(sampling, seed=sampling.seed + choice)
+    job = Job("solo", wanted.prompt, sampling, tokens)
     return [script.reply(job, position) for position in range(tokens)]
 
 
@@ -115,15 +122,20 @@ async def events(generation: Generation, timeout_s: float = 30.0) -> list[Event]
         return [event async for batch in generation for event in batch]
 
 
-def text_of(told: Sequence[Event]) -> str:
-    return "".join(event.text for event in told if isinstance(event, Delta))
+def text_of(told: Sequence[Event], choice: int = 0) -> str:
+    return "".join(event.text for event in told if isinstance(event, Delta) and event.choice == choice)
 
 
-def final_of(told: Sequence[Event]) -> Finished | Failed:
-    """The last event; exactly one final event is a law of every generation."""
+def final_of(told: Sequence[Event], choices: int = 1) -> Finished | Failed:
+    """The last event. It is a law of every generation that it fails once or finishes once for each choice."""
     finals = [event for event in told if isinstance(event, Finished | Failed)]
-    assert len(finals) == 1 and told[-1] is finals[0]
-    return finals[0]
+    assert told[-1] is finals[-1]
+    finished = [final.choice for final in finals if isinstance(final, Finished)]
+    if isinstance(finals[-1], Failed):
+        assert len(finals) == len(finished) + 1 and len(set(finished)) == len(finished) < choices
+    else:
+        assert sorted(finished) == list(range(choices)) and len(finals) == choices
+    return finals[-1]
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> float:

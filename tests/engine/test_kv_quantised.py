@@ -64,7 +64,7 @@ def test_eight_bits_are_close_and_four_are_less_so(wide: Loaded) -> None:
 def test_it_begins_where_it_is_told(wide: Loaded) -> None:
     assert distance(wide, KVQuantisation(4, 32, start_tokens=len(PROMPT))) == 0.0
     late, early = (distance(wide, KVQuantisation(4, 32, start_tokens=start)) for start in (512, 0))
-    assert 0.0 < late and 0.0 < early and late != early
+    assert late > 0.0 and early > 0.0 and late != early
 
 
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.35), (4, 0.25)])

@@ -17,7 +17,7 @@ from inference.errors import BusyError, InferenceError, RequestError
 from inference.events import Admitted, Delta, Event, Failed, Finished, PrefillProgress
 from inference.ports import ModelRef
 from inference.scheduler import Generation, ModelState, Scheduler, SchedulerSettings
-from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled
+from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled, text_of
 
 MODELS = [ModelRef(name, Path(name)) for name in ("a", "b", "c")]
 SETTINGS = SchedulerSettings(
@@ -41,17 +41,23 @@ class Client:
             self.told.extend(batch)
 
     def check(self, script: Script) -> None:
-        final = final_of(self.told)
-        kinds = [type(event) for event in self.told[:-1]]
+        choices = self.wanted.params.n
+        final = final_of(self.told, choices)
+        kinds = [type(event) for event in self.told[:-1] if not isinstance(event, Finished)]
         order = [Admitted, PrefillProgress, Delta]
         assert kinds == sorted(kinds, key=order.index)
-        whole = reply_ids(self.wanted, script, self.generation.max_tokens)
-        text = "".join(event.text for event in self.told if isinstance(event, Delta))
-        assert ByteTokenizer().decode(whole).startswith(text)
+        spent = 0
+        for choice in range(choices):
+            whole = reply_ids(self.wanted, script, self.generation.max_tokens, choice)
+            text = text_of(self.told, choice)
+            assert ByteTokenizer().decode(whole).startswith(text)
+            spent += len(whole)
+            if isinstance(final, Finished):
+                assert not self.cancelled or text, "it may have ended before it was cancelled"
+                assert text == ByteTokenizer().decode(whole)
         if isinstance(final, Finished):
-            assert not self.cancelled or text, "it may have ended before it was cancelled"
-            assert text == ByteTokenizer().decode(whole[: final.usage.completion_tokens])
-            assert final.usage.completion_tokens == len(whole)
+            assert final.usage.completion_tokens == spent
+            assert final.usage.prompt_tokens == len(self.wanted.prompt)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -78,9 +84,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt=st.text("xyz", min_size=1, max_size=20),
         tokens=st.integers(1, 12),
         client=st.sampled_from(["", "k1", "k2"]),
+        n=st.sampled_from([1, 1, 1, 2, 3]),
     )
-    def submit(self, model: ModelRef, prompt: str, tokens: int, client: str) -> None:
-        wanted = request(prompt, model=model, max_tokens=tokens, client=client)
+    def submit(self, model: ModelRef, prompt: str, tokens: int, client: str, n: int) -> None:
+        wanted = request(prompt, model=model, max_tokens=tokens, client=client, n=n, seed=7)
 
         async def submit() -> None:
             try:
@@ -94,11 +101,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
         self.run(submit())
 
-    @rule(prompt=st.sampled_from(["", "x" * 50]), tokens=st.sampled_from([0, -3, 5]))
-    def submit_nonsense(self, prompt: str, tokens: int) -> None:
+    @rule(
+        prompt=st.sampled_from(["", "x" * 50, "x"]), tokens=st.sampled_from([0, -3, 5]), n=st.sampled_from([-1, 0, 4])
+    )
+    def submit_nonsense(self, prompt: str, tokens: int, n: int) -> None:
         async def submit() -> None:
             try:
-                self.scheduler.submit(request(prompt, max_tokens=tokens, context_tokens=50))
+                self.scheduler.submit(request(prompt, max_tokens=tokens, context_tokens=50, n=n))
             except RequestError:
                 self.refused += 1
             else:

@@ -15,11 +15,14 @@ Try = Callable[[Mapping[str, bool | int | float | str]], Sequence[Piece] | None]
 """The pieces one fixed conversation becomes with these arguments; None when the template refuses them."""
 
 SWITCHES = ("enable_thinking", "thinking", "reasoning")
+BUDGETS = ("thinking_budget", "reasoning_budget")
 KEEPERS = (
     ("preserve_thinking", True),
     ("clear_thinking", False),
+    ("preserve_reasoning", True),
     ("keep_past_thinking", True),
     ("truncate_history_thinking", False),
+    ("drop_thinking", False),
 )
 """Arguments under which templates keep the reasoning of old turns, each with the value that does."""
 
@@ -43,7 +46,7 @@ def probe_control(question: Try, past: Try, answers: Sequence[Try], literals: st
     return ThinkingControl(
         switch=next((name for name in SWITCHES if _differ(question, {name: True}, {name: False})), ""),
         efforts=_efforts(question, literals),
-        takes_budget=_differ(question, {}, {"thinking_budget": _SOME_TOKENS}),
+        budget=next((name for name in BUDGETS if _differ(question, {}, {name: _SOME_TOKENS})), ""),
         keeper=next(((name, keep) for name, keep in KEEPERS if _keeps(past, name, keep)), None),
         keeps_past=_shows_reasoning(past({})),
         closing=next(filter(None, (_closing(answer({}), closer) for answer in answers)), ""),

@@ -47,14 +47,14 @@ class ThinkingControl:
     """What a request can say about thinking through the template's own arguments.
 
     `switch` is the boolean argument that turns it on and off ("": there is none). `efforts` are the words that
-    `reasoning_effort` takes, the least first. `takes_budget`: the model is told a `thinking_budget` in tokens.
+    `reasoning_effort` takes, the least first. `budget` is the argument that tells the model its limit in tokens.
     `keeper` is the argument, with its value, under which reasoning of past turns is shown; `keeps_past`: it is shown
     unasked. `closing` is what stands between a thought and its answer ("": the template shows no thought).
     """
 
     switch: str = ""
     efforts: tuple[str, ...] = ()
-    takes_budget: bool = False
+    budget: str = ""
     keeper: tuple[str, bool] | None = None
     keeps_past: bool = False
     closing: str = ""

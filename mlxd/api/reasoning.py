@@ -34,10 +34,13 @@ TEMPLATE_ARGS: Final[dict[str, type]] = {
     "reasoning": bool,
     "preserve_thinking": bool,
     "clear_thinking": bool,
+    "preserve_reasoning": bool,
     "keep_past_thinking": bool,
     "truncate_history_thinking": bool,
+    "drop_thinking": bool,
     "reasoning_effort": str,
     "thinking_budget": int,
+    "reasoning_budget": int,
 }
 """What `chat_template_kwargs` may set. Anything else could replace the template's own variables (T37)."""
 
@@ -170,8 +173,8 @@ def template_args(wish: ReasoningWish, control: ThinkingControl) -> dict[str, Sc
         args[control.switch] = wish.enabled
     if (word := _effort(wish, control)) is not None:
         args["reasoning_effort"] = word
-    if control.takes_budget and (limit := wish.thought_limit_tokens) is not None:
-        args["thinking_budget"] = limit
+    if control.budget and (limit := wish.thought_limit_tokens) is not None:
+        args[control.budget] = limit
     if control.keeper and wish.preserve is not None:
         name, keep = control.keeper
         args[name] = keep is wish.preserve

@@ -106,7 +106,9 @@ READERS: Final[dict[str, Reader]] = {
     "reasoning_budget": _budget,
     "include_reasoning": _flag("exclude", reverse=True),
     "preserve_thinking": _flag("preserve"),
+    "preserve_reasoning": _flag("preserve"),
     "keep_past_thinking": _flag("preserve"),
     "clear_thinking": _flag("preserve", reverse=True),
     "truncate_history_thinking": _flag("preserve", reverse=True),
+    "drop_thinking": _flag("preserve", reverse=True),
 }

@@ -79,16 +79,22 @@ ONLY = "{% if reasoning_effort is defined and reasoning_effort not in WORDS %}{{
             ("none", "high"),
         ),
         ("{% if reasoning_effort == 'low' %}{{ 'Be quick.' }}{% endif %}" + TURNS, ("low",)),
+        (
+            "{% set it = reasoning_effort if reasoning_effort in ['low', 'high'] else 'max' %}{{ it | capitalize }}"
+            + TURNS,
+            ("low", "high", "max"),
+        ),
     ],
-    ids=["none", "any word", "own default", "two words", "one word"],
+    ids=["none", "any word", "own default", "two words", "one word", "two and another"],
 )
 def test_efforts_are_the_words_that_make_a_difference(source: str, efforts: tuple[str, ...]) -> None:
     assert control(source).efforts == efforts
 
 
-def test_a_budget_is_read_or_not() -> None:
-    assert control("{% if thinking_budget %}{{ thinking_budget }}{% endif %}" + TURNS).takes_budget
-    assert not control(TURNS).takes_budget
+@pytest.mark.parametrize("name", ["thinking_budget", "reasoning_budget"])
+def test_a_budget_is_read_or_not(name: str) -> None:
+    assert control("{% if NAME %}{{ NAME }}{% endif %}".replace("NAME", name) + TURNS).budget == name
+    assert control(TURNS).budget == ""
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mlxd.cli.chat_keys import bind_reset_key, read_line
+from mlxd.cli.chat_keys import line_reader
 from mlxd.cli.chat_screen import Screen, wants_colour
 from mlxd.cli.chat_stream import ChatError, ChatServer, complete_base_url
 from mlxd.cli.chat_talk import HELP, Talk, converse
@@ -51,9 +51,8 @@ def chat(
             if prompt is not None:
                 sys.exit(0 if talk.ask(sys.stdin.read() if prompt == "-" else prompt) else 130)
             if on_screen:
-                bind_reset_key()
                 click.secho(f"{talk.model} at {server.base_url}\n{HELP}", dim=True, err=True)
-            converse(talk, read_line)
+            converse(talk, line_reader())
     except ChatError as error:
         raise StartError(str(error)) from None
     except BrokenPipeError:

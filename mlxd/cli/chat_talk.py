@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import click
@@ -60,24 +60,21 @@ class Talk:
 def converse(talk: Talk, read: Callable[[str], str]) -> None:
     """Turns until the end of input, `/quit`, or two Ctrl-C in a row (the one that stops an answer counts)."""
     interrupted = False
-    while True:
-        try:
-            line = read("> ").strip()
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            click.echo(err=True)
-            if interrupted:
-                return
-            click.secho("Ctrl-C again to quit", dim=True, err=True)
-            interrupted = True
-            continue
-        if line == "/quit":
-            return
-        try:
-            interrupted = not _take(talk, line)
-        except ChatError as error:
-            click.echo(f"mlxd: {error}", err=True)
+    with suppress(EOFError, KeyboardInterrupt):  # a Ctrl-C while the one before is being answered is the second
+        while True:
+            try:
+                line = read("> ").strip()
+                if line == "/quit":
+                    return
+                interrupted = not _take(talk, line)
+            except ChatError as error:
+                click.echo(f"mlxd: {error}", err=True)
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                if interrupted:
+                    return
+                interrupted = True
+                click.secho("Ctrl-C again to quit", dim=True, err=True)
 
 
 def _take(talk: Talk, line: str) -> bool:

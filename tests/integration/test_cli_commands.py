@@ -294,6 +294,9 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
+PROMPT = "\x1b[0m>"
+"""As the line editor paints it; the terminal is its own by then."""
+
 
 class Terminal:
     """`mlxd chat` in a pseudo-terminal that is its own, so that Ctrl-C reaches it and nobody else."""
@@ -314,15 +317,19 @@ class Terminal:
         while text not in self.seen:
             assert time.monotonic() < end, f"no {text!r} in {self.seen!r}"
             if select.select([self.master], [], [], 0.1)[0]:
-                self.seen += os.read(self.master, 4096).decode()
+                self.seen += os.read(self.master, 4096).decode(errors="replace")
         before, _, self.seen = self.seen.partition(text)
         return before
 
-    def exit_code(self):
-        with contextlib.suppress(OSError):
-            while os.read(self.master, 4096):
-                pass
-        return self.process.wait(30)
+    def exit_code(self, seconds=30):
+        """What the program ends with; all it writes meanwhile is read, or it could not end."""
+        end = time.monotonic() + seconds
+        while self.process.poll() is None:
+            assert time.monotonic() < end, f"still there: {self.seen!r}"
+            with contextlib.suppress(OSError):
+                if select.select([self.master], [], [], 0.1)[0]:
+                    self.seen += os.read(self.master, 4096).decode(errors="replace")
+        return self.process.returncode
 
     def close(self):
         self.process.kill()
@@ -338,17 +345,17 @@ def terminal(home, peer):
 
 
 def test_a_conversation_in_a_terminal(terminal, peer):
-    terminal.wait_for("> ")
+    terminal.wait_for(PROMPT)
     terminal.type("one\r")
     terminal.wait_for("\x1b[2mhm[2J")  # dimmed, and the model's own escape disarmed
     terminal.wait_for("\x1b[22mforty-two")
     terminal.wait_for("tok/s")
-    terminal.wait_for("> ")
+    terminal.wait_for(PROMPT)
     terminal.type("half a line\x0e")  # Ctrl-N throws away what was being typed
     terminal.wait_for("new conversation")
     terminal.type("two\r")
     terminal.wait_for("forty-two")
-    terminal.wait_for("> ")
+    terminal.wait_for(PROMPT)
     terminal.type("\x04")
     assert terminal.exit_code() == 0
     assert [[message["content"] for message in body["messages"]] for body in peer.requests] == [["one"], ["two"]]
@@ -356,20 +363,20 @@ def test_a_conversation_in_a_terminal(terminal, peer):
 
 def test_ctrl_c_stops_an_answer_and_twice_quits(terminal, peer):
     peer.endless = True
-    terminal.wait_for("> ")
+    terminal.wait_for(PROMPT)
     terminal.type("go on for ever\r")
     terminal.wait_for("x x x")
     terminal.type("\x03")
     terminal.wait_for("stopped")
     assert peer.broken_pipes.wait(20)  # the server notices that nobody listens
     peer.endless = False
-    terminal.wait_for("> ")
+    terminal.wait_for(PROMPT)
     terminal.type("again\r")
     terminal.wait_for("forty-two")
     assert peer.requests[1]["messages"][1]["content"].startswith(
         "forty-x x"
     )  # a stopped answer stays as far as it came
-    terminal.wait_for("> ")
+    terminal.wait_for(PROMPT)
     terminal.type("\x03")
     terminal.wait_for("again to quit")
     terminal.type("\x03")

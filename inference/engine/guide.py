@@ -161,11 +161,14 @@ class RowGuide:
     def _choices(self, thought: Thought | None) -> bytes:
         """The next ids of the text and, before it, those of an opener. Sets `over` where only an end may follow."""
         matcher = self._matcher
+        if thought is None and matcher is not None and matcher.stopped:
+            self.over = True
+            return _with(b"", *self._ends)
         allowed = b"" if matcher is None else matcher.allowed()
         if thought is not None and (opener := thought.next_opener) is not None:
             return _with(allowed, opener)
-        self.over = (matcher is not None and matcher.stopped) or _holds_only(allowed, self._ends)
-        if not self.over and not any_bit(allowed):
+        self.over = _holds_only(allowed, self._ends)
+        if not any_bit(allowed):
             raise _refused()
         return allowed
 
@@ -191,9 +194,10 @@ def any_bit(bits: bytes | bytearray) -> bool:
     return bits != bytes(len(bits))
 
 
-def _with(bits: bytes, token: int) -> bytes:
-    wider = bytearray(bits.ljust(token // 32 * 4 + 4, b"\0"))
-    wider[token >> 3] |= 1 << (token & 7)
+def _with(bits: bytes, *tokens: int) -> bytes:
+    wider = bytearray(bits.ljust(max(tokens, default=0) // 32 * 4 + 4, b"\0"))
+    for token in tokens:
+        wider[token >> 3] |= 1 << (token & 7)
     return bytes(wider)
 
 

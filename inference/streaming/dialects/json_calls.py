@@ -1,4 +1,4 @@
-"""Calls as JSON objects: `{"name": NAME, "arguments": {...}}`, also with `parameters`.
+"""Calls as JSON objects: `{"name": NAME, "arguments": {...}}`, also with `tool_name` and `parameters`.
 
     <tool_call>{"name": NAME, "arguments": {...}}</tool_call>
 
@@ -16,6 +16,7 @@ from inference.streaming.reading import MAX_NAME_CHARS, Broken, Reading, Source
 
 OPENER: Final = "<tool_call>"
 CLOSER: Final = "</tool_call>"
+_NAMES: Final = ("name", "tool_name")
 _ARGUMENTS: Final = ("arguments", "parameters")
 
 
@@ -29,14 +30,14 @@ def read_call_object(source: Source) -> Reading[None]:
         yield from source.space()
         yield from source.expect(":")
         yield from source.space()
-        if key == "name" and not name:
+        if key in _NAMES and not name:
             name = source.tool((yield from json_text(source, MAX_NAME_CHARS))).name
         elif key in _ARGUMENTS and arguments is None:
             streamed = bool(name) and (yield from source.at("{")) == "{"
             if streamed:
                 source.begin(name)
             arguments = yield from _arguments(source, streamed)
-        elif key == "name" or key in _ARGUMENTS:
+        elif key in _NAMES or key in _ARGUMENTS:
             raise Broken("a key twice")
         else:
             yield from json_held(source, json_value)

@@ -144,10 +144,9 @@ class AnswerReader:
     def _broken(self, attempt: Attempt) -> str:
         """The text to look at anew."""
         if self._showing.in_call:
-            raw = attempt.read
-            if not self._showing.break_off(raw):
+            if not self._showing.break_off(attempt.read):
                 self._misses += 1
-                self._note(attempt, raw)
+                self._note(attempt)
             return attempt.rest
         self._showing.take_back()
         text, opener = attempt.read + attempt.rest, "" if attempt.calls else attempt.opener
@@ -159,14 +158,15 @@ class AnswerReader:
             self._attempt = Attempt(first, opener, self._tools)
             return text[len(opener) :]
         if self._claimed is not None:
-            self._note(self._claimed, text)
+            self._note(self._claimed)
         self._misses += self._claimed is not None or len(text) > _LONG_CHARS
         if opener:
             self._showing.text(opener)
         return text[len(opener) :]
 
-    def _note(self, attempt: Attempt, raw: str) -> None:
+    def _note(self, attempt: Attempt) -> None:
         self.malformed += 1
         if len(self.broken_calls) < MAX_BROKEN_CALLS:
+            raw = attempt.read
             broken = BrokenCall(attempt.dialect.name, attempt.reason, raw[:MAX_RAW_CHARS], len(raw))
             self.broken_calls.append(broken)

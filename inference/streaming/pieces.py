@@ -28,7 +28,10 @@ Piece = Said | Begun | Arguments | Ended
 
 @dataclass(frozen=True, slots=True)
 class BrokenCall:
-    """What began like a call and could not be read: in which dialect, why, and the first of its text."""
+    """What began like a call and could not be read: in which dialect, why, and its text up to where it broke.
+
+    `raw` is the first of that text, `chars` the length of all of it.
+    """
 
     dialect: str
     reason: str

@@ -124,6 +124,7 @@ class Source:
             self._at = found.end()
             chars += len(found[0])
             if limit is not None and chars > limit:
+                self._at -= chars - limit
                 raise Broken("longer than it may be")
             if self._at < len(self._text) or self.ended:
                 return "".join(runs)
@@ -212,6 +213,7 @@ class Source:
             parts.append(text)
             chars += len(text)
             if limit is not None and chars > limit:
+                self._at -= chars - limit
                 raise Broken("longer than it may be")
 
     def value(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from inference.messages import Tool
-from inference.streaming.tool_calls import ParsedCall, ToolCallParser
+from inference.streaming.answer_reader import AnswerReader
+from tests.answers import Call, added, content, machine, pushed
 
 SCHEMA = {
     "type": "object",
@@ -31,16 +33,16 @@ SCHEMA = {
 TOOL = Tool("run", "", SCHEMA)
 
 
-def parse(text: str) -> tuple[list[str | ParsedCall], ToolCallParser]:
-    parser = ToolCallParser([TOOL])
-    return [*parser.push(text), *parser.finish()], parser
+def parse(*pieces: str, tools: Sequence[Tool] = (TOOL,)) -> tuple[list[str | Call], AnswerReader]:
+    reader = machine(tools)
+    return content(added(pushed(reader, pieces))), reader
 
 
 def only(text: str) -> Any:
-    said, parser = parse(text)
-    assert len(said) == parser.calls == 1 and parser.malformed == 0
+    said, reader = parse(text)
+    assert parse(*text)[0] == said and len(said) == 1 and reader.malformed == 0
     (call,) = said
-    assert isinstance(call, ParsedCall) and call.name == "run" and call.raw == text
+    assert isinstance(call, Call) and call.name == "run" and call.raw == text
     return json.loads(call.arguments)
 
 
@@ -104,9 +106,9 @@ def test_values_between_tags_have_the_type_of_the_schema(key: str, text: str, va
     "schema", [{}, {"properties": []}, {"properties": {"a": 3}}, {"properties": {"a": {"$ref": 1}}}]
 )
 def test_a_schema_that_says_nothing_leaves_text(schema: Any) -> None:
-    parser = ToolCallParser([Tool("run", "", schema)])
-    (call,) = parser.push("<tool_call>run<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>")
-    assert isinstance(call, ParsedCall) and json.loads(call.arguments) == {"a": "1"}
+    text = "<tool_call>run<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>"
+    ((call,), _) = parse(text, tools=[Tool("run", "", schema)])
+    assert isinstance(call, Call) and json.loads(call.arguments) == {"a": "1"}
 
 
 @pytest.mark.parametrize(
@@ -135,9 +137,8 @@ def test_a_schema_that_says_nothing_leaves_text(schema: Any) -> None:
     ],
 )
 def test_what_is_no_call_is_content_as_it_was_written(text: str, malformed: int) -> None:
-    said, parser = parse(text)
-    assert all(isinstance(piece, str) for piece in said) and "".join(map(str, said)) == text
-    assert (parser.calls, parser.malformed) == (0, malformed)
+    said, reader = parse(text)
+    assert "".join(map(str, said)) == text and reader.malformed == malformed
 
 
 @pytest.mark.parametrize(
@@ -153,21 +154,9 @@ def test_what_is_no_call_is_content_as_it_was_written(text: str, malformed: int)
 )
 def test_a_good_call_behind_a_broken_one_is_not_lost(broken: str) -> None:
     good = "\n<tool_call>run<arg_key>count</arg_key><arg_value>1</arg_value></tool_call>"
-    said, parser = parse(f"{broken}{good}")
+    said, _ = parse(f"{broken}{good}")
     assert "".join(map(str, said[:-1])).rstrip() == broken
-    assert isinstance(said[-1], ParsedCall) and said[-1].arguments == '{"count": 1}' and parser.calls == 1
-
-
-def test_content_is_not_held_longer_than_it_may_be_a_call() -> None:
-    parser = ToolCallParser([TOOL])
-    assert parser.push("a < b <tool_") == ("a < b ",)
-    assert parser.push("call> ") == ()
-    assert parser.push("tags ") == ()
-    assert "".join(map(str, parser.push("are"))) == "<tool_call> tags are"
-    assert parser.push("<function=run>") == ()
-    assert parser.push("</function>") == ()  # a wrapper's closer may follow
-    (call, after) = parser.push("!")
-    assert isinstance(call, ParsedCall) and after == "!"
+    assert isinstance(said[-1], Call) and said[-1].arguments == '{"count": 1}'
 
 
 @pytest.mark.parametrize(
@@ -180,8 +169,5 @@ def test_content_is_not_held_longer_than_it_may_be_a_call() -> None:
 )  # fmt: skip
 def test_no_text_is_slow_to_read(bomb: str) -> None:
     began_s = time.perf_counter()
-    parser = ToolCallParser([TOOL])
-    for at in range(0, len(bomb), 4):
-        parser.push(bomb[at : at + 4])
-    parser.finish()
+    parse(*(bomb[at : at + 4] for at in range(0, len(bomb), 4)))
     assert time.perf_counter() - began_s < 10  # a quadratic reading takes minutes

@@ -36,6 +36,7 @@ def _read(source: Source) -> Reading[None]:
     yield from source.space()
     if not (yield from source.at(_PARAMETER, FUNCTION_END)):
         raise Broken("not what the dialect wants")
+    source.claim()
     parameters = Parameters(source, source.begin(name), trim=True)
     while not (yield from source.take(FUNCTION_END)):
         yield from source.expect(_PARAMETER)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import close_thought, left_open, likely_tags, silent_ids, think_tags, thought_span
+from inference.conversation.thinking import left_open, likely_tags, quieted, silent_ids, think_tags, thought_span
 from inference.conversation.turns import ThinkTags
 from inference.errors import ModelLoading, ModelNotFound
 from inference.messages import Conversation
@@ -134,11 +134,11 @@ class Runtime:
         prompt = await self.preparer.prepare(
             served.path, text, raw_prompt if conversation is None else conversation, body_bytes
         )
+        tools = () if conversation is None else conversation.tools
         thinking, thought = None, None
         if conversation is not None:
-            prompt = self.quieted(text, prompt, params)
-            thinking, thought = self.thinking(text, prompt), self.thought(text, prompt, params)
-        tools = () if conversation is None else conversation.tools
+            prompt = quieted(text, prompt, self._tags(text)) if params.thinking_budget_tokens == 0 else prompt
+            thinking, thought = self.thinking(text, prompt), self.thought(text, prompt, params, calls=bool(tools))
         return self.scheduler.submit(
             Request(
                 id=request_id,
@@ -151,24 +151,14 @@ class Runtime:
                 thinking=thinking,
                 tools=tools,
                 shown=silent_ids(text.tokenizer, MARKERS) if tools else frozenset(),
-                guide=None if params.thinking_budget_tokens is None or thought is None else Guide(thought=thought),
+                guide=None if thought is None or thought.budget_tokens is None else Guide(thought=thought),
             )
         )
 
-    def quieted(self, text: TextModel, prompt: Prompt, params: GenerationParams) -> Prompt:
-        """The prompt, its open thought closed when there shall be none and the template knew no way to say so."""
-        tags = self._tags(text)
-        if tags is None or params.thinking_budget_tokens != 0 or prompt.header is None:
-            return prompt
-        return close_thought(text, prompt, tags) if left_open(text.tokenizer, prompt, tags) else prompt
-
-    def thought(self, text: TextModel, prompt: Prompt, params: GenerationParams) -> ThoughtSpan | None:
+    def thought(self, text: TextModel, prompt: Prompt, params: GenerationParams, *, calls: bool) -> ThoughtSpan | None:
         """Where the thought of an answer stands among its tokens, and its limit; None where there can be none."""
-        tags = self._tags(text)
-        if tags is None:
-            return None
         told, limit = self.reasoning is ReasoningMode.PREFILLED, params.thinking_budget_tokens
-        return thought_span(text, prompt, tags, budget_tokens=limit, prefilled=told)
+        return thought_span(text, prompt, self._tags(text), budget_tokens=limit, prefilled=told, calls=calls)
 
     def _tags(self, text: TextModel) -> ThinkTags | None:
         """The markers this model thinks between, whether or not they are shown as text."""

@@ -23,7 +23,16 @@ THINK_TAGS = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("<reasoning>", "</reasoning>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    ("<|channel>thought", "<channel|>"),
 )
+FINAL_CHANNEL = "<|channel|>final<|message|>"
+"""Where the answer begins in models that think in channels (gpt-oss)."""
+
 _USED_BY_RENDER = frozenset({"bos_token", "eos_token", "pad_token", "unk_token"})
 
 
@@ -159,6 +168,7 @@ def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
         markers=markers,
         header=header,
         think=tags,
+        channels=FINAL_CHANNEL in template.literals,
         opens_thinking=any(header.rstrip().endswith(opener) for opener, _ in THINK_TAGS),
         keeps_reasoning=keeps_reasoning,
         variables=template.variables - _USED_BY_RENDER,

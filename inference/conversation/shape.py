@@ -65,7 +65,8 @@ class Traits:
     """Everything probed once per model.
 
     `header` is the usual text that opens an assistant's turn. `think` are the model's think tags when its template
-    takes thoughts apart from answers, `opens_thinking`: the header already holds the opener. `variables` are the
+    takes thoughts apart from answers, `opens_thinking`: the header already holds the opener. `channels`: it thinks in a
+    channel and answers in another. `variables` are the
     arguments the template reads (`enable_thinking` ...). `keeps_reasoning`: reasoning of the last turns is shown.
     `control`: what the template can be told about thinking.
     """
@@ -75,6 +76,7 @@ class Traits:
     header: str = ""
     think: tuple[str, str] | None = None
     opens_thinking: bool = False
+    channels: bool = False
     keeps_reasoning: bool = True
     variables: frozenset[str] = frozenset()
     control: ThinkingControl = field(default_factory=ThinkingControl)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from inference.conversation.probe import THINK_TAGS
+from inference.conversation.probe import FINAL_CHANNEL, THINK_TAGS
 from inference.conversation.text_model import TextModel
 from inference.conversation.turns import ThinkTags
 from inference.ports import ThoughtSpan, Tokenizer
 from inference.tokens import Prompt, SourceMap, Span, TokenIds
+
+_THOUGHT_CHANNEL = "<|channel|>analysis<|message|>"
+_END_OF_THOUGHT = "<|end|><|start|>assistant"
 
 
 def think_tags(text: TextModel) -> ThinkTags | None:
@@ -29,9 +32,8 @@ def likely_tags(text: TextModel) -> ThinkTags:
 
 
 def silent_ids(tokenizer: Tokenizer, tags: Iterable[str]) -> frozenset[int]:
-    """Ids of markers that are special tokens, which no text shows unless it is asked for."""
-    ids = [tokenizer.encode_template(tag) for tag in tags]
-    return frozenset(one[0] for one in ids if len(one) == 1 and not tokenizer.decode(one))
+    """Special tokens that markers are made of, which no text shows unless it is asked for."""
+    return frozenset(one for tag in tags for one in tokenizer.encode_template(tag) if not tokenizer.decode((one,)))
 
 
 def left_open(tokenizer: Tokenizer, prompt: Prompt, tags: ThinkTags) -> bool | None:
@@ -71,18 +73,44 @@ def close_thought(text: TextModel, prompt: Prompt, tags: ThinkTags) -> Prompt:
     return replace(prompt, ids=ids, source=SourceMap(tuple(spans)))
 
 
+def quieted(text: TextModel, prompt: Prompt, tags: ThinkTags | None) -> Prompt:
+    """The prompt of an answer without thoughts: as it is, unless its header leaves the model in the middle of one."""
+    if tags is None or prompt.header is None or not left_open(text.tokenizer, prompt, tags):
+        return prompt
+    return close_thought(text, prompt, tags)
+
+
 def thought_span(
-    text: TextModel, prompt: Prompt, tags: ThinkTags, *, budget_tokens: int | None, prefilled: bool = False
+    text: TextModel,
+    prompt: Prompt,
+    tags: ThinkTags | None,
+    *,
+    budget_tokens: int | None,
+    prefilled: bool = False,
+    calls: bool = False,
 ) -> ThoughtSpan | None:
     """Where thoughts stand in the ids of the answer; None when the prompt has closed the only one there is to be.
 
-    `prefilled`: answers begin mid-thought although the prompt does not show it.
+    `prefilled`: answers begin mid-thought although the prompt does not show it. `calls`: tools may be called.
     """
-    inside = left_open(text.tokenizer, prompt, tags)
-    if inside is False:
+    if text.traits.channels:
+        return _channel_span(text.tokenizer, None if calls else budget_tokens) if prompt.header is not None else None
+    inside = left_open(text.tokenizer, prompt, tags) if tags else False
+    if tags is None or inside is False:
         return None
     opener, closer, closing = map(text.tokenizer.encode_template, (*tags, closing_of(text, tags)))
     return ThoughtSpan(opener, closer, prefilled if inside is None else inside, budget_tokens, closing)
+
+
+def _channel_span(tokenizer: Tokenizer, budget_tokens: int | None) -> ThoughtSpan:
+    """Until the final channel begins, all of an answer is thought. So are calls, which must not be cut: where tools are
+    offered there is no limit."""
+    final = tokenizer.encode_template(FINAL_CHANNEL)
+    if budget_tokens == 0:
+        return ThoughtSpan((), final, True, 0, final)
+    begun = tokenizer.encode_template(_THOUGHT_CHANNEL)
+    limit = None if budget_tokens is None else budget_tokens + len(begun)
+    return ThoughtSpan((), final, True, limit, tokenizer.encode_template(_END_OF_THOUGHT) + final)
 
 
 def _rfind(ids: TokenIds, wanted: TokenIds, start: int) -> int | None:

@@ -166,8 +166,8 @@ async def test_thoughts_can_be_left_out_of_one_answer(serve: Callable[..., Model
     assert await said(**fields) == {"content": "yes"}
     assert await said() == BOTH
     streamed = await post(CHAT, chat(stream=True, **fields))
-    assert b"yes" in streamed.body and b"reasoning_content" not in streamed.body and b"because" not in streamed.body
-    assert b'"reasoning_tokens":0' not in streamed.body
+    assert b'"reasoning_tokens"' in streamed.body and b'"reasoning_tokens":0' not in streamed.body
+    assert b"reasoning_content" not in streamed.body and b"because" not in streamed.body
 
 
 PAST: dict[str, Any] = {
@@ -219,6 +219,14 @@ async def test_an_effort_is_written_into_the_prompt(serve: Callable[..., Model])
     for sent, shown in (("low", "low"), ("max", "high"), (None, "medium"), ("none", "low")):
         await said(reasoning_effort=sent)
         assert f"Reasoning: {shown}\n" in model.prompt
+
+
+async def test_a_model_of_channels_goes_straight_to_its_answer(serve: Callable[..., Model]) -> None:
+    model = serve("channels")
+    await said(enable_thinking=False)
+    assert model.thought and full_text(model.text, model.thought.closing) == "<|channel|>final<|message|>"
+    await said(enable_thinking=False, tools=[{"type": "function", "function": {"name": "look", "description": "l"}}])
+    assert model.jobs[-1].guide is None and "Reasoning: low" in model.prompt
 
 
 async def test_a_contradiction_is_refused(serve: Callable[..., Model]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,10 +14,11 @@ from inference.conversation.render import render
 from inference.conversation.shape import ThinkingControl
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import close_thought, closing_of, left_open, think_tags, thought_span
+from inference.conversation.thinking import close_thought, closing_of, left_open, silent_ids, think_tags, thought_span
+from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
 from inference.ports import ThoughtSpan
 from tests.conversations import assistant, full_text, talk, user
-from tests.tokenizers_in_code import text_model, tokenizer
+from tests.tokenizers_in_code import byte_level, text_model, tokenizer
 
 TAGS = ("<think>", "</think>")
 TURNS = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
@@ -186,3 +188,57 @@ def test_where_the_thought_of_an_answer_stands() -> None:
     assert (inside.open, inside.budget_tokens) == (True, None)
     assert closer in begins.closing and tokenizer().decode(begins.closing).strip("\n") == "</think>"
     assert span("chatml", 0, template_args={"enable_thinking": False}) is None  # the prompt has closed it
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit", "closing"),
+    [
+        (None, None, "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        (0, 0, "<|channel|>final<|message|>"),
+        (100, 103, "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ],
+)
+def test_a_thought_in_a_channel_ends_where_the_final_one_begins(
+    budget: int | None, limit: int | None, closing: str
+) -> None:
+    text = text_model("channels")
+    assert text.traits.channels and not text_model("chatml").traits.channels
+    prompt = render(text, talk(user("a")))
+    found = thought_span(text, prompt, None, budget_tokens=budget)
+    assert found and found.open and not found.opener
+    assert (full_text(text, found.closer), full_text(text, found.closing)) == ("<|channel|>final<|message|>", closing)
+    opener_tokens = len(tokenizer().encode_template("<|channel|>analysis<|message|>"))
+    assert found.budget_tokens == (limit and limit - 3 + opener_tokens)
+    assert found.closing[-len(found.closer) :] == found.closer
+
+
+def test_calls_in_a_channel_are_not_cut() -> None:
+    text = text_model("channels")
+    found = thought_span(text, render(text, talk(user("a"))), None, budget_tokens=5, calls=True)
+    assert found and found.budget_tokens is None
+    continued = render(text, talk(user("a"), assistant("b"), continue_final=True))
+    assert thought_span(text, continued, None, budget_tokens=5) is None
+
+
+def test_markers_of_a_special_token_and_a_word() -> None:
+    state = json.loads(byte_level())
+    next_id = 1 + max(one["id"] for one in state["added_tokens"])
+    added = state["added_tokens"][0] | {"special": True, "normalized": False}
+    for number, content in enumerate(("<|channel>", "<channel|>"), next_id):
+        state["added_tokens"].append(added | {"id": number, "content": content})
+    own = JsonTokenizer(TokenizerSource(content=json.dumps(state), eos_token="<|im_end|>", bos_token="<s>"))
+    tags = ("<|channel>thought", "<channel|>")
+    assert silent_ids(own, tags) == {next_id, next_id + 1}
+    source = (
+        "{% for m in messages %}{{ m.role + ': ' }}{% if m.reasoning_content %}"
+        "{{ '<|channel>thought\\n' + m.reasoning_content + '\\n<channel|>' }}{% endif %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}model: {{ '<|channel>thought\\n<channel|>' if not enable_thinking }}{% endif %}"
+    )
+    template = JinjaTemplate(source, specials={})
+    text = TextModel(own, template, 1 << 20, traits=probe(template, own.structural_texts))
+    assert (think_tags(text), closing_of(text, tags)) == (tags, "\n<channel|>")
+    off, on = (render(text, talk(user("a"), template_args={"enable_thinking": on})) for on in (False, True))
+    assert [left_open(own, prompt, tags) for prompt in (off, on)] == [False, None]
+    assert thought_span(text, off, tags, budget_tokens=0) is None
+    found = thought_span(text, on, tags, budget_tokens=0)
+    assert found and (found.opener[0], found.closer) == (next_id, (next_id + 1,))

@@ -58,6 +58,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, those flagged special left out."""
 
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for, special ones by their name; it need not be whole characters."""
+
     def detokenizer(self, shown: frozenset[int] = frozenset()) -> Detokenizer:
         """For one answer. Special ids are silent, except those in `shown`."""
 
@@ -137,6 +140,9 @@ class GrammarCompiler(Protocol):
 
     def compile(self, model: ModelRef, grammar: Grammar) -> CompiledGrammar:
         """Raises `InvalidParameter` for a grammar that is wrong or exceeds a cap. There is no unconstrained way out."""
+
+    def close(self) -> None:
+        """Ends what it started; grammars that are compiled stay usable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(token for token in ids if token < 256).decode(errors="replace")
 
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < EOS else b""
+
     def detokenizer(self, shown: frozenset[int] = frozenset()) -> ByteDetokenizer:
         return ByteDetokenizer()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from django.core.handlers.asgi import ASGIRequest
@@ -14,11 +14,13 @@ from django.http import HttpResponse
 from inference.events import Admitted, Event, Failed
 from inference.messages import Conversation
 from inference.params import GenerationParams
+from inference.ports import Tokenizer
 from inference.tokens import TokenIds
 from mlxd import runtime
 from mlxd.api import ignored, policy
 from mlxd.api.chunks import Envelope, Reducer, Shape
 from mlxd.api.facts import facts_of
+from mlxd.api.logit_bias import read_bias
 from mlxd.api.raw_prompt import check_ids
 from mlxd.api.reply import collect
 from mlxd.api.sampling import generation_params
@@ -73,14 +75,18 @@ async def read[Request: GenerationRequest, Read](
     return work() if len(raw) <= OFF_LOOP_BYTES else await asyncio.to_thread(work)
 
 
-async def resolve_params(body: GenerationRequest) -> tuple[GenerationParams, int]:
-    """What the request left open, decided; and the vocabulary size of the model it named."""
+async def resolve_params(body: GenerationRequest) -> tuple[GenerationParams, Tokenizer]:
+    """What the request left open, decided; and the tokenizer of the model it named."""
     running = runtime.current()
     text = await running.text(running.resolve(body.model))
     vocab_size = text.tokenizer.vocab_size
     if body.stop_token_ids:
         check_ids(body.stop_token_ids, "stop_token_ids", vocab_size)
-    return generation_params(body, policy.current().sampling, text.generation_defaults), vocab_size
+    params = generation_params(body, policy.current().sampling, text.generation_defaults)
+    if body.logit_bias:
+        bias = read_bias(body.logit_bias, vocab_size)
+        params = replace(params, sampling=replace(params.sampling, logit_bias=bias))
+    return params, text.tokenizer
 
 
 def request_id(request: ASGIRequest) -> str:
@@ -135,6 +141,7 @@ def _envelope(ask: Ask, model_id: str) -> Envelope:
         model_id,
         int(time.time()),
         separate_usage=bool(options and options.include_usage),
+        choices=ask.params.n,
         strip_thinking=policy.current().strip_thinking or ask.hide_reasoning,
     )
 

@@ -36,12 +36,12 @@ async def chat_completions(request: ASGIRequest) -> HttpResponse:
         return convert_chat(body), reasoning_wish(body)
 
     body, (conversation, wish) = await read(request.body, ChatRequest, convert)
-    params, _ = await resolve_params(body)
+    params, tokenizer = await resolve_params(body)
     wish = wish.settled(thinking=policy.current().default_thinking, preserve=policy.current().preserve_thinking)
     ask = Ask(
         body,
         replace(params, thinking_budget_tokens=wish.thought_limit_tokens),
-        ChatShape(),
+        ChatShape(tokenizer),
         new_id("chatcmpl-"),
         len(request.body),
         conversation=replace(conversation, template_args=template_args(wish, await _thinking_control(body.model))),
@@ -58,11 +58,11 @@ async def _thinking_control(model: str | None) -> ThinkingControl:
 @router.post("/completions", auth=any_key, summary="Continue a raw prompt")
 async def completions(request: ASGIRequest) -> HttpResponse:
     body, _ = await read(request.body, CompletionRequest, refuse_completion)
-    params, vocab_size = await resolve_params(body)
-    prompt = read_prompt(body.prompt, vocab_size)
+    params, tokenizer = await resolve_params(body)
+    prompt = read_prompt(body.prompt, tokenizer.vocab_size)
     if body.echo and not isinstance(prompt, str):
         raise UnsupportedParameter("echo of a prompt of token ids is not offered.", param="echo")
-    shape = CompletionShape(prompt if body.echo and isinstance(prompt, str) else "")
+    shape = CompletionShape(prompt if body.echo and isinstance(prompt, str) else "", tokenizer)
     ask = Ask(body, params, shape, new_id("cmpl-"), len(request.body), raw_prompt=prompt)
     return await generate(request, ask)
 

@@ -32,15 +32,11 @@ def _always(_: Any) -> bool:
 
 
 _EITHER: Final = (
-    Unsupported("n", lambda n: n > 1, "above 1 is not offered: send one request for each answer"),
-    Unsupported("min_tokens", lambda count: count > 0, "is not offered"),
-    Unsupported("logit_bias", bool, "is not offered"),
     Unsupported("bad_words", bool, "is not offered"),
     Unsupported("prompt_logprobs", lambda value: value is not False, "is not offered"),
 )
 _CHAT: Final = (
     *_EITHER,
-    Unsupported("logprobs", bool, "is not offered"),
     Unsupported("response_format", lambda form: form.type != "text", "other than text is not offered yet"),
     Unsupported("functions", bool, "is the retired form: send tools"),
     Unsupported("function_call", lambda call: call not in ("auto", "none"), "is the retired form: send tool_choice"),
@@ -52,8 +48,6 @@ _CHAT: Final = (
 )
 _COMPLETIONS: Final = (
     *_EITHER,
-    Unsupported("logprobs", _always, "is not offered"),
-    Unsupported("best_of", lambda n: n > 1, "above 1 is not offered"),
     Unsupported("suffix", bool, "is not offered: this model has no tokens that mark a gap to fill"),
 )
 
@@ -63,7 +57,7 @@ def refuse_chat(request: ChatRequest) -> None:
     _check_either(request)
     _check_limits(request.max_tokens, request.max_completion_tokens)
     _check_min_tokens(request, request.max_completion_tokens or request.max_tokens)
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise InvalidField("top_logprobs needs logprobs: true.", param="top_logprobs")
     _check_tool_choice(request)
     _refuse(request, _CHAT)
@@ -74,6 +68,10 @@ def refuse_completion(request: CompletionRequest) -> None:
     _check_either(request)
     _check_min_tokens(request, request.max_tokens)
     _refuse(request, _COMPLETIONS)
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        raise UnsupportedParameter("best_of other than n is not offered: every answer is sent.", param="best_of")
+    if request.echo and request.logprobs is not None:
+        raise UnsupportedParameter("logprobs of an echoed prompt are not offered.", param="logprobs")
 
 
 def _refuse(request: GenerationRequest, rules: tuple[Unsupported, ...]) -> None:
@@ -88,12 +86,20 @@ def _check_either(request: GenerationRequest) -> None:
         raise InvalidField("stream_options needs stream: true.", param="stream_options")
     if request.metadata and len(json.dumps(request.metadata)) > MAX_METADATA_BYTES:
         raise InvalidField(f"metadata must be at most {MAX_METADATA_BYTES} bytes of JSON.", param="metadata")
+    _check_context(request)
 
 
 def _check_limits(max_tokens: int | None, max_completion_tokens: int | None) -> None:
     if None not in (max_tokens, max_completion_tokens) and max_tokens != max_completion_tokens:
         message = "max_tokens and max_completion_tokens are two names of one limit and must not differ."
         raise InvalidField(message, param="max_completion_tokens")
+
+
+def _check_context(request: GenerationRequest) -> None:
+    one, other = request.repetition_context_size, request.repeat_last_n
+    if None not in (one, other) and one != other:
+        message = "repetition_context_size and repeat_last_n are two names of one figure and must not differ."
+        raise InvalidField(message, param="repeat_last_n")
 
 
 def _check_min_tokens(request: GenerationRequest, max_tokens: int | None) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from inference.events import Event
-from mlxd.api.chunks import Chunk, Reducer
+from mlxd.api.chunks import Choice, Chunk, Reducer
+from mlxd.api.logprobs import added
 from mlxd.api.slot import EventSource
 
 _TEXTS: Final = ("content", "reasoning_content")
@@ -25,32 +26,51 @@ async def collect(source: EventSource, reducer: Reducer, opening: Sequence[Event
 def fold(chunks: Iterable[Chunk]) -> dict[str, Any]:
     """The answer that one whole stream of chunks adds up to."""
     head: Chunk = {}
-    texts: dict[str, list[str]] = {"content": []}
-    calls: dict[int, dict[str, Any]] = {}
-    reason = usage = None
+    answers: dict[int, Folded] = {}
+    usage = None
     for chunk in chunks:
         head = head or chunk
         usage = chunk.get("usage") or usage
         for choice in chunk["choices"]:
-            reason = choice["finish_reason"] or reason
-            for field, text in _texts(choice):
-                texts.setdefault(field, []).append(text)
-            for piece in choice.get("delta", {}).get("tool_calls", ()):
-                _add_call(calls, piece)
-    joined = {field: "".join(pieces) for field, pieces in texts.items()}
-    chat = head["object"] == "chat.completion.chunk"
-    said = _message(joined, list(calls.values())) if chat else {"text": joined["content"]}
+            answers.setdefault(choice["index"], Folded()).add(choice)
     return {
         "id": head["id"],
         "object": head["object"].removesuffix(".chunk"),
         "created": head["created"],
         "model": head["model"],
-        "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}],
+        "choices": [{"index": index, **answers[index].choice()} for index in sorted(answers)],
         "usage": usage,
     }
 
 
-def _texts(choice: dict[str, Any]) -> Iterable[tuple[str, str]]:
+class Folded:
+    """One choice, put together from its pieces."""
+
+    def __init__(self) -> None:
+        self._chat = False
+        self._texts: dict[str, list[str]] = {"content": []}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._logprobs: dict[str, Any] | None = None
+        self._reason: str | None = None
+
+    def add(self, choice: Choice) -> None:
+        self._chat = "delta" in choice
+        self._reason = choice["finish_reason"] or self._reason
+        if choice["logprobs"]:
+            self._logprobs = added(self._logprobs, choice["logprobs"])
+        for field, text in _texts(choice):
+            self._texts.setdefault(field, []).append(text)
+        for piece in choice.get("delta", {}).get("tool_calls", ()):
+            _add_call(self._calls, piece)
+
+    def choice(self) -> Choice:
+        """The whole of it, less its index."""
+        joined = {field: "".join(pieces) for field, pieces in self._texts.items()}
+        said = _message(joined, list(self._calls.values())) if self._chat else {"text": joined["content"]}
+        return {**said, "logprobs": self._logprobs, "finish_reason": self._reason}
+
+
+def _texts(choice: Choice) -> Iterable[tuple[str, str]]:
     if "delta" not in choice:
         return (("content", choice["text"]),)
     return tuple((field, text) for field, text in choice["delta"].items() if field in _TEXTS)

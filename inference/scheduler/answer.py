@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from inference.events import Channel, Delta, Event, TokenLogprob, ToolCallDelta
 from inference.scheduler.request import Request, Thinking
 from inference.streaming.answer_reader import AnswerReader
-from inference.streaming.dialects.table import ALWAYS, DIALECTS
+from inference.streaming.channels import ChannelSplitter
+from inference.streaming.dialects.choice import dialects, message_format
 from inference.streaming.pieces import AnswerMachine, BrokenCall, Piece, Said, joined
 from inference.streaming.reading import Arguments, Begun
-from inference.streaming.splitter import ReasoningMode, Splitter
+from inference.streaming.splitter import ReasoningMode, Splitter, TextSplitter
 from inference.streaming.stop import StopMatcher
 
 
@@ -23,7 +24,7 @@ class Answer:
     """What one row has said. `events` are those not yet delivered, `reasoning_tokens` those spent in thoughts."""
 
     __slots__ = (
-        "_calls", "_detokenizer", "_machine", "_matcher", "_opening", "_silent_logprobs", "_silent_tokens",
+        "_calls", "_detokenizer", "_machine", "_matcher", "_opening", "_report", "_silent_logprobs", "_silent_tokens",
         "choice", "events", "reasoning_tokens",
     )  # fmt: skip
 
@@ -34,8 +35,9 @@ class Answer:
         thinking = request.thinking or Thinking(mode=ReasoningMode.OFF)
         self._detokenizer = request.tokenizer.detokenizer(thinking.shown | request.shown)
         self._matcher = StopMatcher(request.params.stop.strings)
-        splitter = Splitter(thinking.opener, thinking.closer, thinking.mode)
-        self._machine: AnswerMachine = AnswerReader(splitter, [DIALECTS[name] for name in ALWAYS], request.tools)
+        splitter = _splitter(thinking, request.dialects)
+        self._machine: AnswerMachine = AnswerReader(splitter, dialects(request.dialects), request.tools)
+        self._report = request.report or _unreported
         self._calls = 0
         self._opening: Begun | None = None  # a call of which nothing was told yet
         self._silent_tokens = 0
@@ -83,6 +85,8 @@ class Answer:
             tail, stopped = self._matcher.push(self._detokenizer.finish())
             pieces += self._machine.push(tail + self._matcher.finish())
         self._show([*pieces, *self._machine.finish()])
+        for broken in self._machine.broken_calls:
+            self._report(broken)
         return stopped
 
     def _read(self, text: str) -> Sequence[Piece]:
@@ -129,3 +133,14 @@ class Answer:
         """Those of the tokens that had no text yet."""
         taken, self._silent_logprobs = tuple(self._silent_logprobs), []
         return taken
+
+
+def _splitter(thinking: Thinking, names: Sequence[str]) -> TextSplitter:
+    format_ = message_format(names)
+    if format_ is None:
+        return Splitter(thinking.opener, thinking.closer, thinking.mode)
+    return ChannelSplitter(format_, thinking=thinking.mode is ReasoningMode.PREFILLED)
+
+
+def _unreported(_: BrokenCall) -> None:
+    """For requests whose malformed calls nobody asked about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -10,6 +11,7 @@ from inference.messages import Tool
 from inference.params import GenerationParams
 from inference.ports import Guide, ModelRef, Tokenizer
 from inference.scheduler.mailbox import Mailbox
+from inference.streaming.pieces import BrokenCall
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt
 
@@ -32,8 +34,9 @@ class Request:
     """A validated, rendered request. `client` is its key in the fair queue; "" is shared by all who have none.
 
     `context_tokens` is the room for prompt and answer together. Without `thinking` the whole answer is content.
-    Calls of `tools` are read out of the answer; `shown` are ids of their markers that are otherwise silent. `guide`
-    steers the draws.
+    Calls of `tools` are read out of the answer, in the `dialects` of the model and those that any may use; `shown` are
+    ids of their markers that are otherwise silent. `guide` steers the draws. `report` is told of calls that could not
+    be read; it is called on the worker thread and does not raise.
     """
 
     id: str
@@ -47,6 +50,8 @@ class Request:
     tools: tuple[Tool, ...] = ()
     shown: frozenset[int] = frozenset()
     guide: Guide | None = None
+    dialects: tuple[str, ...] = ()
+    report: Callable[[BrokenCall], None] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -22,7 +22,7 @@ from inference.streaming.dialect import Dialect
 from inference.streaming.openers import openers
 from inference.streaming.pieces import MAX_BROKEN_CALLS, MAX_RAW_CHARS, BrokenCall, Piece
 from inference.streaming.showing import Showing
-from inference.streaming.splitter import Splitter
+from inference.streaming.splitter import TextSplitter
 
 MAX_MISSES: Final = 64
 _LONG_CHARS: Final = 1024
@@ -38,7 +38,7 @@ class AnswerReader:
         "broken_calls", "malformed",
     )  # fmt: skip
 
-    def __init__(self, splitter: Splitter, dialects: Sequence[Dialect] = (), tools: Sequence[Tool] = ()) -> None:
+    def __init__(self, splitter: TextSplitter, dialects: Sequence[Dialect] = (), tools: Sequence[Tool] = ()) -> None:
         self.malformed = 0
         self.broken_calls: list[BrokenCall] = []
         self._tools = {tool.name: tool for tool in tools}

@@ -2,6 +2,7 @@
 
     <|channel|>analysis<|message|>THOUGHT<|end|><|start|>assistant<|channel|>final<|message|>TEXT<|return|>     harmony
     to=self<|message|>THOUGHT<|eom|><|start|>assistant to=user<|message|>TEXT<|eot|>                         Muse Spark
+    <|open|>think<|sep|>THOUGHT<|close|>think<|sep|><|open|>response<|sep|>TEXT<|close|>response<|sep|>        Kimi K3
 
 - Headers and markers are markup. A line feed parts two messages of one channel.
 - A message to a recipient that is no call (those are read before the text comes here) is content, its markers too.
@@ -39,6 +40,11 @@ class MessageFormat:
     ends: tuple[str, ...]
     channel: Callable[[str], Channel | None]
 
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """All texts that are markup, which may be special tokens."""
+        return (*self.headers, self.body, *self.ends)
+
 
 def recipient(header: str) -> str:
     """Whom a header addresses, "" for nobody in particular."""
@@ -53,6 +59,10 @@ def _harmony_channel(header: str) -> Channel | None:
     return Channel.REASONING if found is not None and found[1] == "analysis" else Channel.CONTENT
 
 
+def _kimi_channel(header: str) -> Channel:
+    return Channel.REASONING if header.removeprefix("<|open|>").strip() == "think" else Channel.CONTENT
+
+
 def _muse_channel(header: str) -> Channel:
     return Channel.REASONING if recipient(header) == "self" else Channel.CONTENT
 
@@ -62,6 +72,12 @@ HARMONY: Final = MessageFormat(
     "<|message|>",
     ("<|end|>", "<|return|>", "<|call|>"),
     _harmony_channel,
+)
+KIMI_K3: Final = MessageFormat(
+    ("<|open|>",),
+    "<|sep|>",
+    tuple(f"<|close|>{name}<|sep|>" for name in ("think", "response", "message")),
+    _kimi_channel,
 )
 MUSE_SPARK: Final = MessageFormat(("<|start|>", "to="), "<|message|>", ("<|eom|>", "<|eot|>"), _muse_channel)
 
@@ -74,11 +90,11 @@ class _Place(Enum):
 
 
 class ChannelSplitter:
-    """Splits one answer, as `Splitter` does. `thinking`: the text now stands in a thought."""
+    """Splits one answer, as `Splitter` does. `thinking`: the text now stands in a thought; it may begin in one."""
 
     __slots__ = ("_begun", "_ends", "_format", "_held", "_parted", "_pieces", "_place", "_said", "channel")
 
-    def __init__(self, format_: MessageFormat) -> None:
+    def __init__(self, format_: MessageFormat, *, thinking: bool = False) -> None:
         self.channel = Channel.CONTENT
         self._format = format_
         self._ends = (*format_.ends, format_.headers[0])
@@ -88,6 +104,8 @@ class ChannelSplitter:
         self._said: set[Channel] = set()
         self._parted = True  # nothing is to be put before the next text
         self._pieces: list[Piece] = []
+        if thinking:
+            self._open(Channel.REASONING)
 
     @property
     def thinking(self) -> bool:

@@ -14,7 +14,7 @@ from inference.streaming.call_values import parsed
 from inference.streaming.pieces import Piece, Said, joined
 from inference.streaming.reading import Arguments, Begun, Ended, Found
 from inference.streaming.splitter import Piece as Split
-from inference.streaming.splitter import Splitter
+from inference.streaming.splitter import TextSplitter
 
 SHOWN_AFTER_CHARS: Final = 128
 """About thirty tokens. Almost every malformed call is shorter, and no client can use a call before its end."""
@@ -25,7 +25,7 @@ class Showing:
 
     __slots__ = ("_arguments", "_chars", "_edge", "_gap", "_held", "_pieces", "_shown", "calls", "splitter")
 
-    def __init__(self, splitter: Splitter) -> None:
+    def __init__(self, splitter: TextSplitter) -> None:
         self.splitter = splitter
         self.calls = 0
         self._pieces: list[Piece] = []

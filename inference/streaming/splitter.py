@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from typing import Protocol
 
 from inference.events import Channel
 
@@ -27,6 +28,30 @@ class ReasoningMode(StrEnum):
     AUTO = "auto"
     PREFILLED = "prefilled"
     OFF = "off"
+
+
+class TextSplitter(Protocol):
+    """Splits one answer's text, the calls in it left out. `thinking`: the text now stands in a thought."""
+
+    @property
+    def thinking(self) -> bool: ...
+
+    @property
+    def holds(self) -> bool:
+        """The text so far ends in what may be the beginning of a marker."""
+
+    @property
+    def marker_ends(self) -> re.Pattern[str]:
+        """The characters that the markers end with."""
+
+    def push(self, text: str) -> tuple[Piece, ...]:
+        """What is certain now, in order; no piece is empty."""
+
+    def finish(self) -> tuple[Piece, ...]:
+        """What was held back for a marker that did not come."""
+
+    def pass_by(self) -> tuple[Piece, ...]:
+        """Something that is no text stands here: what was held back is said."""
 
 
 class Splitter:

@@ -21,7 +21,8 @@ from mlxd.api.validate import WRONG_TYPE
 
 OFF: Final = frozenset({"none", "off", "disabled"})
 ON: Final = frozenset({"on", "enabled", "adaptive"})
-WORDS: Final = (*EFFORTS, "off", "on", "enabled", "disabled", "adaptive")
+AS_USUAL: Final = frozenset({"auto", "default"})
+WORDS: Final = (*EFFORTS, "off", "on", "enabled", "disabled", "adaptive", "auto", "default")
 _MAX_BUDGET: Final = 2**31 - 1
 
 
@@ -65,7 +66,7 @@ def _word(value: Any, path: str) -> Iterator[Said]:
         raise InvalidField(f"{path} must be one of {', '.join(WORDS)}.", param=path)
     if value in OFF or value in ON:
         yield Said("enabled", value in ON, path)
-    else:
+    elif value not in AS_USUAL:
         yield Said("effort", value, path)
 
 

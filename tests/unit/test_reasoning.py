@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inference.conversation.control import EFFORTS
 from inference.conversation.shape import ThinkingControl
 from inference.errors import RequestError
-from mlxd.api.reasoning import ReasoningWish, reasoning_wish, template_args
-from mlxd.api.reasoning_spellings import READERS
+from mlxd.api.reasoning import TEMPLATE_ARGS, ReasoningWish, reasoning_wish, template_args
+from mlxd.api.reasoning_spellings import READERS, WORDS
 from mlxd.api.schemas import ChatRequest
 from mlxd.api.validate import validate
 
@@ -70,6 +72,7 @@ TRUTH: list[tuple[dict[str, Any], dict[str, Any]]] = [
     # reasoning_effort
     ({"reasoning_effort": "none"}, OFF),
     ({"reasoning_effort": "off"}, OFF),
+    ({"reasoning_effort": "auto"}, SAYS_NOTHING),
     ({"reasoning_effort": "minimal"}, effort("minimal")),
     ({"reasoning_effort": "low"}, effort("low")),
     ({"reasoning_effort": "medium"}, effort("medium")),
@@ -211,6 +214,12 @@ def test_what_is_open_is_the_servers_to_decide() -> None:
 def test_off_is_a_limit_of_nothing() -> None:
     assert wish(enable_thinking=False, thinking_budget=9).thought_limit_tokens == 0
     assert wish(thinking_budget=9).thought_limit_tokens == 9
+
+
+def test_the_page_about_reasoning_tells_every_spelling() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reasoning.md").read_text()
+    for name in (*READERS, *TEMPLATE_ARGS, *WORDS, *EFFORTS):
+        assert f"`{name}`" in page, name
 
 
 # --- in the template's words ------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from inference.conversation.preparer import Preparer
 from inference.engine.settings import GRID_TOKENS, EngineSettings
 from inference.engine.text import load_text
 from inference.errors import InferenceError
-from inference.ports import ModelLimits, ModelLoader
+from inference.ports import GrammarCompiler, ModelLimits, ModelLoader, ModelRef, Tokenizer
 from inference.scheduler import Scheduler, SchedulerSettings
 from inference.streaming.splitter import ReasoningMode
 from mlxd import __version__, instance, log, runtime
@@ -77,6 +77,13 @@ def mlx_loader(config: Config) -> Callable[[], ModelLoader]:
     return make
 
 
+def make_grammars(tokenizer_of: Callable[[ModelRef], Tokenizer]) -> GrammarCompiler:
+    """The compiler of grammars; its library is imported when the first is asked for (0.1 s)."""
+    from inference.engine.grammar import LlgCompiler
+
+    return LlgCompiler(tokenizer_of)
+
+
 class Daemon:
     """One serving process."""
 
@@ -109,6 +116,7 @@ class Daemon:
             strict_models=config.strict_models,
             max_context_tokens=config.max_context_tokens,
             reasoning=ReasoningMode(config.reasoning),
+            make_grammars=make_grammars,
             version=__version__,
         )
 

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import left_open, likely_tags, quieted, silent_ids, think_tags, thought_span
 from inference.conversation.turns import ThinkTags
-from inference.errors import ModelLoading, ModelNotFound
+from inference.errors import ModelLoading, ModelNotFound, UnsupportedParameter
 from inference.messages import Conversation
-from inference.params import GenerationParams
-from inference.ports import Guide, ModelRef, ThoughtSpan
+from inference.params import GenerationParams, Grammar
+from inference.ports import CompiledGrammar, GrammarCompiler, Guide, ModelRef, ThoughtSpan, Tokenizer
 from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
 from inference.streaming.call_dialects import MARKERS
 from inference.streaming.splitter import ReasoningMode
@@ -63,7 +64,8 @@ class RuntimeView:
 class Runtime:
     """One per process. `load_text` reads a model's tokenizer and template from its directory.
 
-    `reasoning`: how thoughts are told from answers; `auto` looks where each prompt leaves the model.
+    `reasoning`: how thoughts are told from answers; `auto` looks where each prompt leaves the model. `make_grammars`
+    is called for the first grammar, with what gives the tokenizer of a model; without it no format is offered.
     """
 
     models: tuple[ServedModel, ...]
@@ -73,9 +75,12 @@ class Runtime:
     strict_models: bool = False
     max_context_tokens: int = 0
     reasoning: ReasoningMode = ReasoningMode.AUTO
+    make_grammars: Callable[[Callable[[ModelRef], Tokenizer]], GrammarCompiler] | None = None
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
+    _grammars: GrammarCompiler | None = None
+    _compiling: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "grammar"))
 
     def resolve(self, name: str | None) -> ServedModel:
         """The model a request names. Raises `ModelNotFound`; touches no file."""
@@ -131,6 +136,7 @@ class Runtime:
         """
         served = self.resolve(model)
         text = await self.text(served)
+        grammar = await self._compiled(served, params.grammar)
         prompt = await self.preparer.prepare(
             served.path, text, raw_prompt if conversation is None else conversation, body_bytes
         )
@@ -151,9 +157,24 @@ class Runtime:
                 thinking=thinking,
                 tools=tools,
                 shown=silent_ids(text.tokenizer, MARKERS) if tools else frozenset(),
-                guide=None if thought is None or thought.budget_tokens is None else Guide(thought=thought),
+                guide=_guide(grammar, thought, split=thinking is not None),
             )
         )
+
+    async def _compiled(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
+        """A grammar made ready, off the loop and before the request waits for anything else."""
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            if self.make_grammars is None:
+                raise UnsupportedParameter(f"{grammar.param} is not offered by this server.", param=grammar.param)
+            self._grammars = self.make_grammars(self.tokenizer_of)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compiling, self._grammars.compile, served.ref, grammar)
+
+    def tokenizer_of(self, model: ModelRef) -> Tokenizer:
+        """The tokenizer of a model that a request is being opened for. From any thread."""
+        return self._texts[model.id].result().tokenizer
 
     def thought(self, text: TextModel, prompt: Prompt, params: GenerationParams, *, calls: bool) -> ThoughtSpan | None:
         """Where the thought of an answer stands among its tokens, and its limit; None where there can be none."""
@@ -195,8 +216,18 @@ class Runtime:
         )
 
     def close(self) -> None:
+        if self._grammars is not None:
+            self._grammars.close()
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         self.preparer.close()
         self.scheduler.stop()
+
+
+def _guide(grammar: CompiledGrammar | None, thought: ThoughtSpan | None, *, split: bool) -> Guide | None:
+    """What steers an answer. Where thoughts are not told from it (`split`), its grammar holds from the first token."""
+    if grammar is not None:
+        return Guide(grammar, thought if split else None)
+    return None if thought is None or thought.budget_tokens is None else Guide(thought=thought)
 
 
 _current: Runtime | None = None

@@ -28,10 +28,9 @@ from inference.engine.grammar_limits import (
 )
 from inference.engine.grammar_trial import TrialProcess, TrialStats
 from inference.engine.grammar_vocabulary import vocabulary
-from inference.engine.tokenizer import JsonTokenizer
 from inference.errors import GenerationFailed, InvalidParameter
 from inference.params import Grammar
-from inference.ports import Clock, ModelRef
+from inference.ports import Clock, ModelRef, Tokenizer
 
 _MAX_VOCABULARIES = 4
 
@@ -134,7 +133,7 @@ class LlgCompiler:
     before it; for the first grammar of a model also until its vocabulary is read.
     """
 
-    def __init__(self, tokenizer_of: Callable[[ModelRef], JsonTokenizer], trial: TrialProcess | None = None) -> None:
+    def __init__(self, tokenizer_of: Callable[[ModelRef], Tokenizer], trial: TrialProcess | None = None) -> None:
         self._tokenizer_of = tokenizer_of
         self._trial = trial or TrialProcess()
         self.cache = GrammarCache()

@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 
 from inference.engine.grammar_limits import COMPILE_S
 from inference.engine.grammar_trial_process import Model, Trial, Unknown, Verdict
-from inference.engine.tokenizer import JsonTokenizer
 from inference.errors import Draining, EngineError, QueueTimeout
+from inference.ports import Tokenizer
 
 _CODE = "from inference.engine.grammar_trial_process import main; main()"
 _COMMAND = (sys.executable, "-P", "-c", _CODE)
@@ -55,7 +55,7 @@ class TrialProcess:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
-    def judge(self, key: str, tokenizer: Callable[[], JsonTokenizer], lark: str) -> Verdict:
+    def judge(self, key: str, tokenizer: Callable[[], Tokenizer], lark: str) -> Verdict:
         """Blocks for `limit_s` at most once it is this order's turn and the process knows the model `key`.
 
         Raises `QueueTimeout` when too many wait, `EngineError` when no process can be had, `Draining` once closed.

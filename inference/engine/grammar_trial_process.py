@@ -22,8 +22,8 @@ from llguidance import LLMatcher, LLTokenizer
 
 from inference.engine.grammar_limits import LIMITS, MAX_COMPILED_BYTES, MAX_STEP_S, reason
 from inference.engine.grammar_vocabulary import vocabulary
-from inference.engine.tokenizer import JsonTokenizer
 from inference.errors import UnsupportedParameter
+from inference.ports import Tokenizer
 
 MAX_MODELS: Final = 4
 _PROBED_TOKENS: Final = 12
@@ -35,7 +35,7 @@ class Model:
     """The vocabulary that the next grammars are for. Answered by a `Verdict` on it."""
 
     key: str
-    tokenizer: JsonTokenizer
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

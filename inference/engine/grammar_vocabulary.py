@@ -14,6 +14,7 @@ from llguidance import LLTokenizer, TokenizerWrapper
 
 from inference.engine.tokenizer import JsonTokenizer
 from inference.errors import UnsupportedParameter
+from inference.ports import Tokenizer
 
 _CHUNK_CHARS: Final = 512
 """Text that a grammar forces is asked for again at every token, shorter by that token: what stays is remembered."""
@@ -39,10 +40,10 @@ class _Spelling:
         return ids
 
 
-def vocabulary(tokenizer: JsonTokenizer) -> LLTokenizer:
+def vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
     """Takes 20 ms for 8,000 ids. Raises `UnsupportedParameter` for a tokenizer whose ids have no bytes of their own."""
     eos_ids = sorted(number for number in tokenizer.eos_ids if number < tokenizer.vocab_size)
-    if not tokenizer.spells_bytes or not eos_ids:
+    if not isinstance(tokenizer, JsonTokenizer) or not tokenizer.spells_bytes or not eos_ids:
         raise UnsupportedParameter("Structured output is not offered for this model: its tokens are not bytes of text.")
     wrapper = TokenizerWrapper(_Spelling(tokenizer, eos_ids))
     return LLTokenizer(wrapper, n_vocab=tokenizer.vocab_size, eos_token=eos_ids)

@@ -7,20 +7,18 @@ echoes of an earlier answer (reasoning, calls) is kept as it was sent.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from inference.errors import ModelHasNoVision, UnsupportedParameter
 from inference.messages import Conversation, Message, Role, TextPart, Tool, ToolCall
 from mlxd.api.errors import InvalidField
+from mlxd.api.json_schema import MAX_SCHEMA_BYTES, schema_bytes
 from mlxd.api.schemas import ChatRequest
 from mlxd.api.schemas.messages import FunctionCall, MessageItem, Part, ToolCallItem
 from mlxd.api.schemas.tools import ToolItem
-from mlxd.api.strict_json import measure_depth
+from mlxd.api.tool_choice import tool_choice
 from mlxd.api.validate import MISSING
-
-MAX_SCHEMA_BYTES: Final = 1024 * 1024
-MAX_SCHEMA_DEPTH: Final = 32
 
 _ROLES: Final = {"developer": Role.SYSTEM, "function": Role.TOOL}
 _TEXT_FIELDS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -32,10 +30,11 @@ def convert_chat(request: ChatRequest) -> Conversation:
 
     Raises `InvalidField`, `UnsupportedParameter` or `ModelHasNoVision`, each with its path.
     """
-    offered = () if request.tool_choice == "none" else request.tools or ()
+    choice = tool_choice(request)
+    offered = _tools(request.tools or ()) if choice.offered else ()
     return Conversation(
         messages=tuple(_message(item, f"messages[{i}]") for i, item in enumerate(request.messages)),
-        tools=tuple(_tools(offered)),
+        tools=tuple(tool for tool in offered if choice.shows(tool.name)),
         continue_final=_continue_final(request),
     )
 
@@ -124,7 +123,7 @@ def _arguments(call: FunctionCall) -> str:
 
 def _tools(items: list[ToolItem] | tuple[()]) -> Iterator[Tool]:
     names: set[str] = set()
-    schema_bytes = 0
+    total_bytes = 0
     for i, item in enumerate(items):
         path = f"tools[{i}]"
         tool = _tool(item, path)
@@ -132,8 +131,8 @@ def _tools(items: list[ToolItem] | tuple[()]) -> Iterator[Tool]:
             param = f"{path}.function.name"
             raise InvalidField(f"{param} is the name of an earlier tool.", param=param, code="duplicate_name")
         names.add(tool.name)
-        schema_bytes += _schema_bytes(tool.parameters, f"{path}.function.parameters")
-        if schema_bytes > MAX_SCHEMA_BYTES:
+        total_bytes += schema_bytes(tool.parameters, f"{path}.function.parameters")
+        if total_bytes > MAX_SCHEMA_BYTES:
             raise InvalidField(f"tools must have at most {MAX_SCHEMA_BYTES} bytes of schemas.", param="tools")
         yield tool
 
@@ -151,12 +150,6 @@ def _tool(item: ToolItem, path: str) -> Tool:
         strict=function.strict,
         path=f"{path}.function",
     )
-
-
-def _schema_bytes(schema: Mapping[str, Any], path: str) -> int:
-    if measure_depth(schema, MAX_SCHEMA_DEPTH) > MAX_SCHEMA_DEPTH:
-        raise InvalidField(f"{path} must nest at most {MAX_SCHEMA_DEPTH} levels.", param=path)
-    return len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _continue_final(request: ChatRequest) -> bool:

@@ -1,0 +1,185 @@
+"""The prefix cache: lookup, hold, commit, release, under budgets in bytes. One thread uses it.
+
+Theory. `lookup` reads and changes nothing, so it also serves a dry run. `hold` locks the path that a request resumes
+from and counts it; what the request then commits joins its path and is locked with it. Whatever makes room takes
+leaves without locks, so it can never take what a running request stands on. `discard` and `clear` are orders, not
+evictions: they take locked blocks too; handles already given out stay valid, and later commits behind a block that is
+gone are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inference.cache.blocks import BLOCK_TOKENS, BlockHandle, Root, SnapshotHandle, pack
+from inference.cache.counters import CacheStats, Counters
+from inference.cache.eviction import Evicted
+from inference.cache.integrity import violations
+from inference.cache.limits import CacheLimits
+from inference.cache.lookup import find
+from inference.cache.node import Admission
+from inference.cache.reuse import Lease, Query, Reuse, ReuseMode
+from inference.cache.stats import stats_of
+from inference.cache.store import Store
+from inference.cache.tree import touch
+from inference.cache.verdict import VerdictName
+from inference.cache.writer import Committed, Writer
+from inference.ports import Clock
+from inference.tokens import TokenIds
+
+_AGAIN_S = 1.0
+"""How soon to look again at something that is due but locked."""
+
+
+class PrefixCache:
+    """All models' reusable KV."""
+
+    def __init__(self, limits: CacheLimits, clock: Clock) -> None:
+        self.counters = Counters()
+        self._store = Store(limits)
+        self._clock = clock
+        self._leases = 0
+        self._due_s = clock() + limits.shortest_life_s
+
+    # --- a request's way ----------------------------------------------------------------------------------------
+
+    def lookup(
+        self,
+        root: Root,
+        ids: TokenIds,
+        *,
+        needs_snapshot: bool = False,
+        mode: ReuseMode = ReuseMode.TOKEN,
+        session: str = "",
+    ) -> Reuse:
+        """How much of a prompt need not be computed, and why not more. At most all ids but the last match."""
+        return find(self._store, Query(root, pack(ids), max(0, len(ids) - 1), needs_snapshot, mode, session))
+
+    def hold(self, reuse: Reuse, request_id: str, admission: Admission = Admission.MAIN) -> Lease:
+        """Locks what a lookup found, or what is there now if the store has changed since: see `Lease.reuse`."""
+        tree, now_s = self._store.tree, self._clock()
+        if reuse.version != tree.version:
+            reuse = find(self._store, reuse.query)
+        tip = reuse.nodes[-1] if reuse.nodes else tree.root(reuse.query.root)
+        tip.locks += 1
+        for node in tip.upwards():
+            node.hits += 1
+        touch(tip, now_s)
+        if reuse.stored is not None:
+            reuse.stored.locks += 1
+            reuse.stored.hits += 1
+            reuse.stored.last_used_s = now_s
+        self._store.sessions.seen(reuse.query.session, reuse.query.root, now_s)
+        self.counters.took(reuse)
+        self._leases += 1
+        return Lease(request_id, admission, reuse, tip)
+
+    def commit(
+        self,
+        lease: Lease,
+        ids: TokenIds,
+        start_block: int,
+        handles: Sequence[BlockHandle],
+        snapshots: Sequence[SnapshotHandle] = (),
+        *,
+        exact: bool = False,
+    ) -> Committed:
+        """Stores what a row has computed: `handles[i]` is grid block `start_block` + i of `ids`, its sequence so far.
+
+        Only the last may hold fewer than 256 tokens. `snapshots` lie within what is committed. `exact`: every token of
+        the row up to here was computed by prefill on the grid, or resumed from exact blocks at a grid line. Raises
+        `ValueError` for blocks that do not join the leased path or do not fit its ids.
+        """
+        if not lease.is_open:
+            raise ValueError("the lease has ended")
+        start = start_block * BLOCK_TOKENS
+        _check_shape(ids, start, handles)
+        writer = Writer(self._store, lease, self._clock(), exact=exact)
+        writer.blocks(ids, start, handles)
+        for snapshot in snapshots:
+            writer.snapshot(ids, snapshot)
+        committed = writer.result()
+        self.counters.committed(committed)
+        return committed
+
+    def release(self, lease: Lease) -> tuple[Evicted, ...]:
+        """Ends a lease; what it committed stays. What the limits per session remove is returned. Idempotent."""
+        if not self._end(lease):
+            return ()
+        evicted: list[Evicted] = []
+        store, session = self._store, lease.reuse.query.session
+        if lease.tip.attached:
+            touch(lease.tip, self._clock())
+            store.sessions.ended(session, lease.tip)
+        for entry in store.sessions.over(session, store.limits.max_entries_per_session):
+            evicted += store.trim(entry, VerdictName.EVICTED, lease.request_id)
+        for name in store.sessions.beyond(store.limits.max_sessions):
+            evicted += store.forget_session(name, VerdictName.EVICTED, lease.request_id)
+        return self._counted(evicted)
+
+    def discard(self, lease: Lease) -> None:
+        """Ends a lease whose KV cannot be trusted: every block it stored goes, and all behind them."""
+        if not self._end(lease):
+            return
+        for node in lease.written:
+            if node.attached:
+                self.counters.discarded_blocks += self._store.discard(node)
+
+    def _end(self, lease: Lease) -> bool:
+        if not lease.is_open:
+            return False
+        lease.is_open = False
+        lease.tip.locks -= 1
+        if lease.reuse.stored is not None:
+            lease.reuse.stored.locks -= 1
+        self._leases -= 1
+        return True
+
+    # --- upkeep -------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> tuple[Evicted, ...]:
+        """Removes what is older than the limits allow. Costs nothing while nothing is due."""
+        now_s, store = self._clock(), self._store
+        if now_s < self._due_s:
+            return ()
+        evicted: list[Evicted] = []
+        if store.limits.idle_s:
+            for name in store.sessions.idle_since(now_s - store.limits.idle_s):
+                evicted += store.forget_session(name, VerdictName.EXPIRED)
+        if store.limits.ttl_s:
+            evicted += store.expire(now_s - store.limits.ttl_s)
+        store.tree.prune_roots()
+        self._due_s = max(store.next_due_s(now_s), now_s + _AGAIN_S)
+        return self._counted(evicted)
+
+    def clear(
+        self, root: Root | None = None, *, session: str = "", reason: VerdictName = VerdictName.CLEARED
+    ) -> tuple[Evicted, ...]:
+        """Removes what only a session holds, or all of one root, or everything. Later misses will say `reason`."""
+        if session:
+            return self._counted(self._store.forget_session(session, reason))
+        tree = self._store.tree
+        keys = list(tree.roots) if root is None else [root.key]
+        nodes = [tree.roots[key] for key in keys if key in tree.roots]
+        return self._counted([gone for node in nodes for gone in self._store.take_out(tree.remove(node), reason, "")])
+
+    def stats(self) -> CacheStats:
+        return stats_of(self._store, self.counters, self._leases)
+
+    def check_integrity(self) -> list[str]:
+        """Broken laws of the tree in words; empty when all is well. Reads every block: for tests and idle moments."""
+        return violations(self._store.tree)
+
+    def _counted(self, evicted: list[Evicted]) -> tuple[Evicted, ...]:
+        batch = tuple(evicted)
+        self.counters.lost(batch)
+        return batch
+
+
+def _check_shape(ids: TokenIds, start: int, handles: Sequence[BlockHandle]) -> None:
+    if any(handle.tokens != BLOCK_TOKENS for handle in handles[:-1]):
+        raise ValueError("only the last block may be shorter than the grid")
+    if handles and not 1 <= handles[-1].tokens <= BLOCK_TOKENS:
+        raise ValueError("a block holds 1 to 256 tokens")
+    if start < 0 or start + sum(handle.tokens for handle in handles) > len(ids):
+        raise ValueError("the blocks hold more tokens than there are ids")

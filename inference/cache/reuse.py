@@ -1,0 +1,85 @@
+"""What is asked of the cache, what a lookup finds, and what a request holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from inference.cache.blocks import BlockHandle, Root, SnapshotHandle
+from inference.cache.node import Admission, Node, Snapshot
+from inference.cache.verdict import Verdict
+
+
+class ReuseMode(StrEnum):
+    """`token`: to the last common token; equal to a cold run within rounding (about 1e-5 in float32).
+
+    `bitwise`: whole blocks made by prefill on the grid only; on the CPU equal to a cold run in every bit.
+    """
+
+    TOKEN = "token"  # noqa: S105 (not a secret)
+    BITWISE = "bitwise"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question to the cache. `packed` are the prompt's ids."""
+
+    root: Root
+    packed: bytes
+    limit: int
+    needs_snapshot: bool
+    mode: ReuseMode
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """The first `depth_tokens` of a prompt need not be computed.
+
+    `handles[i]` holds the tokens from 256 i on; all but the last are whole, the last is used up to the depth.
+    `snapshot` is there exactly when the model needs one and the depth is not 0; its depth is `depth_tokens`.
+    `kv_depth_tokens` is how far blocks match, snapshots and mode aside. Nothing is locked by it.
+    """
+
+    query: Query
+    depth_tokens: int
+    handles: tuple[BlockHandle, ...]
+    snapshot: SnapshotHandle | None
+    kv_depth_tokens: int
+    verdict: Verdict
+    version: int
+    nodes: tuple[Node, ...]
+    stored: Snapshot | None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.query.limit + 1
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """What one running request keeps from being evicted: the path to `tip`, and the snapshot it started from.
+
+    `written` are the blocks it stored itself. `is_open` until it is released or discarded.
+    """
+
+    request_id: str
+    admission: Admission
+    reuse: Reuse
+    tip: Node
+    written: list[Node] = field(default_factory=list)
+    refused: bool = False
+    is_open: bool = True
+
+    def at(self, depth: int) -> Node:
+        """The last block of the leased path that ends at or before a depth."""
+        node = self.tip
+        while node.end > depth and node.parent is not None:
+            node = node.parent
+        return node
+
+    def move(self, node: Node) -> None:
+        """Locks another node instead: leaves only are evicted, so the end of a path holds all of it."""
+        node.locks += 1
+        self.tip.locks -= 1
+        self.tip = node

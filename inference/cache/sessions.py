@@ -1,0 +1,108 @@
+"""Where the requests of each session end in the tree: what the limits per session are counted by.
+
+An entry is the end of one request's path. A request that goes on from an entry takes its place; one that branches off
+adds its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from inference.cache.blocks import Root
+from inference.cache.node import Node
+
+
+@dataclass(slots=True)
+class Session:
+    """`entries` oldest first; `root` is where its last request was."""
+
+    name: str
+    root: Root
+    last_used_s: float
+    entries: list[Node] = field(default_factory=list)
+
+
+class Sessions:
+    """Sessions by name, least recently used first. Requests without a session are not known here."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, name: str) -> Session | None:
+        return self._sessions.get(name)
+
+    def seen(self, name: str, root: Root, now_s: float) -> None:
+        if not name:
+            return
+        session = self._sessions.pop(name, None) or Session(name, root, now_s)
+        session.root, session.last_used_s = root, now_s
+        self._sessions[name] = session
+
+    def ended(self, name: str, tip: Node) -> None:
+        """A request of a known session ended at `tip`."""
+        session = self._sessions.get(name)
+        if session is None or tip.parent is None:
+            return
+        before = set(tip.upwards())
+        for entry in [entry for entry in session.entries if entry in before]:
+            self._drop(session, entry)
+        session.entries.append(tip)
+        tip.tips.add(name)
+
+    def left(self, node: Node) -> None:
+        """`node` is not in the tree any more: what ended there now ends where the tree does."""
+        names, node.tips = node.tips, set()
+        heir = next((before for before in node.upwards() if before.attached), None)
+        for name in names:
+            session = self._sessions[name]
+            at = session.entries.index(node)
+            if heir is None or heir in session.entries:
+                del session.entries[at]
+            else:
+                session.entries[at] = heir
+                heir.tips.add(name)
+
+    def over(self, name: str, max_entries: int) -> list[Node]:
+        """Takes a session's oldest entries beyond `max_entries` off the books."""
+        session = self._sessions.get(name)
+        if session is None or max_entries == 0:
+            return []
+        gone = session.entries[: max(0, len(session.entries) - max_entries)]
+        for entry in gone:
+            self._drop(session, entry)
+        return gone
+
+    def forget(self, name: str) -> list[Node]:
+        """Takes a session off the books; returns where its requests ended."""
+        session = self._sessions.pop(name, None)
+        if session is None:
+            return []
+        for entry in session.entries:
+            entry.tips.discard(name)
+        return session.entries
+
+    def beyond(self, max_sessions: int) -> list[str]:
+        """The least recently used sessions above a number (0: none)."""
+        return list(self._sessions)[: len(self) - max_sessions] if 0 < max_sessions < len(self) else []
+
+    @property
+    def oldest_s(self) -> float | None:
+        """When the least recently used session had its last request."""
+        return next((session.last_used_s for session in self._sessions.values()), None)
+
+    def idle_since(self, moment_s: float) -> list[str]:
+        """Sessions that had no request after `moment_s`."""
+        names = []
+        for session in self._sessions.values():
+            if session.last_used_s > moment_s:
+                break
+            names.append(session.name)
+        return names
+
+    @staticmethod
+    def _drop(session: Session, entry: Node) -> None:
+        session.entries.remove(entry)
+        entry.tips.discard(session.name)

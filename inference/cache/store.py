@@ -1,0 +1,96 @@
+"""The tree with its books: budgets, what left and why, and where sessions end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from inference.cache.attribution import Attribution
+from inference.cache.eviction import Evicted, make_room, make_snapshot_room
+from inference.cache.limits import CacheLimits
+from inference.cache.node import Admission, Node, Snapshot
+from inference.cache.sessions import Sessions
+from inference.cache.tree import PrefixTree, Removed
+from inference.cache.verdict import VerdictName
+
+
+class Store:
+    """Everything that leaves the tree leaves through here, so that the books agree with it."""
+
+    def __init__(self, limits: CacheLimits) -> None:
+        self.limits = limits
+        self.tree = PrefixTree()
+        self.attribution = Attribution()
+        self.sessions = Sessions()
+
+    def room(self, admission: Admission, need_bytes: int, now_s: float, by: str) -> tuple[bool, list[Evicted]]:
+        """Whether `need_bytes` more of a class fit now, and what went for it."""
+        budget = self.limits.block_budget(admission)
+        evicted = []
+        for removed in make_room(self.tree, admission, need_bytes, budget, now_s):
+            evicted += self.take_out(removed, VerdictName.EVICTED, by)
+        return self.tree.block_bytes[admission] + need_bytes <= budget, evicted
+
+    def snapshot_room(self, need_bytes: int, now_s: float, by: str) -> tuple[bool, list[Evicted]]:
+        """As `room`, for recurrent states."""
+        budget = self.limits.snapshot_budget_bytes
+        gone = make_snapshot_room(self.tree, need_bytes, budget, now_s)
+        evicted = self._note(gone, VerdictName.EVICTED, by)
+        return self.tree.snapshot_bytes + need_bytes <= budget, evicted
+
+    def take_out(self, removed: Removed, reason: VerdictName, by: str) -> list[Evicted]:
+        """Writes down what was just removed."""
+        evicted = []
+        for node in removed.nodes:
+            entry = Evicted(node.root.model, node.start, node.tokens, node.nbytes, reason, by)
+            self.attribution.record(node, entry)
+            self.sessions.left(node)
+            evicted.append(entry)
+        return evicted + self._note(removed.snapshots, reason, by)
+
+    def _note(self, snapshots: Iterable[Snapshot], reason: VerdictName, by: str) -> list[Evicted]:
+        entries = [Evicted(held.node.root.model, held.depth, 0, held.nbytes, reason, by) for held in snapshots]
+        self.attribution.recent.extend(entries)
+        return entries
+
+    def trim(self, node: Node, reason: VerdictName, by: str) -> list[Evicted]:
+        """Removes a path from its end, as far as nobody else goes through it, stands on it or ends on it."""
+        evicted: list[Evicted] = []
+        while node.parent is not None and node in self.tree.leaves and not node.locks and not node.tips:
+            parent = node.parent
+            evicted += self.take_out(self.tree.remove(node), reason, by)
+            node = parent
+        return evicted
+
+    def forget_session(self, name: str, reason: VerdictName, by: str = "") -> list[Evicted]:
+        """Removes what only this session holds."""
+        return [gone for entry in self.sessions.forget(name) for gone in self.trim(entry, reason, by)]
+
+    def expire(self, moment_s: float) -> list[Evicted]:
+        """Removes blocks that were not used after `moment_s`, except locked ones."""
+        evicted: list[Evicted] = []
+        old = [leaf for leaf in self.tree.leaves if leaf.last_used_s <= moment_s]
+        while old:
+            node = old.pop()
+            if node.locks:
+                continue
+            evicted += self.take_out(self.tree.remove(node), VerdictName.EXPIRED, "")
+            if node.parent in self.tree.leaves and node.parent.last_used_s <= moment_s:
+                old.append(node.parent)
+        return evicted
+
+    def next_due_s(self, now_s: float) -> float:
+        """When something may next be due: never later than it is."""
+        soonest = now_s + self.limits.shortest_life_s
+        if self.limits.ttl_s:
+            oldest = min((leaf.last_used_s for leaf in self.tree.leaves), default=now_s)
+            soonest = min(soonest, oldest + self.limits.ttl_s)
+        if self.limits.idle_s and (last := self.sessions.oldest_s) is not None:
+            soonest = min(soonest, last + self.limits.idle_s)
+        return soonest
+
+    def discard(self, node: Node) -> int:
+        """Removes a block that must not be used and all behind it, without a trace; how many blocks."""
+        removed = self.tree.remove(node)
+        for gone in removed.nodes:
+            self.sessions.left(gone)
+        return len(removed.nodes)

@@ -1,0 +1,196 @@
+"""The prefix tree of blocks: match, put, lock, remove. It knows bytes but no budget, and time only as it is told.
+
+Theory. Below each root stands a tree whose inner nodes are whole blocks, so depth is a position on the grid. Leaves may
+be shorter: a turn ends anywhere, and what it computed of its last block is worth up to 255 tokens to the next turn. No
+sibling is the beginning of another: a longer block takes the place of the tail it begins with, and a tail of which a
+longer block is there is not stored. A prefix common to many paths is stored once.
+
+Only leaves go when room is made, so a locked node keeps everything before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from inference.cache.blocks import BLOCK_TOKENS, BlockHandle, Root, SnapshotHandle, chain_hash, token_count, token_slice
+from inference.cache.node import Admission, Node, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What of a prompt is stored: whole blocks (`path`, root first), then `tail_tokens` of the block `tail`."""
+
+    path: tuple[Node, ...]
+    tail: Node | None = None
+    tail_tokens: int = 0
+
+    @property
+    def depth(self) -> int:
+        return (len(self.path) - 1) * BLOCK_TOKENS + self.tail_tokens if self.path else 0
+
+    @property
+    def blocks(self) -> tuple[Node, ...]:
+        return self.path[1:] if self.tail is None else (*self.path[1:], self.tail)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether it ends where something stored ends."""
+        if self.tail is not None:
+            return self.tail_tokens == self.tail.tokens
+        return self.depth > 0 and bool(self.path[-1].tips or not self.path[-1].children)
+
+    def reaches(self, node: Node) -> bool:
+        """Whether all of a block is in it."""
+        return node in self.path or (node is self.tail and self.tail_tokens == node.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What left the tree in one act: blocks deepest first, and the snapshots that lost their blocks."""
+
+    nodes: tuple[Node, ...]
+    snapshots: tuple[Snapshot, ...]
+
+
+class PrefixTree:
+    """All models' trees. `version` changes with every change of structure."""
+
+    def __init__(self) -> None:
+        self.roots: dict[bytes, Node] = {}
+        self.leaves: set[Node] = set()
+        self.snapshots: set[Snapshot] = set()
+        self.block_bytes = dict.fromkeys(Admission, 0)
+        self.snapshot_bytes = 0
+        self.version = 0
+        self._serial = count()
+
+    # --- finding ------------------------------------------------------------------------------------------------
+
+    def match(self, root: Root, packed: bytes, limit_tokens: int) -> Match:
+        """The longest stored beginning of `packed`, token by token, at most `limit_tokens` of it."""
+        if (node := self.roots.get(root.key)) is None:
+            return Match(())
+        path, at = [node], 0
+        while at + BLOCK_TOKENS <= limit_tokens:
+            child = node.children.get(token_slice(packed, at, at + BLOCK_TOKENS))
+            if child is None:
+                break
+            path.append(child)
+            node, at = child, at + BLOCK_TOKENS
+        tail, tokens = node.children.nearest(token_slice(packed, at, min(limit_tokens, at + BLOCK_TOKENS)))
+        return Match(tuple(path), tail, tokens)
+
+    def holder(self, parent: Node, ids: bytes) -> Node | None:
+        """The child that `ids` begin or that begins with `ids`: at most one of them is in the tree."""
+        child, common = parent.children.nearest(ids)
+        return child if child is not None and common in (child.tokens, token_count(ids)) else None
+
+    # --- growing ------------------------------------------------------------------------------------------------
+
+    def root(self, root: Root) -> Node:
+        """The root node, made if needed."""
+        if (node := self.roots.get(root.key)) is None:
+            node = Node(root, None, b"", 0, root.key, next(self._serial))
+            self.roots[root.key] = node
+        return node
+
+    def add(self, parent: Node, ids: bytes, handle: BlockHandle, admission: Admission, *, exact: bool) -> Node:
+        """A new block behind `parent`; `holder(parent, ids)` must be None."""
+        node = Node(parent.root, parent, ids, parent.end + token_count(ids), b"", next(self._serial))
+        node.admission = admission
+        self._fill(node, handle, exact)
+        parent.children.set(ids, node)
+        self.leaves.discard(parent)
+        self.leaves.add(node)
+        return node
+
+    def refill(self, node: Node, ids: bytes, handle: BlockHandle, *, exact: bool) -> None:
+        """Puts a longer or a better run in the place of a block; `ids` begin with the block's own."""
+        assert node.parent is not None
+        node.parent.children.pop(node.ids)
+        node.ids, node.end = ids, node.parent.end + token_count(ids)
+        node.parent.children.set(ids, node)
+        self._fill(node, handle, exact)
+
+    def _fill(self, node: Node, handle: BlockHandle, exact: bool) -> None:
+        assert node.parent is not None
+        nbytes = handle.nbytes
+        self.block_bytes[node.admission] += nbytes - node.nbytes
+        node.handle, node.nbytes = handle, nbytes
+        node.exact = exact and node.is_full and node.parent.exact
+        node.digest = chain_hash(node.parent.digest, node.ids)
+        self.version += 1
+
+    def promote(self, nodes: Sequence[Node]) -> None:
+        """Moves blocks of one-shots into the budget of conversations."""
+        for node in nodes:
+            self.block_bytes[node.admission] -= node.nbytes
+            node.admission = Admission.MAIN
+            self.block_bytes[node.admission] += node.nbytes
+
+    # --- snapshots ----------------------------------------------------------------------------------------------
+
+    def attach(self, node: Node, suffix: bytes, handle: SnapshotHandle, *, exact: bool, now_s: float) -> Snapshot:
+        """Stores a recurrent state behind `node` and the tokens of `suffix`, which blocks must cover."""
+        exact = exact and not suffix and node.exact
+        if (old := node.snapshots.get(suffix)) is not None:
+            self.drop_snapshot(old)
+        snapshot = Snapshot(handle, handle.nbytes, exact, now_s, node, suffix, next(self._serial))
+        node.snapshots[suffix] = snapshot
+        self.snapshots.add(snapshot)
+        self.snapshot_bytes += snapshot.nbytes
+        self.version += 1
+        return snapshot
+
+    def drop_snapshot(self, snapshot: Snapshot) -> None:
+        del snapshot.node.snapshots[snapshot.suffix]
+        self.snapshots.discard(snapshot)
+        self.snapshot_bytes -= snapshot.nbytes
+        self.version += 1
+
+    # --- removing -----------------------------------------------------------------------------------------------
+
+    def remove(self, node: Node) -> Removed:
+        """Takes a block and everything behind it out of the tree, locked or not."""
+        nodes = _deepest_first(node)
+        parent = node.parent
+        if parent is None:
+            del self.roots[node.root.key]
+        else:
+            parent.children.pop(node.ids)
+        dropped = [snapshot for gone in nodes for snapshot in gone.snapshots.values()]
+        if parent is not None:
+            dropped += [held for suffix, held in parent.snapshots.items() if not parent.covers(suffix)]
+        for snapshot in dropped:
+            self.drop_snapshot(snapshot)
+        for gone in nodes:
+            gone.attached = False
+            self.leaves.discard(gone)
+            self.block_bytes[gone.admission] -= gone.nbytes
+        if parent is not None and parent.parent is not None and not parent.children:
+            self.leaves.add(parent)
+        self.version += 1
+        return Removed(tuple(gone for gone in nodes if gone.parent is not None), tuple(dropped))
+
+    def prune_roots(self) -> None:
+        """Forgets roots below which nothing is, and where no request is."""
+        for node in list(self.roots.values()):
+            if not node.children and not node.locks:
+                self.remove(node)
+
+
+def touch(node: Node, now_s: float) -> None:
+    """Marks a path as used now. A block is never used later than those before it."""
+    for before in node.upwards():
+        if before.last_used_s >= now_s:
+            break
+        before.last_used_s = now_s
+
+
+def _deepest_first(node: Node) -> list[Node]:
+    order = [node]
+    for seen in order:
+        order.extend(seen.children)
+    return order[::-1]

@@ -1,0 +1,185 @@
+"""Faults planted in the cache, each of which the laws of the driver must catch; without one they hold."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from inference.cache import blocks, eviction, lookup, prefix_map, tree
+from inference.cache.blocks import Root
+from inference.cache.limits import CacheLimits
+from inference.cache.node import Admission, Node
+from inference.cache.reuse import ReuseMode
+from tests.cache_driver import Driver
+
+MODELS = ("a", "b")
+LIMITS = CacheLimits(budget_bytes=12 * 2560, snapshot_budget_bytes=4000, side_budget_bytes=3 * 2560, ttl_s=200.0)
+ROOMY = CacheLimits(budget_bytes=10**9, snapshot_budget_bytes=10**9, side_budget_bytes=10**9)
+
+
+def walk(seed: int, limits: CacheLimits) -> None:
+    """A day in the life of a cache: prompts that extend, branch and repeat, rows that finish and fail."""
+    draw = random.Random(seed)
+    roots = [Root(name, f"weights-{name}") for name in MODELS]
+    driver = Driver(limits)
+    for _ in range(60):
+        act = draw.random()
+        if act < 0.4 or not driver.rows:
+            history = draw.choice(driver.history[-6:])[: draw.randrange(300, 1500)] if driver.history else ()
+            fresh = draw.choice([0, 1, 30, draw.randrange(100, 500)]) if history else 400
+            ids = history + tuple(draw.randrange(3) for _ in range(fresh))
+            driver.start(
+                draw.choice(roots),
+                ids,
+                needs_snapshot=draw.random() < 0.5,
+                mode=draw.choice(list(ReuseMode)),
+                admission=draw.choice(list(Admission)),
+            )
+        elif act < 0.8:
+            row = draw.choice(driver.rows)
+            driver.compute(
+                row, draw.choice([1, 100, 256, 300]), tail=draw.random() < 0.5, state=draw.choice([-1, 0, 60])
+            )
+        elif act < 0.97:
+            driver.finish(draw.choice(driver.rows))
+        else:
+            driver.wait(90)
+        driver.check_always()
+
+
+def days(limits: CacheLimits) -> None:
+    for seed in range(12):
+        walk(seed, limits)
+
+
+@pytest.mark.parametrize("limits", [LIMITS, ROOMY])
+def test_without_a_fault_the_laws_hold(limits: CacheLimits) -> None:
+    days(limits)
+
+
+def skipped_token(patch: pytest.MonkeyPatch) -> None:
+    """The match claims one token more than it compared."""
+    match = tree.PrefixTree.match
+
+    def longer(self: Any, root: Root, packed: bytes, limit: int) -> tree.Match:
+        found = match(self, root, packed, limit)
+        more = found.tail is not None and found.tail_tokens < min(found.tail.tokens, limit - found.path[-1].end)
+        return replace(found, tail_tokens=found.tail_tokens + 1) if more else found
+
+    patch.setattr(tree.PrefixTree, "match", longer)
+
+
+def all_of_the_prompt(patch: pytest.MonkeyPatch) -> None:
+    """No token is left to compute."""
+    match = tree.PrefixTree.match
+    patch.setattr(tree.PrefixTree, "match", lambda self, root, packed, limit: match(self, root, packed, limit + 1))
+
+
+def stale_prefix(patch: pytest.MonkeyPatch) -> None:
+    """Blocks are found under the root, whatever came before them."""
+
+    def anywhere(self: Any, root: Root, packed: bytes, limit: int) -> tree.Match:
+        if root.key not in self.roots:
+            return tree.Match(())
+        path, at = [self.roots[root.key]], 0
+        nodes = {leaf.ids: leaf for leaf in self.leaves for leaf in leaf.upwards() if leaf.is_full}
+        while at + 256 <= limit and (node := nodes.get(blocks.token_slice(packed, at, at + 256))):
+            path.append(node)
+            at += 256
+        return tree.Match(tuple(path))
+
+    patch.setattr(tree.PrefixTree, "match", anywhere)
+
+
+def foreign_fingerprint(patch: pytest.MonkeyPatch) -> None:
+    """Two models share a root."""
+    patch.setattr(blocks, "root_key", lambda fingerprint, salt=b"": b"root" * 8)
+
+
+def snapshot_of_wrong_depth(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot is taken wherever one hangs, its tokens uncompared."""
+
+    def any_of_the_node(match: tree.Match, query: Any) -> Any:
+        held = [snapshot for node in match.path for snapshot in node.snapshots.values()]
+        return max((one for one in held if one.depth <= match.depth), key=lambda one: one.depth, default=None)
+
+    patch.setattr(lookup, "_deepest_snapshot", any_of_the_node)
+
+
+def hash_only_match(patch: pytest.MonkeyPatch) -> None:
+    """A whole block is taken for equal when its hash is (a short one, so that some collide)."""
+
+    def by_hash(self: Any, key: bytes) -> Any:
+        return next(
+            (self._values[held] for held in self._keys if len(held) == len(key) and sum(held) % 8 == sum(key) % 8), None
+        )
+
+    patch.setattr(prefix_map.PrefixMap, "get", by_hash)
+
+
+def neighbour_unread(patch: pytest.MonkeyPatch) -> None:
+    """The longest common prefix is sought on one side only."""
+
+    def one_side(self: Any, key: bytes) -> Any:
+        at = prefix_map.bisect_left(self._keys, key)
+        if at == len(self._keys):
+            return None, 0
+        common = blocks.common_tokens(self._keys[at], key)
+        return (self._values[self._keys[at]], common) if common else (None, 0)
+
+    patch.setattr(prefix_map.PrefixMap, "nearest", one_side)
+
+
+def locks_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(eviction, "_may_go", lambda node, admission: node.admission is admission)
+
+
+def inexact_taken_for_exact(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lookup, "_exact_depth", lambda match: (len(match.path) - 1) * 256 if match.path else 0)
+
+
+def budget_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """Refilled blocks are counted at what they were."""
+    fill = tree.PrefixTree._fill
+
+    def uncounted(self: Any, node: Node, handle: Any, exact: bool) -> None:
+        before = dict(self.block_bytes)
+        fill(self, node, handle, exact)
+        if node in self.leaves:
+            self.block_bytes = before
+
+    patch.setattr(tree.PrefixTree, "_fill", uncounted)
+
+
+def causes_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """What was evicted passes for never seen."""
+    patch.setattr(lookup, "_evidence", lambda *args, was=lookup._evidence: replace(was(*args), loss=None))
+
+
+FAULTS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    skipped_token,
+    all_of_the_prompt,
+    stale_prefix,
+    foreign_fingerprint,
+    snapshot_of_wrong_depth,
+    hash_only_match,
+    neighbour_unread,
+    locks_ignored,
+    inexact_taken_for_exact,
+    budget_forgotten,
+    causes_forgotten,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_planted_fault_is_caught(
+    fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch)
+    with pytest.raises((AssertionError, ValueError)):
+        days(LIMITS)
+        days(ROOMY)

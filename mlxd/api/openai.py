@@ -12,11 +12,13 @@ from ninja import Router
 from inference.conversation.shape import ThinkingControl
 from inference.errors import ModelNotFound, UnsupportedParameter
 from inference.messages import Conversation
+from inference.params import Grammar
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.api.auth import AnyKey
 from mlxd.api.chunks import ChatShape, CompletionShape
 from mlxd.api.convert import convert_chat
+from mlxd.api.formats import alone, content_grammar, shape_answer
 from mlxd.api.generate import Ask, generate, read, resolve_params
 from mlxd.api.raw_prompt import read_prompt
 from mlxd.api.reasoning import ReasoningWish, reasoning_wish, template_args
@@ -31,16 +33,17 @@ any_key = AnyKey()
 
 @router.post("/chat/completions", auth=any_key, summary="Answer a conversation")
 async def chat_completions(request: ASGIRequest) -> HttpResponse:
-    def convert(body: ChatRequest) -> tuple[Conversation, ReasoningWish]:
+    def convert(body: ChatRequest) -> tuple[Conversation, ReasoningWish, Grammar | None]:
         refuse_chat(body)
-        return convert_chat(body), reasoning_wish(body)
+        return convert_chat(body), reasoning_wish(body), content_grammar(body)
 
-    body, (conversation, wish) = await read(request.body, ChatRequest, convert)
+    body, (conversation, wish, content) = await read(request.body, ChatRequest, convert)
+    grammar = await shape_answer(body, content, conversation.tools)
     params, tokenizer = await resolve_params(body)
     wish = wish.settled(thinking=policy.current().default_thinking, preserve=policy.current().preserve_thinking)
     ask = Ask(
         body,
-        replace(params, thinking_budget_tokens=wish.thought_limit_tokens),
+        replace(params, thinking_budget_tokens=wish.thought_limit_tokens, grammar=grammar),
         ChatShape(tokenizer),
         new_id("chatcmpl-"),
         len(request.body),
@@ -57,12 +60,17 @@ async def _thinking_control(model: str | None) -> ThinkingControl:
 
 @router.post("/completions", auth=any_key, summary="Continue a raw prompt")
 async def completions(request: ASGIRequest) -> HttpResponse:
-    body, _ = await read(request.body, CompletionRequest, refuse_completion)
+    def convert(body: CompletionRequest) -> Grammar | None:
+        refuse_completion(body)
+        return content_grammar(body)
+
+    body, content = await read(request.body, CompletionRequest, convert)
     params, tokenizer = await resolve_params(body)
     prompt = read_prompt(body.prompt, tokenizer.vocab_size)
     if body.echo and not isinstance(prompt, str):
         raise UnsupportedParameter("echo of a prompt of token ids is not offered.", param="echo")
     shape = CompletionShape(prompt if body.echo and isinstance(prompt, str) else "", tokenizer)
+    params = replace(params, grammar=alone(content))
     ask = Ask(body, params, shape, new_id("cmpl-"), len(request.body), raw_prompt=prompt)
     return await generate(request, ask)
 

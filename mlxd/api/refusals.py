@@ -37,7 +37,6 @@ _EITHER: Final = (
 )
 _CHAT: Final = (
     *_EITHER,
-    Unsupported("response_format", lambda form: form.type != "text", "other than text is not offered yet"),
     Unsupported("functions", bool, "is the retired form: send tools"),
     Unsupported("function_call", lambda call: call not in ("auto", "none"), "is the retired form: send tool_choice"),
     Unsupported("chat_template", _always, "is not taken from a request: the model's own template is used"),
@@ -59,7 +58,6 @@ def refuse_chat(request: ChatRequest) -> None:
     _check_min_tokens(request, request.max_completion_tokens or request.max_tokens)
     if request.top_logprobs and not request.logprobs:
         raise InvalidField("top_logprobs needs logprobs: true.", param="top_logprobs")
-    _check_tool_choice(request)
     _refuse(request, _CHAT)
 
 
@@ -105,23 +103,3 @@ def _check_context(request: GenerationRequest) -> None:
 def _check_min_tokens(request: GenerationRequest, max_tokens: int | None) -> None:
     if max_tokens is not None and (request.min_tokens or 0) > max_tokens:
         raise InvalidField("min_tokens must not be above max_tokens.", param="min_tokens")
-
-
-def _check_tool_choice(request: ChatRequest) -> None:
-    choice = request.tool_choice
-    if choice in (None, "auto", "none"):
-        return
-    names = {tool.function.name for tool in request.tools or () if tool.function}
-    if choice == "required":
-        if not names:
-            raise InvalidField("tool_choice required needs tools.", param="tool_choice")
-    elif _chosen_name(choice) not in names:
-        message = "tool_choice must be auto, none, required, or name a function of tools."
-        raise InvalidField(message, param="tool_choice")
-    raise UnsupportedParameter("tool_choice that forces a call is not offered yet.", param="tool_choice")
-
-
-def _chosen_name(choice: object) -> str | None:
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) else None

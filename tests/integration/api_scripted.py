@@ -93,8 +93,8 @@ class StandIn:
         raise ModelNotFound("There is no such model here.", param="model")
 
     async def text(self, model: ServedModel) -> Any:
-        tokenizer = SimpleNamespace(vocab_size=VOCAB_SIZE)
-        return SimpleNamespace(generation_defaults=self.defaults, tokenizer=tokenizer, traits=Traits())
+        tokenizer = SimpleNamespace(vocab_size=VOCAB_SIZE, encode_template=lambda _text: (1, 2))
+        return SimpleNamespace(generation_defaults=self.defaults, tokenizer=tokenizer, traits=Traits(), template=None)
 
     async def open(self, **asked: Any) -> ScriptedGeneration:
         self.asked.append(asked)

@@ -54,6 +54,13 @@ def deep(levels: int) -> dict[str, Any]:
 
 VALUE, TYPE, MISSING, NO = "invalid_value", "invalid_type", "missing_required_parameter", "unsupported_parameter"
 
+FORM = "response_format.json_schema"
+
+
+def form(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     # rule, fields, code, param
     ("B27", chat(temperature="0.5"), TYPE, "temperature"),
@@ -224,14 +231,28 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("B86", chat(tools=[TOOL], tool_choice=1), VALUE, "tool_choice"),
     ("B86", chat(tool_choice="required"), VALUE, "tool_choice"),
     ("B86", chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "absent"}}), VALUE, "tool_choice"),
-    ("B86", chat(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "read"}}), NO, "tool_choice"),
     ("B86", chat(tools=[TOOL], tool_choice={"type": "function"}), VALUE, "tool_choice"),
-    ("B86", chat(tools=[TOOL], tool_choice="required"), NO, "tool_choice"),
     ("B87", chat(response_format={"type": "yaml"}), VALUE, "response_format.type"),
     ("B87", chat(response_format={}), MISSING, "response_format.type"),
     ("B87", chat(response_format="json"), TYPE, "response_format"),
-    ("B87", chat(response_format={"type": "json_object"}), NO, "response_format"),
-    ("B87", chat(response_format={"type": "json_schema", "json_schema": {}}), NO, "response_format"),
+    ("B87", chat(response_format={"type": "json_schema"}), MISSING, "response_format.json_schema"),
+    ("B87", chat(response_format={"type": "json_schema", "json_schema": {}}), MISSING, f"{FORM}.schema"),
+    ("B87", chat(response_format=form(False)), TYPE, f"{FORM}.schema"),
+    ("B87", chat(response_format=form([])), TYPE, f"{FORM}.schema"),
+    ("B83", chat(response_format=form(deep(33))), VALUE, f"{FORM}.schema"),
+    ("B89", chat(response_format=form({"description": "x" * 1_100_000})), VALUE, f"{FORM}.schema"),
+    ("B88", chat(guided_grammar='root ::= "a"'), NO, "guided_grammar"),
+    ("B88", chat(structured_outputs={"grammar": 'root ::= "a"'}), NO, "structured_outputs.grammar"),
+    ("B88", chat(structured_outputs={"structural_tag": {}}), NO, "structured_outputs.structural_tag"),
+    ("B87", chat(guided_json="{", guided_choice=None), VALUE, "guided_json"),
+    ("B87", chat(guided_json=[]), TYPE, "guided_json"),
+    ("B84", chat(guided_regex="a\\"), VALUE, "guided_regex"),
+    ("B84", chat(guided_regex="(" * 70_000), VALUE, "guided_regex"),
+    ("B85", chat(guided_choice=[]), VALUE, "guided_choice"),
+    ("B85", chat(guided_choice=["x"] * 5_000), VALUE, "guided_choice"),
+    ("B85", chat(guided_choice=[""]), VALUE, "guided_choice[0]"),
+    ("B87", chat(guided_choice=["a"], guided_regex="a"), VALUE, "guided_choice"),
+    ("B87", chat(guided_choice=["a"], response_format={"type": "json_object"}), VALUE, "guided_choice"),
     ("B89", chat(tools=[tool(parameters={"d": "x" * 1_100_000})]), VALUE, "tools"),
     ("B81", chat(functions=[{"name": "f"}]), NO, "functions"),
     ("B81", chat(function_call={"name": "f"}), NO, "function_call"),

@@ -9,11 +9,7 @@ from pydantic import Field
 from mlxd.api.schemas.generation import GenerationRequest
 from mlxd.api.schemas.messages import MessageItem
 from mlxd.api.schemas.tools import ToolItem
-from mlxd.api.schemas.types import Body, Count, Integral, Tag
-
-
-class ResponseFormat(Body):
-    type: Literal["text", "json_object", "json_schema"]
+from mlxd.api.schemas.types import Count, Integral, Tag
 
 
 class ChatRequest(GenerationRequest):
@@ -27,7 +23,6 @@ class ChatRequest(GenerationRequest):
     function_call: Any = None
 
     max_completion_tokens: Count | None = None
-    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), Integral] | None = None
 

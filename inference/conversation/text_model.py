@@ -14,7 +14,8 @@ class TextModel:
     """Picklable. `template` None: the model was published without one and serves raw completions only.
 
     `generation_defaults` are the sampling values the model's authors recommend, under the names of `SamplingParams`.
-    `digest` changes when tokenizer, template or their settings change.
+    `dialects` are those it writes tool calls in, by its template and vocabulary, most likely first. `digest` changes
+    when tokenizer, template or their settings change.
     """
 
     tokenizer: Tokenizer
@@ -22,4 +23,5 @@ class TextModel:
     context_tokens: int
     generation_defaults: Mapping[str, float | int] = field(default_factory=dict)
     traits: Traits = field(default_factory=Traits)
+    dialects: tuple[str, ...] = ()
     digest: str = ""

@@ -19,6 +19,7 @@ from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
 from inference.errors import InvalidModel, TemplateFailed
+from inference.streaming.dialects.choice import detect
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TOKENIZER_BYTES = 256 << 20
@@ -63,6 +64,7 @@ def load_text(path: Path) -> TextModel:
         context_tokens=_context_tokens(files),
         generation_defaults=_generation_defaults(files.generation),
         traits=_traits(template, tokenizer),
+        dialects=detect(template.literals, tokenizer.structural_texts) if template else (),
         digest=_digest(path, template),
     )
 

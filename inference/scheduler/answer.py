@@ -69,7 +69,9 @@ class Answer:
             text, stopped = self._matcher.push(self._detokenizer.push(token))
             reasoned = self.reasoning_tokens
             pieces += self._read(text)
-            if logprobs and self.reasoning_tokens == reasoned:
+            if self.reasoning_tokens > reasoned:
+                self._forget_markers(pieces)
+            elif logprobs:
                 self._silent_logprobs.append(logprobs[count - 1])
             if stopped:
                 used = count
@@ -128,6 +130,11 @@ class Answer:
     def _spoken(self) -> int:
         tokens, self._silent_tokens = self._silent_tokens, 0
         return tokens
+
+    def _forget_markers(self, pieces: Sequence[Piece]) -> None:
+        """Tokens that had no text when a thought begins were its marker, unless their text is about to be shown."""
+        if not any(isinstance(piece, Said) and piece.channel is Channel.CONTENT for piece in pieces):
+            self._silent_logprobs.clear()
 
     def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
         """Those of the tokens that had no text yet."""

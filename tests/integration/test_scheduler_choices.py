@@ -8,9 +8,10 @@ import pytest
 
 from inference.engine.scripted import EOS, Fault, Script, ScriptedLoader, saying
 from inference.errors import GenerationFailed, InvalidParameter, MemoryPressure
-from inference.events import Admitted, Delta, Failed, Finished, PrefillProgress
+from inference.events import Admitted, Channel, Delta, Failed, Finished, PrefillProgress
 from inference.params import KVQuantisation
 from inference.ports import Job, ModelLimits
+from inference.scheduler import Thinking
 from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled, text_of, until
 
 
@@ -207,3 +208,23 @@ async def test_logprobs_go_with_the_text_of_their_tokens() -> None:
             assert len(delta.logprobs) == delta.token_count
             assert all(len(one.top) == 2 and one.top[0] == (one.token, one.logprob) for one in delta.logprobs)
     assert not any(event.logprobs for event in plain if isinstance(event, Delta))
+
+
+@pytest.mark.parametrize(
+    ("said", "content"),
+    [
+        ("<think>why</think>so", "so"),
+        ("so<think>why</think>, then", "so, then"),
+        ("a <b> c", "a <b> c"),
+        ("<thin air", "<thin air"),
+        ("<think>never ends", ""),
+    ],
+)
+async def test_logprobs_are_those_of_the_content(said: str, content: str) -> None:
+    """Each byte is a token, so that markers are many tokens, held back until it is known what they are."""
+    with scheduled(Script(reply=saying(said))) as scheduler:
+        told = await events(scheduler.submit(request(max_tokens=100, top_logprobs=0, thinking=Thinking())))
+    deltas = [event for event in told if isinstance(event, Delta)]
+    assert not any(delta.logprobs for delta in deltas if delta.channel is Channel.REASONING)
+    assert bytes(one.token for delta in deltas for one in delta.logprobs).decode() == content
+    assert "".join(delta.text for delta in deltas if delta.channel is Channel.CONTENT) == content

@@ -16,6 +16,7 @@ COMMANDS = {
     "models": ("mlxd.cli.models:models", "List the models on this machine."),
     "config": ("mlxd.cli.settings:config", "Show every setting, its value and where it comes from."),
     "doctor": ("mlxd.cli.doctor:doctor", "Check this machine and say what to do about what is wrong."),
+    "probe": ("mlxd.cli.probe:probe", "Measure how many tokens a server computes twice."),
     "manage": ("mlxd.cli.manage:manage", "Run one of Django's management commands."),
 }
 

@@ -46,7 +46,7 @@ def chat(
     screen = Screen(sys.stdout, wants_colour(sys.stdout), show_thinking=on_screen or verbose)
     show_speed = verbose or (on_screen and prompt is None)
     try:
-        with ChatServer.at(complete_base_url(base_url or _local_url(state_dir)), _key(api_key_file)) as server:
+        with ChatServer.at(complete_base_url(base_url or local_url(state_dir)), read_key(api_key_file)) as server:
             talk = Talk(server, screen, model or server.first_model(), system, max_new_tokens, show_speed)
             if prompt is not None:
                 sys.exit(0 if talk.ask(sys.stdin.read() if prompt == "-" else prompt) else 130)
@@ -59,7 +59,7 @@ def chat(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
 
 
-def _local_url(state_dir: str | None) -> str:
+def local_url(state_dir: str | None) -> str:
     """Where the daemon of the state directory listens, else where one would by default."""
     from mlxd.instance import find_running
     from mlxd.paths import StateDir, resolve_state_dir
@@ -69,7 +69,7 @@ def _local_url(state_dir: str | None) -> str:
     return running.url if running and running.url else f"http://127.0.0.1:{port}"
 
 
-def _key(path: Path | None) -> str:
+def read_key(path: Path | None) -> str:
     """A key comes from a file only: arguments and variables are visible to others."""
     if path is None:
         return ""

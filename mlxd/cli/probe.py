@@ -1,0 +1,168 @@
+"""`mlxd probe`: how many tokens a server computes twice, and where two requests part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxd.cli.options import state_dir_option
+from mlxd.start_errors import StartError
+
+if TYPE_CHECKING:
+    from inference.conversation.text_model import TextModel
+
+NAMES = ("normal", "insert", "branch", "fanout", "sides", "interleaved", "semantic")
+
+
+class ProbeGroup(click.Group):
+    """`mlxd probe SCENARIO ...` without a word for "run"."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=ProbeGroup)
+def probe() -> None:
+    """Measure how many tokens a server computes twice.
+
+    `mlxd probe` plays all scenarios against the mlxd on this machine, `mlxd probe normal fanout` those two,
+    `--base-url` against any server of the OpenAI chat API. `mlxd probe diff A B` says where two requests part.
+    """
+
+
+@probe.command()
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.option("--base-url", help="Server under test.  [default: the mlxd on this machine]")
+@click.option("-m", "--model", help="Model to ask for.  [default: the first the server lists]")
+@click.option("--tokenizer", help="The model's directory or Hub name, for its tokenizer and template.")
+@click.option("--max-ratio", type=float, default=1.02, show_default=True, help="Prefilled / necessary, at most.")
+@click.option("--max-tokens", type=click.IntRange(1), default=32, show_default=True, help="Length of each answer.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="File that holds the server's key.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything there (- is stdout).")
+@state_dir_option
+def run(
+    scenarios: tuple[str, ...],
+    base_url: str | None,
+    model: str | None,
+    tokenizer: str | None,
+    max_ratio: float,
+    max_tokens: int,
+    api_key_file: Path | None,
+    json_path: Path | None,
+    state_dir: str | None,
+) -> None:
+    """Play scenarios; exit code 1 when one is above the limit or uses cache that it cannot have."""
+    from mlxd.cli.chat import local_url, read_key
+    from mlxd.cli.chat_stream import ChatError, ChatServer, complete_base_url
+    from mlxd.probe.client import ProbeFailed
+    from mlxd.probe.oracle import Oracle
+    from mlxd.probe.report import as_json, lines, summaries
+    from mlxd.probe.run import Target, play
+
+    unknown = [name for name in scenarios if name not in NAMES]
+    if unknown:
+        raise StartError(f"There is no scenario {unknown[0]}.", cure=f"There are: {', '.join(NAMES)}.")
+    key = read_key(api_key_file)
+    try:
+        with ChatServer.at(complete_base_url(base_url or local_url(state_dir)), key) as server:
+            model = model or server.first_model()
+            url = server.base_url
+        target = Target(url, model, max_tokens, key)
+        turns = []
+        for turn in play(target, scenarios or NAMES, Oracle(_text(tokenizer or model, url))):
+            turns.append(turn)
+            if sys.stderr.isatty():
+                click.echo(f"\r{turn.scenario} {len(turns)}\x1b[K", nl=False, err=True)
+    except (ChatError, ProbeFailed) as error:
+        raise StartError(str(error)) from None
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    told = summaries(turns)
+    found = as_json(turns, max_ratio)
+    if json_path is not None:
+        _write(json_path, found)
+    if json_path is None or str(json_path) != "-":
+        click.echo("\n".join(lines(told, max_ratio)))
+    sys.exit(0 if found["passed"] else 1)
+
+
+@probe.command()
+@click.argument("left")
+@click.argument("right")
+@click.option("-m", "--model", required=True, help="The model's directory or Hub name, or `demo`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(left: str, right: str, model: str, as_json: bool) -> None:
+    """Say where two requests part: message, field, token and the texts there.
+
+    LEFT and RIGHT are files with a request body, or FILE:LINE of a recording with one JSON object a line. Exit code 1
+    when they differ.
+    """
+    from dataclasses import asdict
+
+    from inference.errors import InferenceError
+    from mlxd.probe.diff import part
+
+    text = _text(model, "")
+    try:
+        parting = part(text, _body(left), _body(right))
+    except InferenceError as error:
+        raise StartError(f"One of the two is no chat request: {error}") from None
+    same = parting.token is None and parting.left.tokens == parting.right.tokens
+    if as_json:
+        click.echo(json.dumps(asdict(parting) | {"message": parting.message}, indent=2, ensure_ascii=False))
+    elif same:
+        click.echo(f"The model reads the same {parting.common_tokens} tokens of both.")
+    else:
+        click.echo(f"{parting.common_tokens} tokens in common, of {parting.left.tokens} and {parting.right.tokens}.")
+        click.echo(f"before: ...{parting.before!r}")
+        for name, side in (("left", parting.left), ("right", parting.right)):
+            click.echo(f"{name + ':':<7} {side.text!r}\n        from {side.path or 'the template'}")
+    sys.exit(0 if same else 1)
+
+
+def _text(model: str, url: str) -> TextModel:
+    from inference.engine.demo import DEMO_MODEL_ID, demo_model_dir
+    from inference.engine.text import load_text
+    from mlxd.catalog import find_local
+
+    path = demo_model_dir() if model in ("demo", DEMO_MODEL_ID) else find_local(model)
+    if path is None:
+        where = f" The server at {url} says the model is {model!r}." if url else ""
+        raise StartError(
+            f"The tokenizer of {model!r} is not on this machine, so what is necessary cannot be known.{where}",
+            cure="Name it: --tokenizer DIRECTORY_OR_HUB_NAME.",
+        )
+    return load_text(path)
+
+
+def _body(where: str) -> dict[str, Any]:
+    """A request body from a file, or from one line of a recording."""
+    path, _, line = where.rpartition(":") if where.rpartition(":")[2].isdigit() else (where, "", "")
+    try:
+        text = Path(path).expanduser().read_text()
+        value = json.loads(text.splitlines()[int(line) - 1] if line else text)
+    except (OSError, ValueError, IndexError) as error:
+        raise StartError(f"{where}: {getattr(error, 'strerror', None) or 'no JSON object there'}.") from None
+    body = value.get("body", value) if isinstance(value, dict) else None
+    if isinstance(body, str):
+        body = json.loads(body)
+    if not isinstance(body, dict) or "messages" not in body:
+        raise StartError(f"{where}: no chat request there (an object with `messages`).")
+    return body
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    text = json.dumps(found, indent=2)
+    if str(path) == "-":
+        click.echo(text)
+        return
+    try:
+        path.expanduser().write_text(text + "\n")
+    except OSError as error:
+        raise StartError(f"--json {path}: {error.strerror}.") from None

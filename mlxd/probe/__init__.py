@@ -1,0 +1,1 @@
+"""`mlxd probe`: measures, from outside, how many tokens a server computes twice."""

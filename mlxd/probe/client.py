@@ -1,0 +1,105 @@
+"""One request to any server of the OpenAI chat API, and what the server itself says about its cache."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+
+from mlxd.probe.scenarios import Message
+
+SILENCE_S: Final = 600.0
+
+
+class ProbeFailed(Exception):
+    """The server did not answer as one of this API does; the message is ready to show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answer. `cached_tokens` is None where the server reports none; `ttft_s` runs to the first piece of text."""
+
+    message: Message
+    prompt_tokens: int
+    cached_tokens: int | None
+    completion_tokens: int
+    ttft_s: float
+    total_s: float
+    verdict: str
+
+
+@dataclass(slots=True)
+class _Reading:
+    content: str = ""
+    reasoning: str = ""
+    first_s: float | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, event: dict[str, Any], now_s: float) -> None:
+        if event.get("error"):
+            raise ProbeFailed(f"The server reports an error in its stream: {str(event['error'])[:200]}")
+        self.usage = event.get("usage") or self.usage
+        for choice in event.get("choices") or ():
+            delta = choice.get("delta") or {}
+            self.content += delta.get("content") or ""
+            self.reasoning += delta.get("reasoning_content") or delta.get("reasoning") or ""
+            if self.first_s is None and (self.content or self.reasoning):
+                self.first_s = now_s
+
+
+def ask(client: httpx.Client, model: str, messages: Sequence[Message], max_tokens: int) -> Answered:
+    """Streams one greedy answer. Raises `ProbeFailed`."""
+    body = {
+        "model": model,
+        "messages": [*messages],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    began_s = time.monotonic()
+    reading = _Reading()
+    try:
+        with client.stream("POST", "/chat/completions", json=body) as reply:
+            if reply.status_code != 200:
+                raise ProbeFailed(f"HTTP {reply.status_code}: {reply.read()[:300].decode(errors='replace')}")
+            for event in _events(reply.iter_lines()):
+                reading.take(event, time.monotonic() - began_s)
+            verdict = reply.headers.get("x-mlxd-verdict", "")
+    except httpx.HTTPError as error:
+        raise ProbeFailed(f"{client.base_url} does not answer ({type(error).__name__}).") from None
+    return _answered(reading, verdict, time.monotonic() - began_s)
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        text = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+        if text and text != "[DONE]":
+            try:
+                yield json.loads(text)
+            except ValueError:
+                raise ProbeFailed("The server sent an event that is not JSON.") from None
+
+
+def _answered(reading: _Reading, verdict: str, total_s: float) -> Answered:
+    usage = reading.usage
+    if not isinstance(usage.get("prompt_tokens"), int):
+        raise ProbeFailed("The server reports no usage, so nothing can be measured.")
+    details = usage.get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens", usage.get("cached_tokens"))
+    message: Message = {"role": "assistant", "content": reading.content}
+    if reading.reasoning:
+        message["reasoning_content"] = reading.reasoning
+    return Answered(
+        message=message,
+        prompt_tokens=usage["prompt_tokens"],
+        cached_tokens=cached if isinstance(cached, int) else None,
+        completion_tokens=usage.get("completion_tokens") or 0,
+        ttft_s=total_s if reading.first_s is None else reading.first_s,
+        total_s=total_s,
+        verdict=verdict,
+    )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from inference.conversation.preparer import Preparer
@@ -24,9 +25,10 @@ from inference.messages import Conversation
 from inference.params import GenerationParams, Grammar
 from inference.ports import CompiledGrammar, GrammarCompiler, Guide, ModelRef, ThoughtSpan, Tokenizer
 from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
-from inference.streaming.call_dialects import MARKERS
+from inference.streaming.dialects.choice import AUTO, markers, message_format, spoken
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt, TokenIds
+from mlxd.malformed import MalformedCalls
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
 """Names that clients send when they do not care; they mean the default model."""
@@ -64,7 +66,8 @@ class RuntimeView:
 class Runtime:
     """One per process. `load_text` reads a model's tokenizer and template from its directory.
 
-    `reasoning`: how thoughts are told from answers; `auto` looks where each prompt leaves the model. `make_grammars`
+    `reasoning`: how thoughts are told from answers; `auto` looks where each prompt leaves the model. `tool_call_format`
+    names a dialect of tool calls; `auto` takes what the model's template shows. `make_grammars`
     is called for the first grammar, with what gives the tokenizer of a model; without it no format is offered.
     """
 
@@ -75,6 +78,8 @@ class Runtime:
     strict_models: bool = False
     max_context_tokens: int = 0
     reasoning: ReasoningMode = ReasoningMode.AUTO
+    tool_call_format: str = AUTO
+    malformed: MalformedCalls = field(default_factory=MalformedCalls)
     make_grammars: Callable[[Callable[[ModelRef], Tokenizer]], GrammarCompiler] | None = None
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
@@ -141,6 +146,7 @@ class Runtime:
             served.path, text, raw_prompt if conversation is None else conversation, body_bytes
         )
         tools = () if conversation is None else conversation.tools
+        dialects = () if conversation is None else spoken(text.dialects, self.tool_call_format)
         thinking, thought = None, None
         if conversation is not None:
             prompt = quieted(text, prompt, self._tags(text)) if params.thinking_budget_tokens == 0 else prompt
@@ -156,7 +162,9 @@ class Runtime:
                 client=client,
                 thinking=thinking,
                 tools=tools,
-                shown=silent_ids(text.tokenizer, MARKERS) if tools else frozenset(),
+                dialects=dialects,
+                shown=_shown(text.tokenizer, dialects, calls=bool(tools)),
+                report=partial(self.malformed.note, request_id, served.id),
                 guide=_guide(grammar, thought, split=thinking is not None),
             )
         )
@@ -221,6 +229,12 @@ class Runtime:
         self._compiling.shutdown(wait=False, cancel_futures=True)
         self.preparer.close()
         self.scheduler.stop()
+
+
+def _shown(tokenizer: Tokenizer, dialects: Sequence[str], *, calls: bool) -> frozenset[int]:
+    """Special tokens that the readers of an answer must see."""
+    wanted = calls or message_format(dialects) is not None
+    return silent_ids(tokenizer, markers(dialects)) if wanted else frozenset()
 
 
 def _guide(grammar: CompiledGrammar | None, thought: ThoughtSpan | None, *, split: bool) -> Guide | None:

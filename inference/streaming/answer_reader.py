@@ -146,7 +146,7 @@ class AnswerReader:
         if self._showing.in_call:
             if not self._showing.break_off(attempt.read):
                 self._misses += 1
-                self._note(attempt)
+                self._note(attempt, shown=True)
             return attempt.rest
         self._showing.take_back()
         text, opener = attempt.read + attempt.rest, "" if attempt.calls else attempt.opener
@@ -164,9 +164,9 @@ class AnswerReader:
             self._showing.text(opener)
         return text[len(opener) :]
 
-    def _note(self, attempt: Attempt) -> None:
+    def _note(self, attempt: Attempt, *, shown: bool = False) -> None:
         self.malformed += 1
         if len(self.broken_calls) < MAX_BROKEN_CALLS:
             raw = attempt.read
-            broken = BrokenCall(attempt.dialect.name, attempt.reason, raw[:MAX_RAW_CHARS], len(raw))
+            broken = BrokenCall(attempt.dialect.name, attempt.reason, raw[:MAX_RAW_CHARS], len(raw), shown)
             self.broken_calls.append(broken)

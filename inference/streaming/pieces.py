@@ -30,13 +30,15 @@ Piece = Said | Begun | Arguments | Ended
 class BrokenCall:
     """What began like a call and could not be read: in which dialect, why, and its text up to where it broke.
 
-    `raw` is the first of that text, `chars` the length of all of it.
+    `raw` is the first of that text, `chars` the length of all of it. `shown`: a part of it was shown as a call, which
+    stays unfinished.
     """
 
     dialect: str
     reason: str
     raw: str
     chars: int
+    shown: bool = False
 
 
 class AnswerMachine(Protocol):

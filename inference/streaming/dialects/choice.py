@@ -62,6 +62,7 @@ _OTHER_NAMES: Final = {
 }
 """Names that people know from other programs."""
 
+AUTO: Final = "auto"
 NAMES: Final[Mapping[str, str]] = MappingProxyType({name: name for name in DIALECTS} | _OTHER_NAMES)
 """Every name a dialect may be called by, with its own."""
 
@@ -75,6 +76,15 @@ def detect(template: str, tokens: Iterable[str] = ()) -> tuple[str, ...]:
     """The dialects of a model by its chat template and the texts of its structural tokens, most likely first."""
     seen = "\0".join((template, *tokens))
     return tuple(sign.dialect for sign in SIGNS if any(all(text in seen for text in group) for group in sign.groups))
+
+
+def spoken(detected: Iterable[str], named: str = AUTO) -> tuple[str, ...]:
+    """The dialects to read besides those that any model may use: the detected ones, unless one was `named`.
+
+    A name changes how calls are read, not that a model's answers are made of messages.
+    """
+    detected = tuple(detected)
+    return detected if named == AUTO else (NAMES[named], *(name for name in detected if name in FORMATS))
 
 
 def dialects(names: Iterable[str]) -> tuple[Dialect, ...]:

@@ -38,6 +38,3 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
 
 ALWAYS: Final = ("json", "xml", "tagged", "mistral", "llama_json", "unwrapped")
 """Those that are read whatever the model: nothing else that a model says begins like them."""
-
-MARKERS: Final = tuple(dict.fromkeys(marker for dialect in DIALECTS.values() for marker in dialect.markers))
-"""Texts that may be special tokens of a model, which are silent unless they are asked for."""

@@ -56,10 +56,15 @@ def test_what_is_written_is_valid(compiler: LlgCompiler, tokenizer: JsonTokenize
     assert not re.search(r"[\s]", STRING.sub("", text)), "space that says nothing"
 
 
+def _without_leap(text: str) -> str:
+    """RFC 3339 knows a sixtieth second and small letters, Python does not."""
+    return text.upper().replace(":60", ":59")
+
+
 PARSERS: dict[str, Callable[[str], object]] = {
     "date": date.fromisoformat,
-    "date-time": lambda text: datetime.fromisoformat(text.upper()),
-    "time": lambda text: time.fromisoformat(text.upper()),
+    "date-time": lambda text: datetime.fromisoformat(_without_leap(text)),
+    "time": lambda text: time.fromisoformat(_without_leap(text)),
     "uuid": UUID,
     "ipv4": IPv4Address,
     "ipv6": IPv6Address,
@@ -81,7 +86,6 @@ def test_the_schemas_are_different() -> None:
 def test_the_law_is_not_empty(compiler: LlgCompiler, tokenizer: JsonTokenizer) -> None:
     """A schema that is not the one followed finds fault with most of what is written."""
     texts = [written(compiler, tokenizer, schema, seed=1) for schema in SCHEMAS[:20]]
-    valid = [
-        jsonschema.Draft202012Validator(SCHEMAS[at + 20]).is_valid(json.loads(text)) for at, text in enumerate(texts)
-    ]
+    others = [jsonschema.Draft202012Validator(schema) for schema in SCHEMAS[20:40]]
+    valid = [other.is_valid(json.loads(text)) for other, text in zip(others, texts, strict=True)]
     assert sum(valid) < 5

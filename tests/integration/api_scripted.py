@@ -93,7 +93,9 @@ class StandIn:
         raise ModelNotFound("There is no such model here.", param="model")
 
     async def text(self, model: ServedModel) -> Any:
-        tokenizer = SimpleNamespace(vocab_size=VOCAB_SIZE, encode_template=lambda _text: (1, 2))
+        tokenizer = SimpleNamespace(
+            vocab_size=VOCAB_SIZE, encode_template=lambda _text: (1, 2), token_bytes=lambda token: bytes([token])
+        )
         return SimpleNamespace(generation_defaults=self.defaults, tokenizer=tokenizer, traits=Traits(), template=None)
 
     async def open(self, **asked: Any) -> ScriptedGeneration:

@@ -73,13 +73,17 @@ def answers(draw: st.DrawFn) -> list[Event]:
     return said
 
 
+def numbered(event: Event, choice: int) -> Event:
+    return replace(event, choice=choice) if isinstance(event, Delta | ToolCallDelta | Finished) else event
+
+
 @st.composite
 def conversations(draw: st.DrawFn, choices: int = 1) -> tuple[list[Event], list[list[Event]]]:
     """A generation's events, its answers told in turn of any order, and the same in batches of any cut."""
     left: list[list[Event]] = []
     for choice in range(choices):
         finish = Finished(draw(st.sampled_from(FinishReason)), draw(usages))
-        left.append([replace(event, choice=choice) for event in (*draw(answers()), finish)])  # type: ignore[type-var]
+        left.append([numbered(event, choice) for event in (*draw(answers()), finish)])
     events: list[Event] = [Admitted("r", 7), *draw(silent)]
     while left := [answer for answer in left if answer]:
         events.append(left[draw(st.integers(0, len(left) - 1)) if len(left) > 1 else 0].pop(0))

@@ -27,6 +27,7 @@ from inference.engine.text import load_text
 from inference.errors import InferenceError
 from inference.ports import GrammarCompiler, ModelLimits, ModelLoader, ModelRef, Tokenizer
 from inference.scheduler import Scheduler, SchedulerSettings
+from inference.streaming.dialects.choice import AUTO, NAMES
 from inference.streaming.splitter import ReasoningMode
 from mlxd import __version__, instance, log, runtime
 from mlxd.api import policy
@@ -116,6 +117,7 @@ class Daemon:
             strict_models=config.strict_models,
             max_context_tokens=config.max_context_tokens,
             reasoning=ReasoningMode(config.reasoning),
+            tool_call_format=tool_call_format(config),
             make_grammars=make_grammars,
             version=__version__,
         )
@@ -222,6 +224,15 @@ def named(config: Config) -> tuple[tuple[str, Path], ...]:
         return named_models(config.models, demo=config.demo)
     except InferenceError as error:
         raise InvalidSetting(error.message, cure="`mlxd models` lists what is on this machine.") from error
+
+
+def tool_call_format(config: Config) -> str:
+    """The dialect of tool calls that was named. Raises `InvalidSetting`, which lists those there are."""
+    name = config.tool_call_format
+    if name != AUTO and name not in NAMES:
+        known = ", ".join((AUTO, *sorted(NAMES)))
+        raise InvalidSetting(f"There is no tool call format {name[:64]!r}.", cure=f"It may be one of: {known}.")
+    return name
 
 
 def scheduler_settings(config: Config) -> SchedulerSettings:

@@ -21,3 +21,9 @@ admin = AdminBearer()
 async def status(request: ASGIRequest) -> dict[str, Any]:
     view: dict[str, Any] = plain(asdict(runtime.current().snapshot()))
     return {**view, "ignored_fields": ignored.counts()}
+
+
+@router.get("/tools/malformed", auth=admin, summary="The last tool calls that could not be read")
+async def malformed_calls(request: ASGIRequest) -> dict[str, Any]:
+    """Newest first. Holds text of answers, so it is nowhere but here and in memory."""
+    return {"calls": [plain(asdict(call)) for call in runtime.current().malformed.newest_first()]}

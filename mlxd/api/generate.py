@@ -17,7 +17,7 @@ from inference.params import GenerationParams
 from inference.ports import Tokenizer
 from inference.tokens import TokenIds
 from mlxd import runtime
-from mlxd.api import ignored, policy
+from mlxd.api import ignored, policy, small_model
 from mlxd.api.chunks import Envelope, Reducer, Shape
 from mlxd.api.facts import facts_of
 from mlxd.api.logit_bias import read_bias
@@ -123,6 +123,8 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         generation.cancel()
         raise
     _tell(response, opening, generation.prompt_tokens, generation.max_tokens, ask.params.max_tokens)
+    if ask.conversation is not None and ask.conversation.tools:
+        _warn(response, small_model.warning(runtime.current(), generation.model_id))
     return response
 
 
@@ -144,6 +146,11 @@ def _envelope(ask: Ask, model_id: str) -> Envelope:
         choices=ask.params.n,
         strip_thinking=policy.current().strip_thinking or ask.hide_reasoning,
     )
+
+
+def _warn(response: HttpResponse, warning: str | None) -> None:
+    if warning is not None:
+        response[small_model.HEADER] = warning
 
 
 def _tell(

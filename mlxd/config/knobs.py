@@ -165,6 +165,9 @@ class Config:
     strip_thinking: Annotated[
         bool, About(ANSWERS, "Leave `reasoning_content` out of answers; its tokens are counted all the same.")
     ] = False
+    tool_call_format: Annotated[
+        str, About(ANSWERS, "Dialect of tool calls, e.g. `hermes` or `pythonic`. `auto`: what the chat template shows.")
+    ] = "auto"
 
     state_dir: Annotated[Path, About(STATE, "Where mlxd keeps its lock, keys, logs and databases; not read from .env.")]
 

@@ -96,7 +96,7 @@ FLAGS = (
     SeedName("--conversation-snapshots", why=NOT_YET_CACHE),
     SeedName("--conversation-disk-max-gb", why=NOT_YET_CACHE),
     SeedName("--max-slots", "max_batch"),
-    SeedName("--tool-call-format", why="None yet: three formats are recognised, whatever the model."),
+    SeedName("--tool-call-format", "tool_call_format", "Same meaning; `xml_function` is one of the names."),
     SeedName(
         "--reasoning", "reasoning", "Same three words. `auto` also finds out whether an answer begins mid-thought."
     ),

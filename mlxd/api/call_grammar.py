@@ -5,6 +5,7 @@
     tagged     <tool_call>f\\n<arg_key>a</arg_key>\\n<arg_value>1</arg_value>\\n</tool_call>
     mistral    [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}], or [TOOL_CALLS]f[ARGS]{"a": 1}
     llama_json <|python_tag|>{"name": "f", "parameters": {"a": 1}}
+    harmony    <|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}
 
 A model of any other form writes `json`, which is read whatever the model. A tool whose arguments cannot be held to its
 schema where they stand between tags is called in `json` as well.
@@ -20,7 +21,9 @@ from typing import Final
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.messages import Tool
+from inference.streaming.dialects.choice import spoken
 from inference.tokens import TokenIds
+from mlxd.api import harmony_grammar
 from mlxd.api.errors import InvalidField
 from mlxd.api.json_schema import enforceable
 from mlxd.api.lark import SPACED, json_node, literal, marker
@@ -32,33 +35,48 @@ _SIGNS: Final = {
     "mistral": "[TOOL_CALLS]",
     "llama_json": "<|python_tag|>",
 }
+_FORMS: Final = frozenset({"harmony", "json", *_SIGNS})
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """How a model writes calls. `encode` gives the ids of text as its template writes it."""
+    """How a model writes calls. `encode` gives the ids of text as its template writes it.
+
+    `dialects` are those its answers are read in, besides those that are read in any.
+    """
 
     template: str
     encode: Callable[[str], TokenIds]
+    dialects: tuple[str, ...] = ()
 
     @property
     def form(self) -> str:
-        return next((form for form, sign in _SIGNS.items() if sign in self.template), "json")
+        named = next((name for name in ("harmony", *self.dialects) if name in self.dialects and name in _FORMS), "")
+        return named or next((form for form, sign in _SIGNS.items() if sign in self.template), "json")
 
     def marker(self, text: str) -> str:
         return marker(text, self.encode)
 
 
-def speech_of(text: TextModel) -> Speech:
-    """How the model of that text side writes calls."""
+def speech_of(text: TextModel, tool_call_format: str) -> Speech:
+    """How the model of that text side writes calls; the format is the setting's."""
     template = text.template
     source = template.tool_source or template.source if isinstance(template, JinjaTemplate) else ""
-    return Speech(source, text.tokenizer.encode_template)
+    return Speech(source, text.tokenizer.encode_template, spoken(text.dialects, tool_call_format))
+
+
+def answer_rules(goals: Sequence[str], speech: Speech) -> list[str]:
+    """The rules of a whole answer that is one of `goals`: `content`, `calls`."""
+    if speech.form == "harmony":
+        return harmony_grammar.frame(speech.marker, goals)
+    return [f"start: {' | '.join(goals)}"]
 
 
 def call_rules(tools: Sequence[Tool], speech: Speech, *, single: bool) -> list[str]:
     """Rules for `calls`: one call, or one and more. Raises `InvalidField` for parameters that are no object's."""
     match speech.form:
+        case "harmony":
+            return harmony_grammar.calls(speech.marker, tools, _arguments)
         case "mistral" if "[ARGS]" in speech.template:
             return _mistral_named(tools, speech, single)
         case "mistral":

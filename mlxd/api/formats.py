@@ -15,7 +15,7 @@ from inference.errors import UnsupportedParameter
 from inference.messages import Tool
 from inference.params import Grammar
 from mlxd import runtime
-from mlxd.api.call_grammar import Speech, call_rules, speech_of
+from mlxd.api.call_grammar import Speech, answer_rules, call_rules, speech_of
 from mlxd.api.errors import InvalidBody, InvalidField
 from mlxd.api.json_schema import MAX_SCHEMA_BYTES, enforceable, schema_bytes
 from mlxd.api.lark import json_node, literal, regex
@@ -40,16 +40,16 @@ def content_grammar(request: FormatFields) -> Grammar | None:
 async def shape_answer(request: ChatRequest, content: Grammar | None, tools: Sequence[Tool]) -> Grammar | None:
     """What the answer of the model that a request names must match; large sets of tools are written off the loop."""
     choice = tool_choice(request)
-    if not choice.forced and (content is None or not tools):
-        return alone(content)
+    if not choice.forced and content is None:
+        return None
     running = runtime.current()
-    speech = speech_of(await running.text(running.resolve(request.model)))
+    speech = speech_of(await running.text(running.resolve(request.model)), running.tool_call_format)
     return await asyncio.to_thread(answer_grammar, content, choice, tools, speech)
 
 
 def alone(content: Grammar | None) -> Grammar | None:
-    """An answer that is content and nothing else."""
-    return None if content is None else _whole("start: content", [content.lark], content.param)
+    """The answer to a raw prompt: content and nothing else."""
+    return None if content is None else Grammar(f"start: content\n{content.lark}", content.param)
 
 
 def answer_grammar(
@@ -58,16 +58,18 @@ def answer_grammar(
     """What a whole answer must match; None: it is free."""
     if choice.forced:
         named = [tool for tool in tools if not choice.names or tool.name in choice.names]
-        rules = call_rules(named, speech, single=choice.single)
-        return _whole("start: calls", rules, "tools" if len(named) > 1 else f"{named[0].path}.parameters")
-    if content is None or not tools:
-        return alone(content)
-    rules = call_rules(tools, speech, single=choice.single)
-    return _whole("start: calls | content", [*rules, content.lark], content.param)
+        param = "tools" if len(named) > 1 else f"{named[0].path}.parameters"
+        return _written([*answer_rules(["calls"], speech), *call_rules(named, speech, single=choice.single)], param)
+    if content is None:
+        return None
+    if not tools:
+        return _written([*answer_rules(["content"], speech), content.lark], content.param)
+    calls = call_rules(tools, speech, single=choice.single)
+    return _written([*answer_rules(["calls", "content"], speech), *calls, content.lark], content.param)
 
 
-def _whole(start: str, rules: Sequence[str], param: str) -> Grammar:
-    return Grammar("\n".join((start, *rules)), param)
+def _written(rules: Sequence[str], param: str) -> Grammar:
+    return Grammar("\n".join(rules), param)
 
 
 # --- where a format stands --------------------------------------------------------------------------------------

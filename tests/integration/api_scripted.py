@@ -76,6 +76,7 @@ class StandIn:
     defaults: dict[str, Any] = field(default_factory=dict)
     alive: bool = True
     ready: tuple[bool, str] = (True, "ready")
+    tool_call_format: str = "auto"
     models: tuple[ServedModel, ...] = (
         ServedModel("tiny", Path("/models/tiny"), 1_700_000_000),
         ServedModel("owner/other", Path("/models/other"), 1_700_000_001),
@@ -96,7 +97,9 @@ class StandIn:
         tokenizer = SimpleNamespace(
             vocab_size=VOCAB_SIZE, encode_template=lambda _text: (1, 2), token_bytes=lambda token: bytes([token])
         )
-        return SimpleNamespace(generation_defaults=self.defaults, tokenizer=tokenizer, traits=Traits(), template=None)
+        return SimpleNamespace(
+            generation_defaults=self.defaults, tokenizer=tokenizer, traits=Traits(), template=None, dialects=()
+        )
 
     async def open(self, **asked: Any) -> ScriptedGeneration:
         self.asked.append(asked)

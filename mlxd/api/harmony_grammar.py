@@ -1,0 +1,32 @@
+"""Answers made of harmony's messages (gpt-oss): perhaps a thought, then the one message that is asked for.
+
+    <|channel|>analysis<|message|>THOUGHT<|end|><|start|>assistant<|channel|>final<|message|>CONTENT
+    <|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}
+
+The prompt has written `<|start|>assistant`. A model of this format stops at the end of a call, so an answer holds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from inference.messages import Tool
+from mlxd.api.lark import literal
+
+Marker = Callable[[str], str]
+
+
+def frame(marker: Marker, goals: Sequence[str]) -> list[str]:
+    """The rules of a whole answer that ends in one of `goals`: `content`, `calls`."""
+    opened = marker("<|channel|>")
+    ends = [f"{opened} said" if goal == "content" else f"{opened} calls" for goal in goals]
+    thought = f'{opened} "analysis" {marker("<|message|>")} /(?s:.*)/ {marker("<|end|>")} {marker("<|start|>")}'
+    rules = [f"start: thought? ({' | '.join(ends)})", f'thought: {thought} "assistant"']
+    return [*rules, f'said: "final" {marker("<|message|>")} content'] if "content" in goals else rules
+
+
+def calls(marker: Marker, tools: Sequence[Tool], arguments: Callable[[Tool], str]) -> list[str]:
+    """The rule `calls`: one of the tools."""
+    behind = f'{marker("<|constrain|>")} "json" {marker("<|message|>")}'
+    written = [f"{literal(f'commentary to=functions.{tool.name} ')} {behind} {arguments(tool)}" for tool in tools]
+    return [f"calls: {' | '.join(written)}"]

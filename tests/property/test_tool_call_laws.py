@@ -1,166 +1,208 @@
-"""Laws of the tool call parser: any cut gives what the whole text means, and nothing that was said is lost."""
+"""Laws of reading answers: any cut gives what the whole text means, and nothing that was said is lost."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
-from itertools import pairwise
+import re
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
+from inference.events import Channel
 from inference.messages import Tool
-from inference.streaming import tool_calls as room
-from inference.streaming.call_dialects import CLOSERS, Unread, begins, read
-from inference.streaming.tool_calls import ParsedCall, ToolCallParser
+from inference.streaming import answer_reader, openers, showing
+from inference.streaming.dialects import json_calls
+from inference.streaming.dialects.table import ALWAYS
+from inference.streaming.pieces import Said
+from inference.streaming.reading import Source
+from inference.streaming.showing import SHOWN_AFTER_CHARS
+from inference.streaming.splitter import ReasoningMode
+from inference.streaming.stop import StopMatcher
+from tests.answers import Call, Sum, added, cut, machine, pushed
+from tests.slow_reader import NUL, Meaning, meaning
 
-SCHEMA = {"type": "object", "properties": {"s": {"type": "string"}, "v": {"type": ["integer", "array", "object"]}}}
+SCHEMA = {"type": "object", "properties": {"s": {"type": "string"}, "v": {"type": "array"}, "n": {"type": "integer"}}}
 TOOLS = (Tool("look", "", SCHEMA), Tool("a.b-c", "", SCHEMA))
-OFFERED = {tool.name: tool for tool in TOOLS}
-Said = list[str | ParsedCall]
+OFFERED = {tool.name: tool.parameters for tool in TOOLS}
+THINK = ("<think>", "</think>")
 
-
-def cut(text: str, cuts: Iterable[int]) -> list[str]:
-    places = sorted({0, len(text), *(place % (len(text) + 1) for place in cuts)})
-    return [text[start:end] for start, end in pairwise(places)]
-
-
-def runs(said: Iterable[str | ParsedCall]) -> Said:
-    """The same with neighbouring texts joined."""
-    joined: Said = []
-    for piece in said:
-        if isinstance(piece, str) and joined and isinstance(last := joined[-1], str):
-            joined[-1] = last + piece
-        elif piece:
-            joined.append(piece)
-    return joined
-
-
-def parse(pieces: Iterable[str]) -> Said:
-    parser = ToolCallParser(TOOLS)
-    said = [found for piece in pieces for found in parser.push(piece)]
-    return runs([*said, *parser.finish()])
-
-
-def whole(text: str) -> Said:
-    """The definition, over the whole text: no state, nothing held back."""
-    said: Said = [""]
-    at = misses = calls = 0
-    while at < len(text):
-        opener = next((one for one in CLOSERS if text.startswith(one, at)), "")
-        found = None
-        if opener and misses < room.MAX_MISSES and begins(opener, text, at + len(opener)):
-            found, missed = call_at(text, at, opener, room.MAX_MISSES - misses)
-            misses += missed
-        if found is None:
-            step = opener or text[at]
-            said[-1] = f"{said[-1]}{step}"
-            at += len(step)
-            continue
-        before = said.pop()
-        assert isinstance(before, str)
-        blank = not before.strip()
-        said += [*([] if blank else [before]), ParsedCall(found.name, found.arguments, before * blank + found.raw), ""]
-        at += len(found.raw)
-        calls += 1
-    last = said.pop()
-    assert isinstance(last, str)
-    return [*said, *([last] if last.strip() or (last and not calls) else [])]
-
-
-def call_at(text: str, at: int, opener: str, patience: int) -> tuple[ParsedCall | None, int]:
-    closer, start, missed = CLOSERS[opener], at + len(opener), 0
-    for end in range(start, len(text)):
-        if not text.startswith(closer, end):
-            continue
-        verdict = read(opener, text[start:end], OFFERED)
-        if not isinstance(verdict, Unread):
-            raw = text[at : end + len(closer)]
-            rest = text[end + len(closer) :]
-            orphan = rest.lstrip().startswith("</tool_call>") and opener == "<function="
-            raw += rest[: len(rest) - len(rest.lstrip()) + len("</tool_call>")] if orphan else ""
-            return ParsedCall(*verdict, raw), missed
-        missed += 1
-        if verdict is Unread.BROKEN or missed == patience:
-            return None, missed
-    return None, missed + 1
-
-
-GOOD = [
-    '<tool_call>\n{"name": "look", "arguments": {"s": "</tool_call> \\" {"}}\n</tool_call>',
-    "<tool_call>\n<function=a.b-c>\n<parameter=s>\nx </tool_call> y\n</parameter>\n<parameter=v>[1, 2]</parameter>\n"
-    "</function>\n</tool_call>",
-    "<function=look><parameter=v>7</parameter></function>",
-    "<tool_call>look\n<arg_key>v</arg_key>\n<arg_value>{}</arg_value>\n</tool_call>",
-    "<tool_call>look</tool_call>",
-]
+GOOD = {
+    "json": '<tool_call>\n{"name": "look", "arguments": {"s": "</tool_call> \\" {\\d\n"}}\n</tool_call>',
+    "json, string": '<tool_call>{"id": 1, "parameters": "{\\"n\\": 7}", "name": "a.b-c"}</tool_call>',
+    "xml": "<tool_call>\n<function=a.b-c>\n<parameter=s>\nx </parameter> <think> y\n</parameter>\n"
+    "<parameter=v>[1, 2]</parameter>\n</function>\n</tool_call>",
+    "xml, bare": "<function=look><parameter=n>7</parameter><parameter=s></function>\n</parameter></function>",
+    "tagged": "<tool_call>look\n<arg_key>v</arg_key>\n<arg_value>[]</arg_value>\n<arg_key>s</arg_key>"
+    "<arg_value></tool_call></arg_value></tool_call>",
+    "tagged, empty": "<tool_call>look</tool_call>",
+    "mistral": '[TOOL_CALLS] [{"name": "look", "arguments": {"s": "]"}}, {"name": "look"}]',
+    "mistral, named": '[TOOL_CALLS]look[ARGS]{"n": 1}a.b-c[CALL_ID]x1[ARGS] {}',
+    "llama": '<|python_tag|>{"name": "look", "parameters": {"s": ";"}}; {"name": "a.b-c"}',
+}
+BARE = {
+    "object": '{"name": "look", "arguments": {"v": [{}, "}"]}}',
+    "list": '[{"name": "look", "arguments": {"n": 1}}, {"name": "a.b-c"}]',
+    "fence": '```json\n{"name": "look", "parameters": {"s": "```"}}\n```',
+}
 MARKS = [
     "<tool_call>", "</tool_call>", "<function=", "</function>", "<parameter=s>", "</parameter>", "<arg_key>s</arg_key>",
-    "<arg_value>", "</arg_value>", "look", '{"name": "look"', '"', "}", "<", "\n", " ", "x", "</", "=look>",
+    "<arg_value>", "</arg_value>", "look", '{"name": "look"', '"', "}", "<", "\n", " ", "x", "</", "=look>", "[", "]",
+    "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", ";", "{", "```", *THINK, *THINK, '"arguments": {', ",", "\\", "1", ":",
 ]  # fmt: skip
+whole_calls = st.sampled_from([*GOOD.values(), *BARE.values()])
 texts = st.lists(
-    st.sampled_from(GOOD) | st.sampled_from(MARKS) | st.builds(lambda one, n: one[:n], st.sampled_from(GOOD),
-    st.integers(1, 60)), max_size=9,
+    whole_calls | st.sampled_from(MARKS) | st.builds(lambda one, size: one[:size], whole_calls, st.integers(1, 60)),
+    max_size=9,
 ).map("".join)  # fmt: skip
 cuts = st.lists(st.integers(0, 2000), max_size=40)
+THOUGHTFUL = settings(deadline=None, database=None, phases=[Phase.generate], derandomize=True)
 
 
-def cuts_do_not_matter(text: str, places: list[int]) -> None:
-    wanted = whole(text)
-    assert parse(cut(text, places)) == wanted
-    assert parse([text]) == wanted
+def read(pieces: Iterable[str], mode: ReasoningMode = ReasoningMode.AUTO) -> Sum:
+    return added(pushed(machine(TOOLS, mode=mode, markers=THINK), pieces))
+
+
+def meant(total: Sum) -> Meaning:
+    def side(channel: Channel) -> str:
+        return "".join(NUL if isinstance(one, Call) else one[1] * (one[0] is channel) for one in total)
+
+    calls = [(one.name, json.loads(one.arguments)) for one in total if isinstance(one, Call)]
+    return Meaning(side(Channel.CONTENT), side(Channel.REASONING), calls)
+
+
+@pytest.fixture
+def calls_are_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(showing, "SHOWN_AFTER_CHARS", 10**9)
+
+
+def reads_what_is_meant(text: str, places: list[int]) -> None:
+    for mode, markers in ((ReasoningMode.AUTO, THINK), (ReasoningMode.OFF, ("", ""))):
+        wanted = meaning(text, OFFERED, *markers)
+        total = read([text], mode)
+        assert meant(total) == wanted
+        assert read(cut(text, places), mode) == read(text, mode) == total
+
+
+@pytest.mark.usefixtures("calls_are_shown_whole")
+@settings(max_examples=600, deadline=None)
+@given(texts, cuts)
+@example('<tool_call>{"' + "</tool_call>" * 30 + GOOD["json"], [100])
+def test_any_cut_gives_what_the_whole_text_means(text: str, places: list[int]) -> None:
+    reads_what_is_meant(text, places)
+
+
+@pytest.mark.parametrize("good", [*GOOD.values(), *BARE.values()])
+@pytest.mark.parametrize(
+    "frame", ["{}", "<think>why\n</think>\n{}", "one {} two <tool_call", "<think>{}\n</think>{}\n"]
+)
+def test_any_one_cut_and_single_characters(good: str, frame: str) -> None:
+    text = frame.replace("{}", good)
+    wanted = read([text])
+    assert meant(wanted) == meaning(text, OFFERED, *THINK) and read(text) == wanted
+    for place in range(len(text)):
+        assert read([text[:place], text[place:]]) == wanted
 
 
 @settings(max_examples=300, deadline=None)
 @given(texts, cuts)
-@example("<tool_call>" * 3 + '{"name": "look"}</tool_call> ', [1])
-@example('<tool_call>{"' + "</tool_call>" * 70 + GOOD[2], [800])
-@example('<tool_call>{"' * 70 + GOOD[2], [30])
-def test_the_cuts_do_not_matter(text: str, places: list[int]) -> None:
-    cuts_do_not_matter(text, places)
+def test_showing_a_call_early_changes_only_calls_that_break(text: str, places: list[int]) -> None:
+    early = read(cut(text, places))
+    assert read([text]) == early
+    if any(isinstance(one, Call) and len(one.arguments) > SHOWN_AFTER_CHARS for one in early):
+        return
+    assert meant(early) == meaning(text, OFFERED, *THINK)
 
 
-@pytest.mark.parametrize("good", GOOD)
-def test_any_one_cut_and_single_characters(good: str) -> None:
-    text = f"one {good}\n{good} two <tool_call"
-    wanted = whole(text)
-    assert [type(piece) for piece in wanted] == [str, ParsedCall, ParsedCall, str]
-    assert parse(text) == wanted
-    for place in range(len(text)):
-        assert parse([text[:place], text[place:]]) == wanted
+# --- nothing is lost --------------------------------------------------------------------------------------------
+
+MARKUP = re.compile(r"(?:\s|\]|;|```|</tool_call>|</?t?o?o?l?_?c?a?l?l?\Z)*")
 
 
-@pytest.mark.parametrize("good", GOOD)
-def test_a_call_is_out_with_the_character_that_settles_it(good: str) -> None:
-    parser = ToolCallParser(TOOLS)
-    assert [parser.push(char) for char in good[:-1]] == [()] * (len(good) - 1)
-    bare = good.startswith("<function=")  # the closer of a wrapper may follow
-    (call,) = [*parser.push(good[-1]), *(parser.push("\n<") + parser.push("/x") if bare else ())][:1]
-    assert isinstance(call, ParsedCall) and call.raw == good
+def nothing_is_lost(text: str, total: Sum) -> None:
+    """Texts and calls make up the answer, but for what closes calls and white space beside them."""
+    at = 0
+    for one in total:
+        part = one.raw if isinstance(one, Call) else one[1]
+        start = text.index(part, at)
+        assert MARKUP.fullmatch(text, at, start), text[at:start]
+        at = start + len(part)
+    assert MARKUP.fullmatch(text, at)
 
 
-@settings(max_examples=200, deadline=None)
+def calls_are_sound(total: Sum) -> None:
+    """Arguments are an object's JSON text, or unfinished and so none; a short call is never unfinished."""
+    for one in total:
+        if not isinstance(one, Call):
+            continue
+        assert one.name in OFFERED
+        if one.whole:
+            assert isinstance(json.loads(one.arguments), dict)
+            continue
+        assert len(one.arguments) > SHOWN_AFTER_CHARS
+        with pytest.raises(ValueError):
+            json.loads(one.arguments)
+
+
+@settings(max_examples=300, deadline=None)
 @given(texts, cuts)
 def test_nothing_is_lost(text: str, places: list[int]) -> None:
-    said = parse(cut(text, places))
-    joined = "".join(piece if isinstance(piece, str) else piece.raw for piece in said)
-    assert text.startswith(joined)
-    rest = text[len(joined) :]
-    assert not rest or (rest.isspace() and isinstance(said[-1], ParsedCall))
-    for piece in said:
-        if isinstance(piece, ParsedCall):
-            assert piece.name in OFFERED and isinstance(json.loads(piece.arguments), dict)
+    total = read(cut(text, places), ReasoningMode.OFF)
+    nothing_is_lost(text, total)
+    calls_are_sound(total)
 
 
-@settings(max_examples=100, deadline=None)
-@given(texts, cuts)
-def test_without_tools_everything_passes_at_once(text: str, places: list[int]) -> None:
-    parser = ToolCallParser()
-    assert [parser.push(piece) for piece in cut(text, places)] == [(piece,) for piece in cut(text, places)]
-    assert parser.finish() == () and parser.malformed == 0
+def mutated(text: str, chance: random.Random) -> str:
+    at, size = chance.randrange(len(text)), chance.randint(1, 6)
+    match chance.randrange(6):
+        case 0:
+            return text[:at] + text[at + size :]
+        case 1:
+            return text[:at] + chance.choice(MARKS) + text[at:]
+        case 2:
+            return text[:at] + chance.choice('"{}[]<>:,\\\n') + text[at + 1 :]
+        case 3:
+            return text[:at] + text[at : at + 20] * 2 + text[at + 20 :]
+        case 4:
+            return text[:at]
+    return text[: at // 2] + text[at:]
+
+
+LONG = "long \\n " * 40
+LONG_GOOD = [
+    *GOOD.values(),
+    *BARE.values(),
+    f'<tool_call>{{"name": "look", "arguments": {{"s": "{LONG}", "v": [1, {{"a": null}}]}}}}</tool_call>',
+    f"<tool_call><function=look><parameter=s>{LONG}</parameter><parameter=n>3</parameter></function></tool_call>",
+    f"<tool_call>look<arg_key>s</arg_key><arg_value>{LONG}</arg_value></tool_call>",
+    f'[TOOL_CALLS]look[ARGS]{{"s": "{LONG}"}}',
+]
+
+
+@pytest.mark.parametrize("good", LONG_GOOD)
+def test_five_hundred_mutations_neither_break_nor_lose_anything(good: str) -> None:
+    chance = random.Random(good)
+    for _ in range(500):
+        text = f"before {good}\n{mutated(mutated(good, chance) or good, chance)} after"
+        total = read(cut(text, chance.choices(range(len(text)), k=10)), ReasoningMode.OFF)
+        assert total == read(text, ReasoningMode.OFF)
+        nothing_is_lost(text, total)
+        calls_are_sound(total)
+
+
+@pytest.mark.parametrize("good", LONG_GOOD)
+def test_ten_thousand_random_cuts_give_one_answer(good: str) -> None:
+    text = f"<think>a</think>{good}\n{good[:40]}"
+    wanted, chance = read([text]), random.Random(7)
+    for _ in range(10_000):
+        assert read(cut(text, chance.choices(range(len(text)), k=chance.randrange(8)))) == wanted
+
+
+# --- what models write ------------------------------------------------------------------------------------------
 
 
 def in_json(name: str, arguments: dict[str, Any]) -> str:
@@ -177,47 +219,95 @@ def in_tags(name: str, arguments: dict[str, Any]) -> str:
     return f"<tool_call>{name}\n{'\n'.join(inner)}\n</tool_call>"
 
 
+def in_brackets(name: str, arguments: dict[str, Any]) -> str:
+    return f"[TOOL_CALLS]{name}[ARGS]{json.dumps(arguments, ensure_ascii=False)}"
+
+
 def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=20)
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=200)
 arguments = st.fixed_dictionaries(
-    {}, optional={"s": words, "v": st.integers() | st.lists(st.integers()) | st.dictionaries(words, words)}
+    {}, optional={"s": words, "n": st.integers(), "v": st.lists(st.integers() | st.dictionaries(words, words))}
 )
 wanted_calls = st.lists(st.tuples(st.sampled_from(sorted(OFFERED)), arguments), min_size=1, max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.sampled_from([in_json, in_functions, in_tags]), wanted_calls, cuts)
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([in_json, in_functions, in_tags, in_brackets]), wanted_calls, cuts)
 def test_what_a_dialect_writes_is_what_is_read(dialect: Any, calls: list[tuple[str, Any]], places: list[int]) -> None:
     text = "before\n" + "\n".join(dialect(*call) for call in calls) + "\nafter"
-    before, *found, after = parse(cut(text, places))
-    assert (before, after) == ("before\n", "\nafter")
-    assert [(one.name, json.loads(one.arguments)) for one in found if isinstance(one, ParsedCall)] == calls
+    before, *found, after = read(cut(text, places))
+    assert (before, after) == ((Channel.CONTENT, "before\n"), (Channel.CONTENT, "\nafter"))
+    assert [(one.name, json.loads(one.arguments)) for one in found if isinstance(one, Call)] == calls
 
 
-@pytest.mark.parametrize("good", GOOD)
-def test_ten_thousand_cuttings_over_all_dialects(good: str) -> None:
-    text = f"a{good}<tool_call>{{ b"
-    wanted, random_ = whole(text), random.Random(7)
-    for _ in range(2000):
-        assert parse(cut(text, random_.sample(range(1, len(text)), random_.randint(0, 20)))) == wanted
+@settings(max_examples=100, deadline=None)
+@given(texts, cuts)
+def test_without_tools_everything_passes_at_once(text: str, places: list[int]) -> None:
+    reader = machine(())
+    for piece in cut(text, places):
+        assert (
+            "".join(one[1] for one in added(reader.push(piece)) if not isinstance(one, Call)).strip() == piece.strip()
+        )
 
 
-@pytest.mark.parametrize("fault", ["no hold", "closer in a value", "no gap"])
+# --- the laws have teeth, and reading is cheap ------------------------------------------------------------------
+
+
+def all_is_said(self: Any, attempt: Any) -> str:
+    self._showing.text(attempt.read + attempt.rest)
+    return ""
+
+
+def no_dialect_is_next(self: Any, opener: str) -> Sequence[Any]:
+    return (self._openers.get(opener) or self._starts[opener])[:1]
+
+
+FAULTS: dict[str, tuple[Any, str, Any]] = {
+    "an opener that is cut is text": (openers, "open_chars", lambda *args: 0),
+    "only one dialect is tried": (openers.Openers, "dialects", no_dialect_is_next),
+    "white space beside calls is content": (
+        showing.Showing, "_say", lambda self, pieces: self._pieces.extend(Said(*piece) for piece in pieces),
+    ),
+    "the text behind a broken opener is not looked at": (
+        answer_reader.AnswerReader, "_broken", all_is_said,
+    ),
+    "a closer counts inside of a string": (
+        json_calls, "json_value",
+        lambda source, sink: (sink(text) for text in [(yield from source.until("</tool_call>"))[0]]),
+    ),
+    "a value ends at its first closing tag": (
+        Source, "_followed", lambda self, followers: (yield from self.peek(0)) == "" and bool(followers),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("calls_are_shown_whole")
+@pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if fault == "no hold":
-        monkeypatch.setattr(room, "_open_chars", lambda text, at: 0)
-    elif fault == "closer in a value":
-        monkeypatch.setattr(room, "read", lambda *args: Unread.BROKEN if read(*args) is Unread.OPEN else read(*args))
-    else:
-        monkeypatch.setattr(ToolCallParser, "_say", lambda self, text: self._found.append(text))
+    monkeypatch.setattr(*FAULTS[fault])
 
-    @settings(max_examples=300, deadline=None, database=None, phases=[Phase.generate], derandomize=True)
+    @settings(THOUGHTFUL, max_examples=400)
     @given(texts, cuts)
     def law(text: str, places: list[int]) -> None:
-        cuts_do_not_matter(text, places)
+        reads_what_is_meant(text, places)
 
     with pytest.raises(AssertionError):
         law()
+
+
+@pytest.mark.parametrize("good", ["text", *LONG_GOOD[-4:]])
+def test_a_token_costs_microseconds(good: str) -> None:
+    """Stop strings, splitting and calls together: 20 us at most where it was written, ten times that here."""
+    text = ("<think>" + "Why not, it is so. " * 40 + "</think>" + "So it is <b>bold</b>. " * 40) * 5
+    text = text if good == "text" else f"{good}\n" * 30
+    tokens = [text[at : at + 4] for at in range(0, len(text), 4)]
+    reader, stop = machine(TOOLS, ALWAYS, ReasoningMode.AUTO), StopMatcher(("STOP", "\n\nHuman"))
+    began_s = time.perf_counter()
+    for token in tokens:
+        reader.push(stop.push(token)[0])
+    each_us = (time.perf_counter() - began_s) / len(tokens) * 1e6
+    print(f"{good[:30]!r}: {each_us:.1f} us a token")
+    assert each_us < 200

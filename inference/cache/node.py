@@ -17,7 +17,7 @@ class Admission(StrEnum):
     ONE_SHOT = "one_shot"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Snapshot:
     """A recurrent state after `handle.depth` tokens of the path it hangs on. `exact` as for blocks."""
 
@@ -36,7 +36,7 @@ class Snapshot:
         return self.handle.depth
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
     """A block of 256 tokens, or a leaf of fewer (a tail): the end of a prompt or an answer.
 

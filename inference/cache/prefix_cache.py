@@ -107,9 +107,11 @@ class PrefixCache:
         if not self._end(lease):
             return ()
         evicted: list[Evicted] = []
-        store, session = self._store, lease.reuse.query.session
+        store, query, now_s = self._store, lease.reuse.query, self._clock()
+        session = query.session if lease.admission is Admission.MAIN else ""
+        store.sessions.seen(session, query.root, now_s)
         if lease.tip.attached:
-            touch(lease.tip, self._clock())
+            touch(lease.tip, now_s)
             store.sessions.ended(session, lease.tip)
         for entry in store.sessions.over(session, store.limits.max_entries_per_session):
             evicted += store.trim(entry, VerdictName.EVICTED, lease.request_id)
@@ -151,6 +153,10 @@ class PrefixCache:
         store.tree.prune_roots()
         self._due_s = max(store.next_due_s(now_s), now_s + _AGAIN_S)
         return self._counted(evicted)
+
+    def free(self, nbytes: int, by: str) -> tuple[Evicted, ...]:
+        """Gives up to `nbytes` back to whoever needs the memory more: one-shots first, running rows' paths never."""
+        return self._counted(self._store.free(nbytes, self._clock(), by))
 
     def clear(
         self, root: Root | None = None, *, session: str = "", reason: VerdictName = VerdictName.CLEARED

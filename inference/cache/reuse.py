@@ -25,7 +25,7 @@ class Query:
     """A question to the cache. `packed` are the prompt's ids."""
 
     root: Root
-    packed: bytes
+    packed: bytes = field(repr=False)
     limit: int
     needs_snapshot: bool
     mode: ReuseMode
@@ -43,13 +43,13 @@ class Reuse:
 
     query: Query
     depth_tokens: int
-    handles: tuple[BlockHandle, ...]
+    handles: tuple[BlockHandle, ...] = field(repr=False)
     snapshot: SnapshotHandle | None
     kv_depth_tokens: int
     verdict: Verdict
     version: int
-    nodes: tuple[Node, ...]
-    stored: Snapshot | None
+    nodes: tuple[Node, ...] = field(repr=False)
+    stored: Snapshot | None = field(repr=False)
 
     @property
     def prompt_tokens(self) -> int:

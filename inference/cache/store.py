@@ -37,6 +37,16 @@ class Store:
         evicted = self._note(gone, VerdictName.EVICTED, by)
         return self.tree.snapshot_bytes + need_bytes <= budget, evicted
 
+    def free(self, nbytes: int, now_s: float, by: str) -> list[Evicted]:
+        """Removes about `nbytes`, the least needed first, as far as nothing is locked."""
+        evicted: list[Evicted] = []
+        for admission in (Admission.ONE_SHOT, Admission.MAIN):
+            held = self.tree.block_bytes[admission]
+            need = min(held, nbytes - sum(gone.nbytes for gone in evicted))
+            for removed in make_room(self.tree, admission, need, held, now_s) if need > 0 else ():
+                evicted += self.take_out(removed, VerdictName.EVICTED, by)
+        return evicted
+
     def take_out(self, removed: Removed, reason: VerdictName, by: str) -> list[Evicted]:
         """Writes down what was just removed."""
         evicted = []

@@ -12,7 +12,7 @@ class VerdictName(StrEnum):
     """What blocks in memory can tell. Messages, images and disk add their own names to the set."""
 
     EXACT = "exact"
-    """All of the prompt was there; only its last token was computed."""
+    """All of the prompt is stored, but for its last token, which is computed always."""
     EXTENDED = "extended"
     """It goes on where something stored ends."""
     BRANCHED = "branched"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from inference.cache.blocks import BLOCK_BYTES, BLOCK_TOKENS, BlockHandle, SnapshotHandle, pack, token_count
 from inference.cache.eviction import Evicted
@@ -56,6 +57,8 @@ class Writer:
     def blocks(self, ids: TokenIds, start: int, handles: Sequence[BlockHandle]) -> None:
         """Stores blocks from depth `start` on, as far as they fit."""
         parent = self._parent(ids, start) if handles and not self._refuses() else None
+        if parent is not None:
+            self._promote(parent)
         for handle in handles:
             node = None
             if parent is not None:
@@ -97,10 +100,9 @@ class Writer:
         limit = self._store.limits.max_conversation_tokens
         if limit and parent.end + token_count(ids) > limit:
             return None
-        if held is not None:
-            admission, extra, before = held.admission, handle.nbytes - held.nbytes, held.tokens
-        else:
-            admission, extra, before = self._class_behind(parent), handle.nbytes, 0
+        admission = held.admission if held is not None else self._class_behind(parent)
+        extra = handle.nbytes - (held.nbytes if held is not None else 0)
+        grown = held.tokens if held is not None and len(ids) > len(held.ids) else 0
         if not self._room(admission, extra, held or parent):
             return None
         if held is None:
@@ -109,7 +111,7 @@ class Writer:
             self._store.tree.refill(held, ids, handle, exact=self._exact)
         touch(held, self._now_s)
         self._lease.written.append(held)
-        self._tokens["stored"] += held.tokens - (before if before < held.tokens else 0)
+        self._tokens["stored"] += held.tokens - grown
         return held
 
     def _class_behind(self, parent: Node) -> Admission:
@@ -120,7 +122,7 @@ class Writer:
         """A conversation that goes through one-shots' blocks makes them its own, if they fit."""
         if self._lease.admission is not Admission.MAIN:
             return
-        side = [before for before in node.upwards() if before.admission is Admission.ONE_SHOT]
+        side = list(takewhile(lambda before: before.admission is Admission.ONE_SHOT, node.upwards()))
         if side and self._room(Admission.MAIN, sum(before.nbytes for before in side), node):
             self._store.tree.promote(side)
 

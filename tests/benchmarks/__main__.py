@@ -22,6 +22,8 @@ BENCHMARKS = (
     "thousand_streams",
     "disconnects",
     "cancel_latency",
+    "assembly",
+    "constrained",
 )
 LIMIT_S = 180
 

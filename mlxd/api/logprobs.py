@@ -66,7 +66,10 @@ class TextLogprobs:
         return texts
 
     def _advance(self, raw: bytes) -> int:
-        at = self._offset
+        """Where a token stands: bytes of a character that was never completed are a character of their own."""
+        open_bytes, _ = self._decoder.getstate()
+        breaks_off = bool(open_bytes and raw) and not 0x80 <= raw[0] < 0xC0
+        at = self._offset + breaks_off
         self._offset += len(self._decoder.decode(raw))
         return at
 

@@ -258,6 +258,18 @@ def test_offsets_point_into_the_text(text: str, echo: str) -> None:
         assert offset == len(echo) + len(whole)
 
 
+@given(raw=st.binary(max_size=30) | st.text(max_size=10).map(str.encode))
+def test_offsets_bear_broken_characters(raw: bytes) -> None:
+    text = raw.decode(errors="replace")
+    told = [
+        Delta(text, logprobs=tuple(TokenLogprob(byte, -1.0) for byte in raw)),
+        Finished(FinishReason.STOP, Usage(1)),
+    ]
+    answer = fold(Reducer(Envelope("id", "m", 1), CompletionShape("", Words())).feed(told))["choices"][0]
+    for byte, offset in zip(raw, answer["logprobs"]["text_offset"] if raw else (), strict=True):
+        assert byte >= 128 or text[offset] == chr(byte)
+
+
 @given(generation=conversations())
 def test_the_cut_does_not_matter(generation: tuple[list[Event], list[list[Event]]]) -> None:
     events, batches = generation

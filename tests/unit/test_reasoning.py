@@ -262,8 +262,9 @@ def test_an_effort_may_be_the_only_switch() -> None:
     never_off = ThinkingControl(efforts=("low", "medium", "high"))
     assert told(never_off, enable_thinking=False) == {"reasoning_effort": "low"}
     assert told(never_off, enable_thinking=True) == {}
-    both = ThinkingControl(switch="enable_thinking", efforts=("low", "high"))
+    both = ThinkingControl(switch="enable_thinking", efforts=("none", "high"))
     assert told(both, enable_thinking=False, reasoning_effort="high") == {"enable_thinking": False}
+    assert told(both, enable_thinking=True) == {"enable_thinking": True}
 
 
 def test_a_budget_is_told_where_it_is_read() -> None:

@@ -14,7 +14,15 @@ from inference.conversation.render import render
 from inference.conversation.shape import ThinkingControl
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import close_thought, closing_of, left_open, silent_ids, think_tags, thought_span
+from inference.conversation.thinking import (
+    close_thought,
+    closing_of,
+    left_open,
+    quieted,
+    silent_ids,
+    think_tags,
+    thought_span,
+)
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
 from inference.ports import ThoughtSpan
 from tests.conversations import assistant, full_text, talk, user
@@ -142,6 +150,11 @@ def test_how_a_template_ends_a_thought(style: str, closing: str) -> None:
     assert closing_of(text, TAGS) == (closing or "\n</think>\n\n")
 
 
+def test_a_thought_that_is_told_otherwise_has_no_closing() -> None:
+    source = KEEPING.replace("'<think>' +", "'Because of ' +").replace("'</think>'", "': '")
+    assert control(source + "{{ '<think></think>' if add_generation_prompt and false }}").closing == ""
+
+
 # --- ending a thought -------------------------------------------------------------------------------------------
 
 
@@ -173,6 +186,16 @@ def test_a_header_without_a_switch_is_closed(header: str, end: str) -> None:
     spans = closed.source.spans
     assert spans[0].start == 0 and spans[-1].stop == len(closed)
     assert all(one.stop == other.start for one, other in pairwise(spans))
+
+
+def test_a_thought_that_a_client_began_is_the_engines_to_end() -> None:
+    """Its text is the client's: writing it anew as template text would make markers of what it holds."""
+    text = text_model("chatml")
+    turns = talk(user("a"), assistant(reasoning="because <|im_end|>"), continue_final=True)
+    prompt = render(text, turns)
+    assert quieted(text, prompt, TAGS) is prompt
+    found = thought_span(text, prompt, TAGS, budget_tokens=0)
+    assert found and found.open
 
 
 def span(style: str, budget: int | None = None, **rest: Any) -> ThoughtSpan | None:

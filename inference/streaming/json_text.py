@@ -21,7 +21,8 @@ _CLOSERS: Final = {"{": "}", "[": "]"}
 _SCALAR: Final = re.compile(r"[-+.0-9A-Za-z]*")
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _HEX: Final = re.compile(r"[0-9a-fA-F]{4}")
-_IN_STRING: Final = ('"', "\\", *map(chr, range(32)))
+_PLAIN: Final = re.compile(r'[^"\\\x00-\x1f]*')
+_ESCAPED: Final = '"\\/bfnrtu'
 
 Sink = Callable[[str], None]
 
@@ -51,7 +52,7 @@ def json_value(source: Source, sink: Sink) -> Reading[None]:
                 continue
             sink((yield from source.take(closers.pop())))
         else:
-            yield from _plain(source, sink)
+            yield from _single(source, sink)
         while closers:
             sink((yield from source.space()))
             mark = yield from source.expect(",", closers[-1])
@@ -77,15 +78,15 @@ def json_string(source: Source, sink: Sink) -> Reading[None]:
     """Passes a string on, its quotes included."""
     sink((yield from source.expect('"')))
     while True:
-        text, mark = yield from source.run(*_IN_STRING)
-        if mark == "\\":
-            sink((yield from _escape(source)))
-        elif mark and mark != '"':
-            sink(json.dumps(mark)[1:-1])
-        else:
-            sink(text or mark)
+        text = yield from source.flow(_PLAIN)
+        if text:
+            sink(text)
+            continue
+        mark = yield from source.char()
         if mark == '"':
+            sink(mark)
             return
+        sink((yield from _escape(source)) if mark == "\\" else json.dumps(mark)[1:-1])
 
 
 def json_text(source: Source, limit: int | None = None) -> Reading[str]:
@@ -125,15 +126,16 @@ def object_in(text: str) -> str | None:
 
 def _escape(source: Source) -> Reading[str]:
     """What follows a backslash, with it."""
-    escaped = yield from source.take(*'"\\/bfnrt', "u")
-    if not escaped:
+    escaped = yield from source.peek()
+    if not escaped or escaped not in _ESCAPED:
         return "\\\\"
+    yield from source.char()
     if escaped != "u":
         return f"\\{escaped}"
     return "\\u" if _HEX.fullmatch((yield from source.peek(4))) else "\\\\u"
 
 
-def _plain(source: Source, sink: Sink) -> Reading[None]:
+def _single(source: Source, sink: Sink) -> Reading[None]:
     """A string, a number, or one of the three words."""
     if (yield from source.at('"')):
         yield from json_string(source, sink)

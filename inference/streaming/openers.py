@@ -15,11 +15,12 @@ type Readers = dict[str, tuple[Dialect, ...]]
 class Openers:
     """Finds what begins a call. Immutable: answers that are read in the same dialects share it."""
 
-    __slots__ = ("_longest", "_openers", "_pattern", "_starts")
+    __slots__ = ("_longest", "_openers", "_pattern", "_starts", "_texts")
 
     def __init__(self, dialects: tuple[Dialect, ...]) -> None:
         self._openers = _by_text((opener, one) for one in dialects for opener in one.openers)
         self._starts = _by_text((start, one) for one in dialects for start in one.starts)
+        self._texts = tuple(self._openers)
         longest_first = sorted(self._openers, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._longest = max(map(len, (*self._openers, *self._starts)), default=1)
@@ -32,7 +33,9 @@ class Openers:
         found = self._pattern.search(text, at, min(len(text), before + self._longest - 1))
         if found is not None and found.start() < before:
             return found.start(), found[0]
-        return min(before, len(text) - open_chars(text, tuple(self._openers), at)), ""
+        if not self._texts:
+            return before, ""
+        return min(before, len(text) - open_chars(text, self._texts, at)), ""
 
     def start(self, text: str, at: int) -> str | None:
         """Which start stands at `at`, "" for none; None: the text ends before that is certain."""

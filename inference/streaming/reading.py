@@ -76,7 +76,7 @@ class Source:
     """The text behind one opener as it comes, and what a reader found in it.
 
     Questions wait until the text settles them. Where the text has ended they are answered by what is there; only
-    `until`, `run`, `expect` and `char` raise `Broken` then.
+    `until`, `run`, `flow`, `expect` and `char` raise `Broken` then.
     """
 
     __slots__ = ("_at", "_past", "_start", "_text", "claimed", "ended", "found", "holding", "opener", "tools")
@@ -129,6 +129,14 @@ class Source:
             if self._at < len(self._text) or self.ended:
                 return "".join(runs)
             yield
+
+    def flow(self, pattern: re.Pattern[str]) -> Reading[str]:
+        """`match` for what is passed on as it comes: what there is now, "" where the next character does not match."""
+        while self._at == len(self._text):
+            yield from self._wait()
+        found = pattern.match(self._text, self._at)
+        self._at = found.end() if found else self._at
+        return found[0] if found else ""
 
     def name(self) -> Reading[str]:
         """Takes white space and what may be a tool's name; anything else, or too much of it, is `Broken`."""
@@ -307,13 +315,20 @@ def _any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
 
 def open_chars(text: str, markers: tuple[str, ...], at: int = 0) -> int:
     """How many characters at the end of `text[at:]` may be the beginning of a marker."""
-    longest, firsts = _edges(markers)
-    for start in range(max(at, len(text) - longest + 1), len(text)):
-        if text[start] in firsts and any(one.startswith(text[start:]) for one in markers):
-            return len(text) - start
+    longest, first = _edges(markers)
+    found = first.search(text, max(at, len(text) - longest + 1))
+    while found is not None:
+        start = found.start()
+        tail = text[start:]
+        for marker in markers:
+            if marker.startswith(tail):
+                return len(tail)
+        found = first.search(text, start + 1)
     return 0
 
 
 @lru_cache(maxsize=256)
-def _edges(markers: tuple[str, ...]) -> tuple[int, frozenset[str]]:
-    return max(map(len, markers)), frozenset(one[0] for one in markers)
+def _edges(markers: tuple[str, ...]) -> tuple[int, re.Pattern[str]]:
+    """The length of the longest of `markers`, and what finds the first character of any that is longer than one."""
+    firsts = {re.escape(one[0]) for one in markers if len(one) > 1}
+    return max(map(len, markers)), re.compile(f"[{''.join(sorted(firsts))}]" if firsts else r"(?!)")

@@ -89,7 +89,7 @@ def reads_what_is_meant(text: str, places: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("calls_are_shown_whole")
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(texts, cuts)
 @example('<tool_call>{"' + "</tool_call>" * 30 + GOOD["json"], [100])
 def test_any_cut_gives_what_the_whole_text_means(text: str, places: list[int]) -> None:
@@ -184,9 +184,9 @@ LONG_GOOD = [
 
 
 @pytest.mark.parametrize("good", LONG_GOOD)
-def test_five_hundred_mutations_neither_break_nor_lose_anything(good: str) -> None:
+def test_two_thousand_mutations_neither_break_nor_lose_anything(good: str) -> None:
     chance = random.Random(good)
-    for _ in range(500):
+    for _ in range(2000 // len(LONG_GOOD)):
         text = f"before {good}\n{mutated(mutated(good, chance) or good, chance)} after"
         total = read(cut(text, chance.choices(range(len(text)), k=10)), ReasoningMode.OFF)
         assert total == read(text, ReasoningMode.OFF)
@@ -194,9 +194,18 @@ def test_five_hundred_mutations_neither_break_nor_lose_anything(good: str) -> No
         calls_are_sound(total)
 
 
-@pytest.mark.parametrize("good", LONG_GOOD)
-def test_ten_thousand_random_cuts_give_one_answer(good: str) -> None:
-    text = f"<think>a</think>{good}\n{good[:40]}"
+def test_a_lost_character_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = answer_reader.AnswerReader._broken
+    monkeypatch.setattr(answer_reader.AnswerReader, "_broken", lambda self, attempt: broken(self, attempt)[1:])
+    with pytest.raises((AssertionError, ValueError)):
+        test_two_thousand_mutations_neither_break_nor_lose_anything(GOOD["json"])
+
+
+@pytest.mark.parametrize(
+    "good", [*(GOOD[name] for name in ("json", "xml", "tagged", "mistral", "llama")), BARE["fence"]]
+)
+def test_ten_thousand_random_cuts_of_each_dialect_give_one_answer(good: str) -> None:
+    text = f"<think>a</think>{good}"
     wanted, chance = read([text]), random.Random(7)
     for _ in range(10_000):
         assert read(cut(text, chance.choices(range(len(text)), k=chance.randrange(8)))) == wanted
@@ -300,14 +309,14 @@ def test_planted_faults_are_caught(fault: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("good", ["text", *LONG_GOOD[-4:]])
 def test_a_token_costs_microseconds(good: str) -> None:
-    """Stop strings, splitting and calls together: 20 us at most where it was written, ten times that here."""
+    """Stop strings, splitting and calls together: 5 to 10 us where it was written."""
     text = ("<think>" + "Why not, it is so. " * 40 + "</think>" + "So it is <b>bold</b>. " * 40) * 5
     text = text if good == "text" else f"{good}\n" * 30
     tokens = [text[at : at + 4] for at in range(0, len(text), 4)]
     reader, stop = machine(TOOLS, ALWAYS, ReasoningMode.AUTO), StopMatcher(("STOP", "\n\nHuman"))
-    began_s = time.perf_counter()
+    began_s = time.process_time()
     for token in tokens:
         reader.push(stop.push(token)[0])
-    each_us = (time.perf_counter() - began_s) / len(tokens) * 1e6
+    each_us = (time.process_time() - began_s) / len(tokens) * 1e6
     print(f"{good[:30]!r}: {each_us:.1f} us a token")
     assert each_us < 200

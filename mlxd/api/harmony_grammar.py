@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from inference.messages import Tool
-from mlxd.api.lark import literal
+from mlxd.api.lark import literal, text_until
 
 Marker = Callable[[str], str]
 
@@ -20,8 +20,9 @@ def frame(marker: Marker, goals: Sequence[str]) -> list[str]:
     """The rules of a whole answer that ends in one of `goals`: `content`, `calls`."""
     opened = marker("<|channel|>")
     ends = [f"{opened} said" if goal == "content" else f"{opened} calls" for goal in goals]
-    thought = f'{opened} "analysis" {marker("<|message|>")} /(?s:.*)/ {marker("<|end|>")} {marker("<|start|>")}'
-    rules = [f"start: thought? ({' | '.join(ends)})", f'thought: {thought} "assistant"']
+    thought = f'{opened} "analysis" {marker("<|message|>")} thought_text {marker("<|start|>")} "assistant"'
+    rules = [f"start: thought? ({' | '.join(ends)})", f"thought: {thought}"]
+    rules.append(text_until("thought_text", marker("<|end|>"), "<|end|>"))
     return [*rules, f'said: "final" {marker("<|message|>")} content'] if "content" in goals else rules
 
 

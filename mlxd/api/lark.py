@@ -49,12 +49,14 @@ def json_node(schema: Mapping[str, Any], style: Mapping[str, Any] = COMPACT, *, 
     return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, separators=(",", ":"))
 
 
+def text_until(rule: str, closing: str, closer: str) -> str:
+    """The rule of a free text and the marker behind it, which the text does not hold."""
+    if closing.startswith("<["):
+        return f"{rule}: /(?s:.*)/ {closing}"
+    return f"{rule}[suffix={literal(closer)}]: /(?s:.*)/"
+
+
 def marker(text: str, encode: Callable[[str], TokenIds]) -> str:
     """A marker of a model: its number where the model has it as one token, else its letters."""
     ids = encode(text)
     return f"<[{ids[0]}]>" if len(ids) == 1 else literal(text)
-
-
-def is_token(written: str) -> bool:
-    """Whether a `marker` is one token; text that is free cannot hold such a one."""
-    return written.startswith("<[")

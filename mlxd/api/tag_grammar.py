@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from inference.messages import Tool
 from mlxd.api.json_schema import enforceable
-from mlxd.api.lark import SPACED, is_token, json_node, literal
+from mlxd.api.lark import SPACED, json_node, literal, text_until
 
 _BINDING: Final = ("pattern", "format", "minLength", "maxLength", "anyOf", "oneOf", "allOf", "not", "if", "$ref")
 _SHARED: Final = ("$defs", "definitions")
@@ -73,11 +73,9 @@ def _argument(rule: str, key: str, schema: Any, shared: Mapping[str, Any], tool:
     elif kind is Kind.JSON:
         value = json_node({**shared, **schema}, SPACED, lenient=not tool.strict)
         yield f'{rule}: {opener} {value} {closing} "\\n"'
-    elif kind is Kind.TEXT and is_token(tags.closing):
-        yield f'{rule}: {opener} /(?s:.*)/ {tags.closing} "\\n"'
     elif kind is Kind.TEXT:
         yield f'{rule}: {opener} {rule}_text "\\n"'
-        yield f"{rule}_text[suffix={literal(tags.closer)}]: /(?s:.*)/"
+        yield text_until(f"{rule}_text", tags.closing, tags.closer)
 
 
 def _texts(schema: Any) -> list[str]:

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Final
 
 from inference.events import Channel
-from inference.streaming.reading import open_chars
+from inference.streaming.markers import open_chars
 from inference.streaming.splitter import Piece
 
 MAX_HEADER_CHARS: Final = 512

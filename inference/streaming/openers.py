@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from inference.streaming.dialect import Dialect
-from inference.streaming.reading import open_chars
+from inference.streaming.markers import open_chars
 
 type Readers = dict[str, tuple[Dialect, ...]]
 

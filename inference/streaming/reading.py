@@ -21,10 +21,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from inference.messages import Tool
+from inference.streaming.markers import any_of, open_chars
 
 type Reading[T] = Generator[None, None, T]
 """A piece of reading that gives a T; it yields where it needs more text."""
@@ -199,7 +199,7 @@ class Source:
         For values that are passed on as they come. No marker may be the beginning of another.
         """
         while True:
-            found = _any_of(markers).search(self._text, self._at)
+            found = any_of(markers).search(self._text, self._at)
             if found is not None and found.start() == self._at:
                 self._at = found.end()
                 return "", found[0]
@@ -305,30 +305,3 @@ class Source:
     @property
     def unread(self) -> str:
         return self._text[self._at :]
-
-
-@lru_cache(maxsize=256)
-def _any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds the first of `markers`, the longest where several begin at one place."""
-    return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
-
-
-def open_chars(text: str, markers: tuple[str, ...], at: int = 0) -> int:
-    """How many characters at the end of `text[at:]` may be the beginning of a marker."""
-    longest, first = _edges(markers)
-    found = first.search(text, max(at, len(text) - longest + 1))
-    while found is not None:
-        start = found.start()
-        tail = text[start:]
-        for marker in markers:
-            if marker.startswith(tail):
-                return len(tail)
-        found = first.search(text, start + 1)
-    return 0
-
-
-@lru_cache(maxsize=256)
-def _edges(markers: tuple[str, ...]) -> tuple[int, re.Pattern[str]]:
-    """The length of the longest of `markers`, and what finds the first character of any that is longer than one."""
-    firsts = {re.escape(one[0]) for one in markers if len(one) > 1}
-    return max(map(len, markers)), re.compile(f"[{''.join(sorted(firsts))}]" if firsts else r"(?!)")

@@ -20,6 +20,7 @@ from inference.cache.verdict import VerdictName
 BATCH_PART = 32
 """Making room frees at least this part of a budget, so that the engine gives buffers back once per batch, not once
 per block."""
+_PASSED = 8.0
 _YOUNGEST_S = 1e-3
 """Blocks of one instant differ by length and use alone."""
 
@@ -42,7 +43,13 @@ def block_score(node: Node, now_s: float) -> float:
 
 
 def snapshot_score(snapshot: Snapshot, now_s: float) -> float:
-    return _worth_less(snapshot.last_used_s, snapshot.depth, snapshot.hits, now_s)
+    """The same age, length and use. What a conversation has gone past goes long before where it stands.
+
+    Replayed with 12 interleaved sessions, one message in ten edited, room for 2.5, 5 and 8 states each: prefilled /
+    necessary is 6.2, 2.5 and 1.4 without the factor, 2.2, 1.2 and 1.1 with 8. Higher ones lose more where more is edited.
+    """
+    score = _worth_less(snapshot.last_used_s, snapshot.depth, snapshot.hits, now_s)
+    return score * _PASSED if snapshot.passed else score
 
 
 def _worth_less(last_used_s: float, length_tokens: int, uses: int, now_s: float) -> float:

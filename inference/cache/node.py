@@ -19,7 +19,10 @@ class Admission(StrEnum):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Snapshot:
-    """A recurrent state after `handle.depth` tokens of the path it hangs on. `exact` as for blocks."""
+    """A recurrent state after `handle.depth` tokens of the path it hangs on. `exact` as for blocks.
+
+    `passed`: the path has gone on to a deeper one since.
+    """
 
     handle: SnapshotHandle
     nbytes: int
@@ -30,6 +33,7 @@ class Snapshot:
     serial: int
     hits: int = 1
     locks: int = 0
+    passed: bool = False
 
     @property
     def depth(self) -> int:

@@ -142,6 +142,7 @@ class PrefixTree:
         self.snapshots.add(snapshot)
         self.snapshot_bytes += snapshot.nbytes
         self.version += 1
+        _pass(snapshot)
         return snapshot
 
     def drop_snapshot(self, snapshot: Snapshot) -> None:
@@ -179,6 +180,17 @@ class PrefixTree:
         for node in list(self.roots.values()):
             if not node.children and not node.locks:
                 self.remove(node)
+
+
+def _pass(latest: Snapshot) -> None:
+    """Marks the snapshots on the way to a new one."""
+    node, way = latest.node, latest.suffix
+    while True:
+        for suffix, held in node.snapshots.items():
+            held.passed |= held is not latest and way.startswith(suffix)
+        if node.parent is None:
+            return
+        node, way = node.parent, node.ids
 
 
 def touch(node: Node, now_s: float) -> None:

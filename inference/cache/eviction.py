@@ -45,8 +45,8 @@ def block_score(node: Node, now_s: float) -> float:
 def snapshot_score(snapshot: Snapshot, now_s: float) -> float:
     """The same age, length and use. What a conversation has gone past goes long before where it stands.
 
-    Replayed with 12 interleaved sessions, one message in ten edited, room for 2.5, 5 and 8 states each: prefilled /
-    necessary is 6.2, 2.5 and 1.4 without the factor, 2.2, 1.2 and 1.1 with 8. Higher ones lose more where more is edited.
+    Replayed: 12 interleaved sessions, one message in ten edited, room for 2.5, 5 and 8 states each. Prefilled /
+    necessary is 6.2, 2.5 and 1.4 without the factor, 2.2, 1.2 and 1.1 with 8; more than 8 loses where more is edited.
     """
     score = _worth_less(snapshot.last_used_s, snapshot.depth, snapshot.hits, now_s)
     return score * _PASSED if snapshot.passed else score

@@ -18,7 +18,7 @@ class SeedName:
 
 
 NOT_YET_CACHE = "Not yet: this version computes every prompt; the prefix cache comes next."
-NOT_YET_KV = "Not yet: the KV cache is kept in the model's own precision."
+KV_BY_REQUEST = "By request: `kv_bits`, `kv_group_size`, `quantized_kv_start`; such answers are not batched."
 NOT_YET_VISION = "Not yet: this version serves text models."
 NO_PROXY = "None: mlxd serves the public API itself, on `port`; there is no proxy in front."
 
@@ -31,10 +31,10 @@ VARIABLES = (
     SeedName("PROXY_PORT", "port", NO_PROXY),
     SeedName("PROXY_STARTUP_WAIT_SECONDS", why=f"{NO_PROXY} `/health/ready` says when the model is loaded."),
     SeedName("MAX_KV_SIZE", "max_context_tokens", "A longer prompt is refused with both numbers."),
-    SeedName("KV_BITS", why=NOT_YET_KV),
-    SeedName("KV_GROUP_SIZE", why=NOT_YET_KV),
-    SeedName("KV_QUANT_SCHEME", why=NOT_YET_KV),
-    SeedName("QUANTIZED_KV_START", why=NOT_YET_KV),
+    SeedName("KV_BITS", why=KV_BY_REQUEST),
+    SeedName("KV_GROUP_SIZE", why=KV_BY_REQUEST),
+    SeedName("KV_QUANT_SCHEME", why=KV_BY_REQUEST),
+    SeedName("QUANTIZED_KV_START", why=KV_BY_REQUEST),
     SeedName("PROMPT_CACHE_MAX_ENTRIES_GLOBAL", why=NOT_YET_CACHE),
     SeedName("PROMPT_CACHE_MAX_ENTRIES_PER_SESSION", why=NOT_YET_CACHE),
     SeedName("PROMPT_CACHE_TTL_SECONDS", why=NOT_YET_CACHE),
@@ -75,7 +75,7 @@ VARIABLES = (
     SeedName("MLX_MODEL_CACHE_SIZE", "max_models"),
     SeedName("MLX_MODEL_CACHE_TTL", why="Not yet: a model leaves memory when another needs its place."),
     SeedName("MLX_PREFILL_STEP_SIZE", "prefill_step_tokens", "512 by default, so that running answers stay smooth."),
-    SeedName("MLX_KV_BITS", why=NOT_YET_KV),
+    SeedName("MLX_KV_BITS", why=KV_BY_REQUEST),
     SeedName("ANTHROPIC_BASE_URL", why="Not yet: this version speaks the OpenAI dialect."),
     SeedName("ANTHROPIC_API_KEY", why="Not yet: this version speaks the OpenAI dialect."),
     SeedName(
@@ -101,7 +101,7 @@ FLAGS = (
         "--reasoning", "reasoning", "Same three words. `auto` also finds out whether an answer begins mid-thought."
     ),
     SeedName("--model-cache-size", "max_models"),
-    SeedName("--kv-bits", why=NOT_YET_KV),
+    SeedName("--kv-bits", why=KV_BY_REQUEST),
     SeedName("infer -p", why="`mlxd chat -p`."),
     SeedName("infer --base-url", why="`mlxd chat --base-url`."),
     SeedName("infer -v", why="`mlxd chat -v`."),

@@ -170,17 +170,15 @@ def test_snapshots_have_a_budget_of_their_own() -> None:
     assert depths == [0, 256, 256]
 
 
-def test_where_a_conversation_stands_outlives_where_it_came_past() -> None:
-    driver = Driver(replace(PLENTY, snapshot_budget_bytes=6 * 500))
-    talks = [talk(number, 400) for number in range(4)]
-    for turn in range(1, 5):
-        for number, ids in enumerate(talks):
-            talks[number] = ids + talk(10 * turn + number, 200)
-            stored(driver, talks[number], state=0)
-    for ids in talks:
+def test_where_a_conversation_stands_outlives_where_others_came_past() -> None:
+    driver = Driver(replace(PLENTY, snapshot_budget_bytes=3 * 500))
+    resting, busy = talk(1, 400), talk(2, 400)
+    stored(driver, resting, state=0)
+    for turn in range(5):
+        busy += talk(3 + turn, 200)
+        stored(driver, busy, state=0)
+    for ids in (resting, busy):
         assert driver.cache.lookup(ROOT, (*ids, 1), needs_snapshot=True).depth_tokens == len(ids)
-    passed = [held for held in driver.cache._store.tree.snapshots if held.passed]
-    assert len(passed) == 2
 
 
 def test_what_a_lease_wrote_can_be_discarded() -> None:

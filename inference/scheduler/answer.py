@@ -15,7 +15,7 @@ from inference.streaming.answer_reader import AnswerReader
 from inference.streaming.channels import ChannelSplitter
 from inference.streaming.dialects.choice import dialects, message_format
 from inference.streaming.pieces import AnswerMachine, BrokenCall, Piece, Said, joined
-from inference.streaming.reading import Arguments, Begun
+from inference.streaming.reading import Arguments, Begun, Ended
 from inference.streaming.splitter import ReasoningMode, Splitter, TextSplitter
 from inference.streaming.stop import StopMatcher
 
@@ -109,6 +109,8 @@ class Answer:
                     self._open(piece)
                 case Arguments(json):
                     self._call(json)
+                case Ended() if self._silent_tokens and self._opening is None:
+                    self._call("")  # those of what closes the call are told with it
         self._open(None)
 
     def _open(self, call: Begun | None) -> None:

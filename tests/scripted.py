@@ -73,10 +73,11 @@ def request(
 ) -> Request:
     """A request whose prompt is the bytes of `text`."""
     params = GenerationParams(
-        SamplingParams(temperature=0.0, seed=seed),
+        SamplingParams(temperature=0.0, seed=seed, logit_bias=fields.pop("logit_bias", ())),
         StopConditions(stop, fields.pop("stop_ids", ())),
         max_tokens,
         fields.pop("deadline_s", None),
+        min_tokens=fields.pop("min_tokens", 0),
         top_logprobs=fields.pop("top_logprobs", None),
         n=fields.pop("n", 1),
         kv=fields.pop("kv", None),

@@ -28,6 +28,8 @@ COUNTS = {
     "thinking_budget_tokens": (0, 2**31),
 }
 LARGEST_BIAS = 1e4
+KV_BITS = (4, 8)
+KV_GROUP_SIZES = (32, 64, 128)
 
 
 def check_params(params: GenerationParams) -> None:
@@ -42,6 +44,11 @@ def check_params(params: GenerationParams) -> None:
             raise InvalidParameter(f"{name} must be from {least} to {most}.", param=name)
     if not all(isfinite(bias) and abs(bias) <= LARGEST_BIAS for _, bias in params.sampling.logit_bias):
         raise InvalidParameter(f"A logit bias must be within {LARGEST_BIAS:g} of 0.", param="logit_bias")
+    kv = params.kv
+    if kv is not None and not (kv.bits in KV_BITS and kv.group_size in KV_GROUP_SIZES and kv.start_tokens >= 0):
+        raise InvalidParameter(
+            "Keys and values can be had in 4 or 8 bits, by groups of 32, 64 or 128.", param="kv_bits"
+        )
     seed = params.sampling.seed
     if seed is not None and not -(2**63) <= seed < 2**64:
         raise InvalidParameter("seed must be a 64-bit integer.", param="seed")

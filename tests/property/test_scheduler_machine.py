@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from inference.engine.scripted import Fault, Script, ScriptedLoader
 from inference.errors import BusyError, InferenceError, RequestError
 from inference.events import Admitted, Delta, Event, Failed, Finished, PrefillProgress
+from inference.params import KVQuantisation
 from inference.ports import ModelRef
 from inference.scheduler import Generation, ModelState, Scheduler, SchedulerSettings
 from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled, text_of
@@ -206,8 +207,16 @@ SchedulerMachine.TestCase.settings = settings(
 TestScheduler = SchedulerMachine.TestCase
 
 
-@settings(max_examples=40, deadline=None)
+wild = st.integers(-(2**65), 2**65) | st.integers(-1, 40)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
+    n=st.sampled_from([1, 1, 2]) | wild,
+    min_tokens=st.just(0) | wild,
+    top_logprobs=st.none() | wild,
+    logit_bias=st.lists(st.tuples(wild, st.floats()), max_size=2).map(tuple),
+    kv=st.none() | st.builds(KVQuantisation, st.sampled_from([8, 0, -3]), st.sampled_from([64, 0]), wild),
     ids=st.lists(st.integers(-(2**70), 2**70), max_size=4).map(tuple),
     text=st.text(max_size=8),
     max_tokens=st.one_of(st.none(), st.integers(-(2**65), 2**65)),
@@ -237,7 +246,7 @@ def test_a_request_error_never_ends_the_worker(
                 pass
             else:
                 asyncio.get_running_loop().call_later(0.05, generation.cancel)
-                final_of(await events(generation))
+                final_of(await events(generation), wanted.params.n)
             script.start_faults = script.step_faults = {}
             assert isinstance(final_of(await events(scheduler.submit(request()))), Finished | Failed)
             assert isinstance(final_of(await events(scheduler.submit(request()))), Finished)

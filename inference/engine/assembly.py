@@ -92,7 +92,7 @@ def _layers(blocks: Sequence[KVBlock], count: int) -> Iterator[list[list[mx.arra
     """For each attention layer: its arrays in each block."""
     if any(len(block.per_layer) != count for block in blocks):
         raise KVMismatch("A block is of another model.")
-    views = [iter(block.packed.arrays()) for block in blocks]
+    views = [iter(block.packed.arrays) for block in blocks]
     for layer in range(count):
         yield [
             [array for _ in range(block.per_layer[layer]) if (array := next(view)) is not None]
@@ -143,7 +143,8 @@ def _joined(layer: Sequence[mx.array], blocks: Sequence[KVBlock], first: int, de
         pieces.append(array)
     if room_tokens:
         _, heads, _, width = pieces[0].shape
-        pieces.append(mx.zeros((1, heads, room_tokens, width), pieces[0].dtype))
+        zero = mx.array(0, pieces[0].dtype)  # as a view: zeros of the full size would be written twice
+        pieces.append(mx.broadcast_to(zero, (1, heads, room_tokens, width)))
     return mx.contiguous(pieces[0]) if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 

@@ -19,7 +19,7 @@ import mlx.core as mx
 from inference.engine.kv import KVState
 from inference.engine.kv_columns import GROWING, RINGS, KVMismatch, attention_leaves, held, leaves, token_arrays
 from inference.engine.mlx_lm_door import ArraysCache
-from inference.engine.packing import Packed, along_tokens, pack
+from inference.engine.packing import Packed, along_tokens, pack, packed
 from inference.engine.settings import GRID_TOKENS
 
 
@@ -104,16 +104,16 @@ def join(parts: Sequence[KVBlock]) -> KVBlock:
         return parts[0]
     if any(left.end != right.start or left.per_layer != right.per_layer for left, right in pairwise(parts)):
         raise KVMismatch("Parts of a block do not follow each other.")
-    packed = along_tokens([part.packed for part in parts])
-    return _evaluated(KVBlock(parts[0].start, parts[-1].end, packed, parts[0].per_layer))
+    joined = along_tokens([part.packed for part in parts])
+    return _evaluated(KVBlock(parts[0].start, parts[-1].end, joined, parts[0].per_layer))
 
 
 def cut(block: KVBlock, end: int) -> KVBlock:
     """The tokens of a block before `end`, as a view that keeps the whole block alive."""
     if not block.start < end <= block.end:
         raise KVMismatch(f"A block of tokens {block.start} to {block.end} cannot be cut at {end}.")
-    stacks = tuple(stack[:, :, : end - block.start] for stack in block.packed.stacks)
-    return _evaluated(KVBlock(block.start, end, Packed(stacks, block.packed.places), block.per_layer))
+    stacks = [stack[:, :, : end - block.start] for stack in block.packed.stacks]
+    return _evaluated(KVBlock(block.start, end, packed(stacks, block.packed.places), block.per_layer))
 
 
 def block_end(token: int) -> int:
@@ -122,5 +122,5 @@ def block_end(token: int) -> int:
 
 
 def _evaluated(block: KVBlock) -> KVBlock:
-    mx.eval(*block.packed.stacks)
+    block.packed.wait()
     return block

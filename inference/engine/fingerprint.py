@@ -35,7 +35,7 @@ def fingerprint(directory: Path, kv: KVQuantisation | None = None) -> str:
     digest = sha256(f"mlxd-kv {FORMAT_VERSION} grid {GRID_TOKENS} kv {form}".encode())
     try:
         digest.update(sha256((directory / "config.json").read_bytes()).digest())
-        for path in sorted(directory.glob("model*.safetensors")):
+        for path in sorted(directory.glob("model*.safetensors")) or [directory / "model.safetensors"]:
             digest.update(sha256(path.name.encode()).digest() + _file_digest(path))
     except (OSError, ValueError, KeyError, TypeError):
         raise InvalidModel("The model's files cannot be read any more.") from None

@@ -38,15 +38,15 @@ def snapshot(state: KVState, depth: int, row: int = 0) -> RecurrentSnapshot:
     arrays = [
         None if array is None else array[row : row + 1] for entry in recurrent_leaves(state) for array in entry.cache
     ]
-    packed = pack(arrays)
-    mx.eval(*packed.stacks)
-    return RecurrentSnapshot(depth, packed)
+    taken = RecurrentSnapshot(depth, pack(arrays))
+    taken.packed.wait()
+    return taken
 
 
 def restore(fresh: KVState, taken: RecurrentSnapshot) -> None:
     """Puts copies of a snapshot's arrays into an empty row. They are unevaluated when this returns."""
     entries = recurrent_leaves(fresh)
-    arrays = iter(taken.packed.arrays())
+    arrays = iter(taken.packed.arrays)
     if sum(len(entry.cache) for entry in entries) != len(taken.packed.places):
         raise KVMismatch("The snapshot is of another model.")
     for entry in entries:

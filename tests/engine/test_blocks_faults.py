@@ -18,6 +18,7 @@ from inference.engine.kv import KVState
 from inference.engine.kv_columns import KVMismatch, attention_leaves, recurrent_leaves
 from inference.engine.mlx_lm_door import RotatingKVCache, make_prompt_cache
 from inference.engine.packing import Packed
+from inference.engine.packing import packed as repacked
 from tests import tiny_models
 from tests.engine.harness import Loaded
 from tests.engine.stored_rows import CLOSE, Stored, answer, bits, read_and_store, resumed, same_bits
@@ -102,7 +103,7 @@ def window_out_of_order(model: Any, stored: Stored) -> KVState:
 
 def layers_exchanged(model: Any, stored: Stored) -> KVState:
     def exchanged(packed: Packed) -> Packed:
-        return Packed(tuple(mx.contiguous(stack[::-1]) for stack in packed.stacks), packed.places)
+        return repacked([mx.contiguous(stack[::-1]) for stack in packed.stacks], packed.places)
 
     blocks = [replace(block, packed=exchanged(block.packed)) for block in stored.blocks]
     return resumed(model, Stored(IDS, blocks, stored.snapshots), DEPTH)

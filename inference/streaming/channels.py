@@ -150,20 +150,20 @@ class ChannelSplitter:
     def _between(self, text: str) -> str:
         """Deals with the next thing between messages; the text behind it."""
         bare = text.lstrip()
+        if not self._begun and len(text) - len(bare) > MAX_GAP_CHARS:
+            self._open(Channel.CONTENT)
+            return text
         if any(bare.startswith(one) for one in self._format.headers):
             self._place, self._begun = _Place.HEADER, True
             return bare
         end = next((one for one in self._format.ends if bare.startswith(one)), "")
         if end:
             return bare[len(end) :]
-        if (
-            any(one.startswith(bare) for one in (*self._format.headers, *self._format.ends))
-            and len(text) < MAX_GAP_CHARS
-        ):
+        if any(one.startswith(bare) for one in (*self._format.headers, *self._format.ends)):
             self._held = bare if self._begun else text  # also where there is nothing but white space
             return ""
         self._open(Channel.CONTENT)
-        return text
+        return bare if self._begun else text
 
     def _header(self, text: str) -> str:
         head, found, rest = text.partition(self._format.body)

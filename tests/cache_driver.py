@@ -27,6 +27,7 @@ class KV:
     prefix: TokenIds
     start: int
     exact: bool
+    by: str = ""
     bytes_per_token: int = 10
 
     @property
@@ -42,6 +43,7 @@ class KV:
 class State:
     root: Root
     prefix: TokenIds
+    by: str = ""
     nbytes: int = 500
 
     @property
@@ -78,6 +80,7 @@ class Driver:
     ever: dict[Root, set[TokenIds]] = field(default_factory=dict)
     states: set[tuple[Root, TokenIds]] = field(default_factory=set)
     history: list[TokenIds] = field(default_factory=list)
+    aborted: set[str] = field(default_factory=set)
     discarded: bool = False
     refused: bool = False
 
@@ -123,9 +126,10 @@ class Driver:
         row.computed = end
         row.exact = made_exact and end % BLOCK_TOKENS == 0
         starts = range(first, stop, BLOCK_TOKENS) if stop > row.committed else ()
-        handles = [KV(row.root, row.ids[: min(at + BLOCK_TOKENS, stop)], at, made_exact) for at in starts]
+        by = row.lease.request_id
+        handles = [KV(row.root, row.ids[: min(at + BLOCK_TOKENS, stop)], at, made_exact, by) for at in starts]
         depth = stop - state
-        states = [State(row.root, row.ids[:depth])] if state >= 0 and stop > row.committed and depth > 0 else []
+        states = [State(row.root, row.ids[:depth], by)] if state >= 0 and stop > row.committed and depth > 0 else []
         done = self.cache.commit(row.lease, row.ids, first // BLOCK_TOKENS, handles, states, exact=made_exact)
         if handles:
             row.committed = stop
@@ -150,6 +154,7 @@ class Driver:
     def abort(self, row: RowOfTest) -> None:
         self.rows.remove(row)
         self.discarded = True
+        self.aborted.add(row.lease.request_id)
         self.cache.discard(row.lease)
         for other in self.rows:
             other.orphan |= not other.lease.tip.attached
@@ -217,6 +222,15 @@ class Driver:
         assert sum(use.nbytes for use in stats.models) == stats.block_bytes + stats.side_bytes
         for row in self.rows:
             self._check_locked(row)
+        assert not self.aborted & self._owners(), "something of an aborted request was kept"
+
+    def _owners(self) -> set[str]:
+        """The requests that computed what is stored."""
+        tree = self.cache._store.tree
+        held = [node.handle for leaf in tree.leaves for node in leaf.upwards()]
+        return {
+            kept.by for kept in [*held, *(taken.handle for taken in tree.snapshots)] if isinstance(kept, KV | State)
+        }
 
     def _check_locked(self, row: RowOfTest) -> None:
         """What a running row resumed from or committed is all there."""

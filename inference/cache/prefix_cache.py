@@ -120,9 +120,12 @@ class PrefixCache:
         return self._counted(evicted)
 
     def discard(self, lease: Lease) -> None:
-        """Ends a lease whose KV cannot be trusted: every block it stored goes, and all behind them."""
+        """Ends a lease whose KV cannot be trusted: every block and snapshot it stored goes, and all behind them."""
         if not self._end(lease):
             return
+        for snapshot in lease.kept:
+            if snapshot in self._store.tree.snapshots:
+                self._store.tree.drop_snapshot(snapshot)
         for node in lease.written:
             if node.attached:
                 self.counters.discarded_blocks += self._store.discard(node)

@@ -60,7 +60,8 @@ class Reuse:
 class Lease:
     """What one running request keeps from being evicted: the path to `tip`, and the snapshot it started from.
 
-    `written` are the blocks it stored itself. `is_open` until it is released or discarded.
+    `written` and `kept` are the blocks and snapshots it stored itself. `refused`: something of its path found no room,
+    and nothing can be stored behind a gap. `is_open` until it is released or discarded.
     """
 
     request_id: str
@@ -68,6 +69,7 @@ class Lease:
     reuse: Reuse
     tip: Node
     written: list[Node] = field(default_factory=list)
+    kept: list[Snapshot] = field(default_factory=list)
     refused: bool = False
     is_open: bool = True
 

@@ -155,5 +155,5 @@ class Writer:
         fits, evicted = self._store.snapshot_room(handle.nbytes, self._now_s, self._lease.request_id)
         self._evicted += evicted
         if fits:
-            tree.attach(node, suffix, handle, exact=self._exact, now_s=self._now_s)
+            self._lease.kept.append(tree.attach(node, suffix, handle, exact=self._exact, now_s=self._now_s))
         return fits

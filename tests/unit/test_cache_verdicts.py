@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -195,3 +196,13 @@ def test_every_request_counts_once_and_sums_up(driver: Driver) -> None:
     assert (counts["requests"], counts["prompt_tokens"], counts["cached_tokens"]) == (2, 1402, 700)
     verdicts = counts["verdicts"]
     assert isinstance(verdicts, dict) and sum(verdicts.values()) == 2 and set(verdicts) == set(VerdictName)
+
+
+def test_the_stats_are_json_and_sum_up(driver: Driver) -> None:
+    stored(driver, session="one", state=0)
+    stored(driver, TALK[:600] + TALK[:200])
+    stats = json.loads(json.dumps(asdict(driver.cache.stats())))
+    [model] = stats["models"]
+    assert (model["model"], model["tokens"], model["nbytes"]) == ("m", 700 + 800 - 512, stats["block_bytes"])
+    assert (model["snapshots"], model["snapshot_bytes"], stats["sessions"]) == (1, 500, 1)
+    assert stats["counters"]["stored_tokens"] == model["tokens"]

@@ -105,6 +105,16 @@ def test_forks_of_a_quantised_row(wide: Loaded) -> None:
         assert outcomes[f"f{at}"].tokens == solo(wide, made(at)).tokens
 
 
+def test_forks_that_shared_one_state_would_be_found_out(wide: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(at: int) -> Job:
+        return replace(job(f"f{at}", PROMPT, sampling=SamplingParams(seed=at), max_tokens=12), kv=EIGHT)
+
+    alone = solo(wide, made(1)).tokens
+    monkeypatch.setattr(kv, "fork", lambda state: state)
+    outcomes = run(wide.runner(), [made(0), replace(made(1), fork_of="f0")])
+    assert outcomes["f1"].tokens != alone
+
+
 def test_what_a_model_can_bear(wide: Loaded, tmp_path: Path) -> None:
     assert wide.limits.kv_group_sizes == (32, 64)
     assert load(tmp_path / "hybrid", "hybrid").limits.kv_group_sizes == (32, 64)

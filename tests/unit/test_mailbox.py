@@ -6,11 +6,26 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inference.errors import GenerationFailed
-from inference.events import Channel, Delta, Event, Failed, Finished, FinishReason, PrefillProgress, Usage
+from inference.events import (
+    Channel,
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    TokenLogprob,
+    ToolCallDelta,
+    Usage,
+)
 from inference.scheduler.mailbox import Doorbell, Mailbox, merged
 
 DONE = Finished(FinishReason.STOP, Usage(1))
@@ -48,6 +63,79 @@ def test_what_is_ready_together_becomes_one() -> None:
         Delta("d", 0),
         DONE,
     )
+
+
+def test_answers_written_in_turn_become_one_run_each() -> None:
+    scored = TokenLogprob(7, -1.0)
+    events = [
+        Delta("a", 1, logprobs=(scored,)),
+        Delta("x", 1, choice=1),
+        Delta("b", 1, logprobs=(scored, scored)),
+        Delta("y", 1, choice=1),
+        ToolCallDelta(0, "id", "f", "{", choice=1),
+        Delta("c", 1),
+        Delta("z", 1, choice=1),
+        replace(DONE, choice=1),
+        Delta("d", 1),
+        DONE,
+    ]
+    assert merged(events) == (
+        Delta("abcd", 4, logprobs=(scored,) * 3),
+        Delta("xy", 2, choice=1),
+        ToolCallDelta(0, "id", "f", "{", choice=1),
+        Delta("z", 1, choice=1),
+        replace(DONE, choice=1),
+        DONE,
+    )
+
+
+@given(
+    st.lists(
+        st.builds(Delta, text=st.text("ab", max_size=2), channel=st.sampled_from(Channel), choice=st.integers(0, 2))
+        | st.builds(ToolCallDelta, st.integers(0, 1), st.just(""), st.just(""), st.text("cd"), choice=st.integers(0, 2))
+        | st.builds(PrefillProgress, st.integers(0, 9), st.just(9))
+    )
+)
+def test_merging_changes_nothing_that_an_answer_says(events: list[Event]) -> None:
+    """Each answer's text in each channel, its calls, and their order are what they were."""
+
+    def told(some: Sequence[Event], choice: int) -> list[tuple[str, str]]:
+        out: list[tuple[str, str]] = []
+        for event in some:
+            if isinstance(event, Delta) and event.choice == choice:
+                if out and out[-1][0] == event.channel:
+                    out[-1] = (event.channel, out[-1][1] + event.text)
+                else:
+                    out.append((event.channel, event.text))
+            elif isinstance(event, ToolCallDelta) and event.choice == choice:
+                out.append((f"call {event.index}", event.arguments))
+        return out
+
+    after = merged(events)
+    assert len(after) <= len(events)
+    for choice in range(3):
+        assert told(after, choice) == told(events, choice)
+    assert sum(getattr(event, "token_count", 0) for event in after) == sum(
+        getattr(event, "token_count", 0) for event in events
+    )
+
+
+async def test_it_is_over_when_every_choice_is() -> None:
+    ends: list[Finished | Failed] = []
+    mailbox = Mailbox(Doorbell(asyncio.get_running_loop()), lambda: None, lambda end, _: ends.append(end), choices=2)
+    assert mailbox.put((Delta("a", choice=1), replace(DONE, choice=1, malformed_calls=2)))
+    assert not mailbox.closed and not ends
+    assert mailbox.put((Delta("b"), replace(DONE, malformed_calls=1)))
+    assert mailbox.closed and not mailbox.put((Delta("late"),))
+    assert [end.malformed_calls for end in ends if isinstance(end, Finished)] == [3]
+    assert [event.choice for event in await read(mailbox) if isinstance(event, Finished)] == [1, 0]
+
+
+async def test_a_failure_ends_all_choices() -> None:
+    mailbox = Mailbox(Doorbell(asyncio.get_running_loop()), lambda: None, choices=3)
+    mailbox.put((DONE,))
+    assert mailbox.fail(GenerationFailed("broken")) and mailbox.closed
+    assert isinstance((await read(mailbox))[-1], Failed)
 
 
 async def test_events_come_in_order_and_end() -> None:

@@ -24,7 +24,7 @@ _BREAKS: Final = {"/": r"\/", "\n": r"\n", "\r": r"\r"}
 
 def literal(text: str) -> str:
     """A text as it stands."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")  # the library's reader stops at a bare one
 
 
 def regex(pattern: str) -> str:

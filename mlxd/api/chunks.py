@@ -117,7 +117,7 @@ class CompletionShape:
         if self._vocabulary is None or not delta.logprobs:
             return _text_choice(delta.choice, delta.text)
         written = self._logprobs.setdefault(delta.choice, TextLogprobs(self._vocabulary, len(self._echo)))
-        return _text_choice(delta.choice, delta.text, logprobs=written.piece(delta.logprobs))
+        return _text_choice(delta.choice, delta.text, logprobs=written.piece(delta.logprobs, delta.text))
 
     def call(self, call: ToolCallDelta) -> None:
         return None

@@ -46,12 +46,16 @@ class TextLogprobs:
 
     def __init__(self, vocabulary: Vocabulary, offset: int) -> None:
         self._vocabulary = vocabulary
-        self._offset = offset
+        self._start = self._offset = offset
+        self._begun = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def piece(self, found: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Four lists, an entry for each token. The drawn token is among its `top_logprobs`, likely or not."""
+    def piece(self, found: Sequence[TokenLogprob], text: str) -> dict[str, Any]:
+        """Four lists, an entry for each token of `text`. The drawn token is among its `top_logprobs`, likely or not."""
         raws = [self._vocabulary.token_bytes(one.token) for one in found]
+        if not self._begun:
+            self._begun = True
+            self._offset -= raws[0].startswith(b" ") and not text.startswith(" ")  # SentencePiece's opening blank
         return {
             "tokens": [_text(raw) for raw in raws],
             "token_logprobs": [max(LEAST, one.logprob) for one in found],
@@ -69,7 +73,7 @@ class TextLogprobs:
         """Where a token stands: bytes of a character that was never completed are a character of their own."""
         open_bytes, _ = self._decoder.getstate()
         breaks_off = bool(open_bytes and raw) and not 0x80 <= raw[0] < 0xC0
-        at = self._offset + breaks_off
+        at = max(self._start, self._offset + breaks_off)
         self._offset += len(self._decoder.decode(raw))
         return at
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from inference.events import TokenLogprob
 from inference.params import GenerationParams, KVQuantisation
+from inference.scheduler.budget import held_tokens
 from mlxd.api.errors import InvalidField
 from mlxd.api.logit_bias import read_bias
+from mlxd.api.logprobs import TextLogprobs
 from mlxd.api.sampling import generation_params
 from mlxd.api.schemas import ChatRequest, CompletionRequest
 from mlxd.api.validate import validate
@@ -66,3 +69,27 @@ def test_bias_by_token_id() -> None:
         with pytest.raises(InvalidField) as refusal:
             read_bias({key: 1.0}, 100)
         assert refusal.value.param == "logit_bias" and "0 to 99" in refusal.value.message
+
+
+class Blanks:
+    def token_bytes(self, token: int) -> bytes:
+        return b" " + bytes([token])
+
+
+@pytest.mark.parametrize(("text", "offsets"), [("a b c", [0, 1, 3]), (" a b c", [0, 2, 4])])
+def test_offsets_bear_an_opening_blank_that_is_not_shown(text: str, offsets: list[int]) -> None:
+    found = [TokenLogprob(ord(letter), -1.0) for letter in "abc"]
+    for at in range(1, 4):  # in pieces of any size
+        written = TextLogprobs(Blanks(), 0)
+        cut = 2 * at - (text[0] != " ")
+        told = written.piece(found[:at], text[:cut])["text_offset"]
+        assert told + written.piece(found[at:], text[cut:])["text_offset"] == offsets
+
+
+@pytest.mark.parametrize(
+    ("kv", "held"),
+    [(None, 1000), (KVQuantisation(8), 532), (KVQuantisation(4, 32), 313), (KVQuantisation(8, 64, 800), 800)],
+)
+def test_memory_of_quantised_rows(kv: KVQuantisation | None, held: int) -> None:
+    assert held_tokens(1000, kv) == held
+    assert held_tokens(0, kv) == 0

@@ -30,8 +30,10 @@ class Channel(StrEnum):
 class Usage:
     """Token counts and times of one generation.
 
-    `cached_tokens` of `prompt_tokens` were not computed again. `completion_tokens` counts sampled tokens except the
-    one that ended the turn. Times are seconds by the monotonic clock.
+    `cached_tokens` of `prompt_tokens` were not computed again: what is left when those that the model was called with
+    are taken off. `verdict` says why it was not more, `lost_tokens` how many were computed a second time.
+    `completion_tokens` counts sampled tokens except the one that ended the turn. Times are seconds by the monotonic
+    clock.
     """
 
     prompt_tokens: int
@@ -41,6 +43,8 @@ class Usage:
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    verdict: str = "none"
+    lost_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -57,14 +61,40 @@ class Usage:
         return computed / self.prefill_s if self.prefill_s > 0 else 0.0
 
 
+class Warmth(StrEnum):
+    """What a request began with: nothing, blocks, blocks and a recurrent state, or no store to ask."""
+
+    FRESH = "fresh"
+    HIT = "hit"
+    SNAPSHOT = "snapshot"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a store has of a prompt. `cached_tokens` need not be computed; `verdict` says why not more.
+
+    `lost_tokens` were computed before and have to be computed again.
+    """
+
+    warmth: Warmth = Warmth.DISABLED
+    cached_tokens: int = 0
+    verdict: str = "disabled"
+    lost_tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The request has its place; `verdict` says why it is warm or cold (`none` before there is a cache to ask)."""
+    """The request has its place, and this is how warm it would begin now.
+
+    `warmth` is fresh, hit, snapshot or disabled, `verdict` says why it is not more; both are `none` where nobody knows.
+    """
 
     request_id: str
     prompt_tokens: int
     cached_tokens: int = 0
     verdict: str = "none"
+    warmth: str = "none"
 
     @property
     def to_compute_tokens(self) -> int:

@@ -64,6 +64,20 @@ class KVQuantisation:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheScope:
+    """With whom a request shares what was computed, and what a miss is told by. KV depends on ids, model and `salt`.
+
+    `salt` parts clients that must not learn of each other. `template` is the digest of the model's text side. `session`
+    names the conversation, "" when nobody knows. A `one_shot` (a title, a commit message) never pushes out others.
+    """
+
+    salt: bytes = b""
+    template: str = ""
+    session: str = ""
+    one_shot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationParams:
     """Everything about one generation that is not its prompt.
 

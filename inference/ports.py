@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inference.errors import InferenceError
-from inference.events import FinishReason, TokenLogprob
-from inference.params import Grammar, KVQuantisation, SamplingParams
+from inference.events import FinishReason, Looked, TokenLogprob
+from inference.params import CacheScope, Grammar, KVQuantisation, SamplingParams
 from inference.tokens import Prompt, TokenIds
 
 
@@ -178,7 +178,7 @@ class Job:
 
     `stop_ids` holds the model's end-of-turn ids and the request's own (empty: only `max_tokens` ends the row); none of
     them is drawn before `min_tokens`, and none of `banned_ids` ever. `fork_of` names a job started just before with
-    the same prompt: its prefill is shared.
+    the same prompt: its prefill is shared. Without `cache` nothing is looked up or kept.
     """
 
     id: str
@@ -192,6 +192,15 @@ class Job:
     guide: Guide | None = None
     kv: KVQuantisation | None = None
     fork_of: str = ""
+    cache: CacheScope | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job has left any wait for blocks that were under way and begins behind what `looked` found."""
+
+    job_id: str
+    looked: Looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +235,7 @@ class RowFailed:
     error: InferenceError
 
 
-StepOutput = Prefilled | Sampled | RowFailed
+StepOutput = Started | Prefilled | Sampled | RowFailed
 
 
 class ModelRunner(Protocol):
@@ -235,11 +244,14 @@ class ModelRunner(Protocol):
     @property
     def limits(self) -> ModelLimits: ...
 
-    def start(self, job: Job) -> None:
-        """Takes a job; its prefill begins at the next step."""
+    def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
+        """What a job of this prompt would begin with now. Changes nothing."""
 
-    def cancel(self, job_id: str) -> None:
-        """Frees a job's row. Unknown ids are ignored: a finished job may be cancelled late."""
+    def start(self, job: Job) -> None:
+        """Takes a job; its prefill begins at the next step, or when another has computed what it needs."""
+
+    def cancel(self, job_id: str, *, keep: bool = True) -> None:
+        """Frees a job's row; unless `keep`, nothing that it computed is stored. Unknown ids are ignored."""
 
     def step(self) -> Sequence[StepOutput]:
         """At most one prefill chunk, then one decode step of each lane. Raises `EngineFatal` when state is unsafe."""

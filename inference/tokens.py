@@ -51,13 +51,16 @@ class Boundary:
 class Prompt:
     """Token ids the model reads. Never used to search the cache.
 
-    `header` is where the generation header (the opening of the assistant's turn) begins, None when the prompt has none.
+    `header` is where the generation header (the opening of the assistant's turn) begins, None when the prompt has none;
+    the last `opener_tokens` of it open a thought. `last_user_message` is the number of the user's last message.
     """
 
     ids: TokenIds
     boundaries: tuple[Boundary, ...] = ()
     source: SourceMap = field(default_factory=SourceMap)
     header: int | None = None
+    opener_tokens: int = 0
+    last_user_message: int | None = None
 
     def after(self, offset: KVOffset) -> TokenIds:
         """The ids still to be computed when `offset` tokens are in the KV cache."""

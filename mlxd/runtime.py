@@ -21,8 +21,8 @@ from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import left_open, likely_tags, quieted, silent_ids, think_tags, thought_span
 from inference.conversation.turns import ThinkTags
 from inference.errors import ModelLoading, ModelNotFound, UnsupportedParameter
-from inference.messages import Conversation
-from inference.params import GenerationParams, Grammar
+from inference.messages import Conversation, Role
+from inference.params import CacheScope, GenerationParams, Grammar
 from inference.ports import CompiledGrammar, GrammarCompiler, Guide, ModelRef, ThoughtSpan, Tokenizer
 from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
 from inference.streaming.dialects.choice import AUTO, markers, message_format, spoken
@@ -32,6 +32,9 @@ from mlxd.malformed import MalformedCalls
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
 """Names that clients send when they do not care; they mean the default model."""
+
+ONE_SHOT_TOKENS = 2048
+"""A longer prompt is worth its memory whatever it is for."""
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
 
@@ -134,10 +137,12 @@ class Runtime:
         client: str,
         request_id: str,
         body_bytes: int = 0,
+        session: str = "",
     ) -> Generation:
         """Prepares a prompt (of `conversation`, else of `raw_prompt`) and hands it to the scheduler.
 
-        Raises any `RequestError`, `BusyError` or `ModelError`. `body_bytes` is the size of the request's body.
+        Raises any `RequestError`, `BusyError` or `ModelError`. `body_bytes` is the size of the request's body,
+        `session` the conversation that the client says it belongs to.
         """
         served = self.resolve(model)
         text = await self.text(served)
@@ -166,6 +171,9 @@ class Runtime:
                 shown=_shown(text.tokenizer, dialects, calls=bool(tools)),
                 report=partial(self.malformed.note, request_id, served.id),
                 guide=_guide(grammar, thought, split=thinking is not None),
+                cache=CacheScope(
+                    template=text.digest, session=session, one_shot=_is_one_shot(conversation, len(prompt))
+                ),
             )
         )
 
@@ -242,6 +250,13 @@ def _guide(grammar: CompiledGrammar | None, thought: ThoughtSpan | None, *, spli
     if grammar is not None:
         return Guide(grammar, thought if split else None)
     return None if thought is None or thought.budget_tokens is None else Guide(thought=thought)
+
+
+def _is_one_shot(conversation: Conversation | None, prompt_tokens: int) -> bool:
+    """A title, a commit message, a check: short, without tools, nothing answered yet. A second turn makes it more."""
+    if conversation is None or conversation.tools or prompt_tokens > ONE_SHOT_TOKENS:
+        return False
+    return all(message.role is not Role.ASSISTANT for message in conversation.messages)
 
 
 _current: Runtime | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from inference.conversation.compose import Composed, Wish, compose
 from inference.conversation.sentinels import Piece
@@ -45,7 +45,18 @@ def render_with_notes(text: TextModel, conversation: Conversation) -> Rendered:
     composed = compose_conversation(text, conversation)
     refuse_far_too_long(text, [piece.text for piece in composed.pieces])
     prompt = assemble(text.tokenizer, composed, text.traits.header)
+    users = [at for at, message in enumerate(conversation.messages) if message.role is Role.USER]
+    prompt = replace(prompt, opener_tokens=_opener_tokens(text, prompt), last_user_message=users[-1] if users else None)
     return Rendered(prompt, {kind: count for kind, count in composed.counts.items() if count})
+
+
+def _opener_tokens(text: TextModel, prompt: Prompt) -> int:
+    """How many tokens at the end of the generation header open a thought, or open and close an empty one."""
+    if text.traits.think is None or prompt.header is None:
+        return 0
+    header, opener = prompt.ids[prompt.header :], text.tokenizer.encode_template(text.traits.think[0])
+    starts = (at for at in range(len(header)) if header[at : at + len(opener)] == opener)
+    return next((len(header) - at for at in starts), 0)
 
 
 def compose_conversation(text: TextModel, conversation: Conversation) -> Composed:

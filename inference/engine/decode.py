@@ -25,6 +25,7 @@ from inference.engine.rows import Row
 from inference.engine.sampler import LaneSampler
 from inference.engine.steering import steer
 from inference.events import TokenLogprob
+from inference.tokens import TokenIds
 
 SHORT_TOKENS = 1024
 """Below this, padding is too small to keep rows apart."""
@@ -130,6 +131,27 @@ class Lane:
         self._tokens = self._tokens[mx.array(keep)] if keep else None
         self._logprobs = [self._logprobs[at] for at in keep]
         self._seat([self.rows[at] for at in keep])
+
+    # --- the store ----------------------------------------------------------------------------------------------
+
+    def follow(self, row: Row) -> None:
+        """Lets a row's trail take what is complete; the state holds all of `row.ids`."""
+        if row.trail is not None and row.trail.is_due(row.length_tokens):
+            row.trail.drew(self._state, self.rows.index(row), row.ids)
+
+    def leave_trail(self, row: Row, *, keep: bool, stop: TokenIds = ()) -> None:
+        """Ends a row's trail. `stop` is a token that was fed and belongs to no answer: the template writes it too."""
+        trail, row.trail = row.trail, None
+        if trail is None:
+            return
+        if keep:
+            trail.ended(self._state, self.rows.index(row), (*row.ids, *stop))
+        else:
+            trail.discard()
+
+    def leave_trails(self, *, keep: bool) -> None:
+        for row in self.rows:
+            self.leave_trail(row, keep=keep)
 
     def _seat(self, rows: list[Row]) -> None:
         self.rows = rows

@@ -8,18 +8,23 @@ tokenizer of the model is touched.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+import time
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from inference.cache.limits import CacheLimits
+from inference.cache.prefix_cache import PrefixCache
+from inference.cache.reuse import ReuseMode
 from inference.engine import kv, memory
+from inference.engine.fingerprint import fingerprint
 from inference.engine.mlx_lm_door import get_total_parameters, load_model, make_prompt_cache
 from inference.engine.model_config import context_tokens, read_config
 from inference.engine.model_files import check_model_files
 from inference.engine.runner import MlxRunner
-from inference.engine.settings import GRID_TOKENS, EngineSettings
+from inference.engine.settings import GRID_TOKENS, CacheSettings, EngineSettings
+from inference.engine.store import ModelStore
 from inference.errors import InferenceError, InvalidModel, MemoryPressure, ModelTooLarge
 from inference.params import KVQuantisation
 from inference.ports import DeviceMemory, ModelLimits, ModelRef, ModelRunner
@@ -40,6 +45,7 @@ class MlxLoader:
         self._settings = settings
         memory.release_streams_with_thread()
         self._limit_bytes = memory.limit_device(settings)
+        self._cache = prefix_cache(settings.cache, self._limit_bytes) if settings.cache.enabled else None
 
     def load(self, model: ModelRef) -> ModelRunner:
         """Besides `ModelError`, raises `MemoryPressure` when it would fit were the other loaded models gone."""
@@ -48,7 +54,7 @@ class MlxLoader:
         self._require_fit(files.weights_bytes, weights_bytes=files.weights_bytes)
         failure: str | None = None
         try:
-            return self._build(model.path, config)
+            return self._build(model, config)
         except InferenceError:
             memory.release_unused()
             raise
@@ -65,8 +71,8 @@ class MlxLoader:
     def release_unused(self) -> None:
         memory.release_unused()
 
-    def _build(self, path: Path, config: dict[str, Any]) -> ModelRunner:
-        built, _ = load_model(path, lazy=True, strict=True, trust_remote_code=False)
+    def _build(self, model: ModelRef, config: dict[str, Any]) -> ModelRunner:
+        built, _ = load_model(model.path, lazy=True, strict=True, trust_remote_code=False)
         limits = measure(built, config, self._settings.max_batch)
         row_tokens = min(self._settings.min_context_tokens, limits.context_tokens)
         needed = limits.weights_bytes + limits.row_bytes(row_tokens) + limits.workspace_bytes
@@ -74,7 +80,14 @@ class MlxLoader:
         self._require_free(needed)
         mx.eval(built.parameters())
         self._try_out(built)
-        return MlxRunner(built, limits, self._settings)
+        return MlxRunner(built, limits, self._settings, self._store(model, built))
+
+    def _store(self, model: ModelRef, built: Any) -> ModelStore | None:
+        """What is computed survives an unload: its blocks are found again by the fingerprint of the files."""
+        if self._cache is None:
+            return None
+        mode = ReuseMode.BITWISE if self._settings.cache.bitwise else ReuseMode.TOKEN
+        return ModelStore(self._cache, model.id, fingerprint(model.path), lambda: make_prompt_cache(built), mode)
 
     def _require_fit(self, needed_bytes: int, *, weights_bytes: int) -> None:
         if needed_bytes > self._limit_bytes:
@@ -92,6 +105,23 @@ class MlxLoader:
         state = make_prompt_cache(model)
         logits = model(mx.array([[0]]), cache=state)
         kv.wait(state, logits)
+
+
+def prefix_cache(settings: CacheSettings, limit_bytes: int) -> PrefixCache:
+    """An empty one, its budgets taken from the device where they are not set."""
+    blocks_bytes = limit_bytes // 3 if settings.memory_bytes is None else settings.memory_bytes
+    snapshots_bytes, side_bytes = settings.snapshot_memory_bytes, settings.side_memory_bytes
+    limits = CacheLimits(
+        budget_bytes=blocks_bytes,
+        snapshot_budget_bytes=blocks_bytes // 4 if snapshots_bytes is None else snapshots_bytes,
+        side_budget_bytes=blocks_bytes // 16 if side_bytes is None else side_bytes,
+        ttl_s=settings.ttl_s,
+        idle_s=settings.idle_s,
+        max_sessions=settings.max_sessions,
+        max_entries_per_session=settings.max_entries_per_session,
+        max_conversation_tokens=settings.max_conversation_tokens,
+    )
+    return PrefixCache(limits, time.monotonic)
 
 
 def measure(model: Any, config: dict[str, Any], max_batch: int) -> ModelLimits:

@@ -10,7 +10,7 @@ The last prompt token is left to decode: its first step turns it into the first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from inference.engine import kv
 from inference.engine.kv import KVState
 from inference.engine.rows import Row
 from inference.engine.settings import GRID_TOKENS
+from inference.engine.trail import Trail
+from inference.events import Looked
 from inference.ports import Job
 from inference.tokens import KVOffset, TokenIds
 
@@ -32,7 +34,8 @@ class PrefillRow:
     """Rows whose first `offset` ids are in `state`. `ids` is the whole sequence; all but the last are to be computed.
 
     Several `rows` are forks that share it; progress is told of the first, and when that leaves, of the next.
-    `restarted` rows are computed again after a fault; their progress is not reported a second time.
+    `restarted` rows are computed again after a fault; their progress is not reported a second time. `claim` is the job
+    under whose name others wait for what is computed here, `trail` its way in the store, `looked` what it began with.
     """
 
     rows: list[Row]
@@ -40,6 +43,9 @@ class PrefillRow:
     state: KVState
     offset: KVOffset = field(default=KVOffset(0))
     restarted: bool = False
+    trail: Trail | None = None
+    claim: str = ""
+    looked: Looked = field(default_factory=Looked)
 
     @property
     def row(self) -> Row:
@@ -86,15 +92,17 @@ class PrefillQueue:
     def find(self, job_id: str) -> PrefillRow | None:
         return next((row for row in self._rows if any(one.job.id == job_id for one in row.rows)), None)
 
-    def drop(self, job_id: str) -> bool:
-        """Takes a job out; forks that shared its prefill keep it. False: it is not in prefill."""
+    def drop(self, job_id: str) -> PrefillRow | None:
+        """Takes a job out; forks that shared its prefill keep it. What it was in, and None when it is not in prefill.
+
+        Nobody is left in a prefill without `rows`.
+        """
         row = self.find(job_id)
-        if row is None:
-            return False
-        row.rows = [one for one in row.rows if one.job.id != job_id]
-        if not row.rows:
-            self.remove(row)
-        return True
+        if row is not None:
+            row.rows = [one for one in row.rows if one.job.id != job_id]
+            if not row.rows:
+                self.remove(row)
+        return row
 
     def clear(self) -> None:
         self._rows.clear()
@@ -125,19 +133,23 @@ def chunk_end(start: int, goal: int, budget_tokens: int) -> int:
     return max(start, (start + budget_tokens) // GRID_TOKENS * GRID_TOKENS)
 
 
-def pieces(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """`start` to `end` cut at every grid line between them."""
+def pieces(start: int, end: int, cuts: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
+    """`start` to `end` cut at every grid line between them, and at `cuts` (ascending)."""
     while start < end:
-        stop = min(end, (start // GRID_TOKENS + 1) * GRID_TOKENS)
+        line = (start // GRID_TOKENS + 1) * GRID_TOKENS
+        stop = min(end, line, next((cut for cut in cuts if cut > start), line))
         yield start, stop
         start = stop
 
 
 def compute(model: Any, row: PrefillRow, end: int) -> None:
     """Brings the ids up to `end` into the row's state and waits for them."""
-    for start, stop in pieces(row.offset, end):
+    trail = row.trail
+    for start, stop in pieces(row.offset, end, trail.cuts if trail is not None else ()):
         kv.quantise(row.state, row.row.job.kv)
         model(mx.array(row.ids[start:stop])[None], cache=row.state)
         kv.begin(row.state)  # the logits are never asked for, so the output layer is not computed
+        if trail is not None:
+            trail.computed(row.state, stop)
     kv.wait(row.state)
     row.offset = KVOffset(end)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from inference.engine.guide import NOTHING, RowGuide
 from inference.engine.sampler import RowSampling
+from inference.engine.trail import Trail
 from inference.events import FinishReason
 from inference.ports import Job
 from inference.tokens import TokenIds
@@ -16,7 +17,7 @@ class Row:
     """A started job. `alone` rows decode in a lane of their own: they have failed in company once.
 
     `read_token` is a token that the next draw already builds on and that nobody was told of yet. `guide` is there
-    from the first `rewind` on, where the job has one.
+    from the first `rewind` on, where the job has one; `trail`, once it decodes, is its way in the store.
     """
 
     job: Job
@@ -25,6 +26,7 @@ class Row:
     alone: bool = False
     guide: RowGuide | None = None
     read_token: int | None = None
+    trail: Trail | None = None
 
     @classmethod
     def of(cls, job: Job) -> Row:

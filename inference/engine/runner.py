@@ -18,14 +18,18 @@ from typing import Any
 
 from inference.engine import kv, memory
 from inference.engine.decode import Lane, Lanes
+from inference.engine.entrance import Entrance
 from inference.engine.mlx_lm_door import make_prompt_cache
 from inference.engine.pace import Pace
 from inference.engine.prefill import PrefillQueue, PrefillRow, compute
 from inference.engine.rows import Row
 from inference.engine.settings import EngineSettings
+from inference.engine.store import ModelStore
 from inference.errors import EngineFatal, GenerationFailed, InferenceError, InvalidParameter, MemoryPressure
-from inference.events import FinishReason
-from inference.ports import Job, ModelLimits, Prefilled, RowFailed, Sampled, StepOutput
+from inference.events import FinishReason, Looked
+from inference.params import CacheScope, KVQuantisation
+from inference.ports import Job, ModelLimits, Prefilled, RowFailed, Sampled, Started, StepOutput
+from inference.tokens import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +37,14 @@ log = logging.getLogger(__name__)
 class MlxRunner:
     """Implements `ports.ModelRunner` with a model of mlx-lm."""
 
-    def __init__(self, model: Any, limits: ModelLimits, settings: EngineSettings) -> None:
+    def __init__(
+        self, model: Any, limits: ModelLimits, settings: EngineSettings, store: ModelStore | None = None
+    ) -> None:
         self._model = model
         self._limits = limits
         self._settings = settings
         self._queue = PrefillQueue()
+        self._entrance = Entrance(self._queue, lambda: make_prompt_cache(self._model), store)
         self._lanes = Lanes()
         self._pace = Pace(settings.prefill_step_tokens)
         self._settled: list[StepOutput] = []
@@ -48,12 +55,16 @@ class MlxRunner:
 
     @property
     def active_jobs(self) -> int:
-        """Jobs in prefill and decode, and those whose end the next step reports."""
-        return len(self._queue) + len(self._lanes) + len(self._settled)
+        """Jobs that wait, prefill and decode, and those whose end the next step reports."""
+        ended = sum(not isinstance(output, Started) for output in self._settled)
+        return len(self._entrance) + len(self._queue) + len(self._lanes) + ended
 
     @property
     def kv_bytes(self) -> int:
         return self._lanes.kv_bytes + sum(kv.nbytes(row.state) for row in self._queue)
+
+    def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
+        return self._entrance.lookup(prompt, cache, kv)
 
     def start(self, job: Job) -> None:
         if (end := self._cannot_run(job)) is not None:
@@ -61,11 +72,7 @@ class MlxRunner:
             return
         row = Row.of(job)
         row.alone = job.kv is not None  # mlx-lm cannot batch quantised entries, and these will be
-        origin = self._queue.find(job.fork_of) if job.fork_of else None
-        if origin is not None and origin.takes(job):
-            origin.rows.append(row)
-        else:
-            self._queue.add(PrefillRow([row], job.prompt.ids, make_prompt_cache(self._model)))
+        self._settled += self._entrance.take(row)
 
     def _cannot_run(self, job: Job) -> StepOutput | None:
         """The engine's own guards: an id beyond the embedding reads foreign memory, an empty prompt has no logits."""
@@ -76,10 +83,13 @@ class MlxRunner:
             return RowFailed(job.id, InvalidParameter("The model's KV cannot be quantised like this.", param="kv_bits"))
         return Sampled(job.id, (), FinishReason.LENGTH) if job.max_tokens < 1 else None
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, job_id: str, *, keep: bool = True) -> None:
         self._settled = [output for output in self._settled if output.job_id != job_id]
-        if not self._queue.drop(job_id) and (found := self._lanes.find(job_id)) is not None:
+        if (outputs := self._entrance.cancel(job_id, keep=keep)) is not None:
+            self._settled += outputs
+        elif (found := self._lanes.find(job_id)) is not None:
             lane, row = found
+            lane.leave_trail(row, keep=keep)
             self._settled += self._drop(lane, [row])
 
     def step(self) -> Sequence[StepOutput]:
@@ -93,7 +103,9 @@ class MlxRunner:
         return outputs
 
     def close(self) -> None:
-        self._queue.clear()
+        self._entrance.close()
+        for lane in self._lanes:
+            lane.leave_trails(keep=False)
         self._lanes.clear()
         self._settled = []
         self._model = None
@@ -103,16 +115,20 @@ class MlxRunner:
 
     def _prefill(self, row: PrefillRow, end: int) -> list[StepOutput]:
         start = row.offset
+        done: list[StepOutput] = []
         try:
             began_s = time.perf_counter()
             compute(self._model, row, end)
             self._pace.took(end - start, time.perf_counter() - began_s)
+            if row.offset == row.goal:
+                done = self._entrance.completed(row)
             lanes = self._first_lanes(row) if row.offset == row.goal else []
         except Exception as error:
             return self._prefill_failed(row, error)
         if lanes:
             self._queue.remove(row)
-        outputs = [output for lane in lanes for output in self._admit(lane)]
+        outputs = [*done, *self._entrance.advanced(row)]
+        outputs += [output for lane in lanes for output in self._admit(lane)]
         if row.restarted:
             return outputs
         last = int(bool(lanes))  # the last token is fed by decode's first step, which is under way
@@ -143,19 +159,26 @@ class MlxRunner:
             drawn = lane.step()
         except Exception as error:
             self._lanes.remove(lane)
-            return [self._failed(lane.rows[0], error)] if len(lane.rows) == 1 else self._restart(lane.rows, error)
+            if len(lane.rows) > 1:
+                return self._restart(lane.rows, error)
+            lane.leave_trails(keep=False)
+            return [self._failed(lane.rows[0], error)]
         outputs: list[StepOutput] = []
         gone = []
         for one in drawn:
             row = one.row
             if row.sampling.error is not None:
                 outputs.append(self._failed(row, row.sampling.error))
+                lane.leave_trail(row, keep=True)
                 gone.append(row)
                 continue
             tokens, finish = row.take(one.token)
             logprobs = (one.logprob,) if tokens and one.logprob is not None else ()
             outputs.append(Sampled(row.job.id, tokens, finish, logprobs))
-            if finish is not None:
+            if finish is None:
+                lane.follow(row)
+            else:
+                lane.leave_trail(row, keep=True, stop=() if tokens else (one.token,))
                 gone.append(row)
         return outputs + (self._drop(lane, gone) if gone else [])
 
@@ -174,20 +197,27 @@ class MlxRunner:
         """Computes the rows of a broken lane again, each in a lane of its own: there it shows which is at fault."""
         self._require_device(error)
         for row in rows:
+            if row.trail is not None:
+                row.trail.discard()
+                row.trail = None
             row.alone = True
             row.rewind()
-            self._queue.add(PrefillRow([row], row.ids, make_prompt_cache(self._model), restarted=True))
+            self._entrance.again([row], row.ids)
         return []
 
     def _prefill_failed(self, row: PrefillRow, error: Exception) -> list[StepOutput]:
         """The first row is at fault until shown otherwise; its forks begin anew, for the state cannot be trusted."""
         self._queue.remove(row)
+        for one in row.rows:
+            if one.trail is not None:
+                one.trail.discard()
+                one.trail = None
         failed, *forks = row.rows
-        outputs: list[StepOutput] = [self._failed(failed, error)]
+        outputs: list[StepOutput] = [self._failed(failed, error), *self._entrance.left(row, keep=False)]
         for fork in forks:
             fork.rewind()
         if forks:
-            self._queue.add(PrefillRow(forks, row.ids, make_prompt_cache(self._model), restarted=True))
+            self._entrance.again(forks, row.ids)
         return outputs
 
     def _failed(self, row: Row, error: Exception) -> RowFailed:

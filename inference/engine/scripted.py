@@ -16,18 +16,10 @@ from enum import Enum, auto
 from zlib import crc32
 
 from inference.errors import EngineFatal, GenerationFailed, InvalidModel
-from inference.events import FinishReason, TokenLogprob
-from inference.ports import (
-    Clock,
-    DeviceMemory,
-    Job,
-    ModelLimits,
-    ModelRef,
-    Prefilled,
-    RowFailed,
-    Sampled,
-    StepOutput,
-)
+from inference.events import FinishReason, Looked, TokenLogprob
+from inference.params import CacheScope, KVQuantisation
+from inference.ports import Clock, DeviceMemory, Job, ModelLimits, ModelRef, Prefilled, RowFailed, Sampled, StepOutput
+from inference.tokens import Prompt
 
 EOS = 256
 """The id that ends a turn; 0 to 255 are bytes."""
@@ -152,7 +144,10 @@ class ScriptedRunner:
         script.started.append(job.id)
         self._rows[job.id] = _Row(job)
 
-    def cancel(self, job_id: str) -> None:
+    def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
+        return Looked()
+
+    def cancel(self, job_id: str, *, keep: bool = True) -> None:
         self._rows.pop(job_id, None)
 
     def step(self) -> Sequence[StepOutput]:

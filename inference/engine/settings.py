@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 GRID_TOKENS = 256
 """Prefill is cut where the absolute position is a multiple of this: the same grid is what makes warm equal cold."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How much of what was computed is kept, and how long.
+
+    `memory_bytes` is for the blocks of conversations (None: a third of what the device may use, 0: nothing is kept);
+    `snapshot_memory_bytes` for recurrent states (None: a quarter of that), `side_memory_bytes` for titles and other
+    one-shots (None: a sixteenth). The other limits are those of `CacheLimits`; 0 is none. `bitwise` reuses whole blocks
+    made by prefill only, so that on a CPU every bit is that of a cold run.
+    """
+
+    memory_bytes: int | None = None
+    snapshot_memory_bytes: int | None = None
+    side_memory_bytes: int | None = None
+    ttl_s: float = 0.0
+    idle_s: float = 0.0
+    max_sessions: int = 0
+    max_entries_per_session: int = 0
+    max_conversation_tokens: int = 0
+    bitwise: bool = False
+
+    @property
+    def enabled(self) -> bool:
+        return self.memory_bytes != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +41,7 @@ class EngineSettings:
     keeps the other streams' tokens closer together. `max_batch` rows decode at once. `memory_limit_bytes` is what the
     process may use of the device (None: nine tenths of what the device recommends). `buffer_pool_bytes` bounds freed
     buffers that MLX keeps for reuse (None: a sixteenth of the limit, at most 2 GiB). A model is refused as too large
-    unless one row of `min_context_tokens` fits beside its weights.
+    unless one row of `min_context_tokens` fits beside its weights. `cache` is how computed prefixes are kept.
     """
 
     prefill_step_tokens: int = 512
@@ -24,6 +49,7 @@ class EngineSettings:
     memory_limit_bytes: int | None = None
     buffer_pool_bytes: int | None = None
     min_context_tokens: int = 4096
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
     def __post_init__(self) -> None:
         if self.prefill_step_tokens < GRID_TOKENS or self.prefill_step_tokens % GRID_TOKENS:

@@ -10,20 +10,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from inference.errors import InferenceError
-from inference.events import Event, Failed, Finished, PrefillProgress, Usage
+from inference.events import Event, Failed, Finished, Looked, PrefillProgress, Usage
 from inference.ports import Prefilled
 from inference.scheduler.request import Ticket
 from inference.scheduler.row import Row
 
 
 class Choices:
-    """A running request. `events` are those not yet delivered, of all rows, in the order in which they happened."""
+    """A running request. `events` are those not yet delivered, of all rows, in the order in which they happened.
 
-    __slots__ = ("_usages", "events", "rows", "ticket")
+    `looked` is what its prompt began with.
+    """
+
+    __slots__ = ("_computed_tokens", "_usages", "events", "looked", "rows", "ticket")
 
     def __init__(self, ticket: Ticket, now_s: float, reserve_tokens: int, deadline_s: float | None = None) -> None:
         self.ticket = ticket
         self.events: list[Event] = []
+        self.looked = Looked()
+        self._computed_tokens = 0
         self._usages: list[Usage] = []
         self.rows = tuple(Row(self, choice, now_s, reserve_tokens, deadline_s) for choice in range(ticket.choices))
 
@@ -37,8 +42,14 @@ class Choices:
         self.events.clear()
         return taken
 
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the model was not called with: what is left of the prompt when those are counted."""
+        return max(0, self.ticket.prompt_tokens - self._computed_tokens) if self._computed_tokens else 0
+
     def prefilled(self, output: Prefilled) -> None:
         """Takes progress of the shared prompt; once an answer has begun, that is an engine's own affair."""
+        self._computed_tokens += output.computed_tokens
         before = max(row.done_tokens for row in self.rows)
         if output.done_tokens <= before or any(row.begun for row in self.rows):
             return

@@ -119,7 +119,9 @@ class Intake:
             self._refuse(ticket, error)
             return False
         ticket.announced = True
-        return ticket.mailbox.put((Admitted(request.id, ticket.prompt_tokens),))
+        looked = resident.runner.lookup(request.prompt, request.cache, request.params.kv)
+        admitted = Admitted(request.id, ticket.prompt_tokens, looked.cached_tokens, looked.verdict, looked.warmth.value)
+        return ticket.mailbox.put((admitted,))
 
     def _refuse_for_model(self, ticket: Ticket) -> None:
         error = self._residents.failure(ticket.request.model.id)

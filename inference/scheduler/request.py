@@ -8,7 +8,7 @@ from typing import Self
 
 from inference.events import Event
 from inference.messages import Tool
-from inference.params import GenerationParams
+from inference.params import CacheScope, GenerationParams
 from inference.ports import Guide, ModelRef, Tokenizer
 from inference.scheduler.mailbox import Mailbox
 from inference.streaming.pieces import BrokenCall
@@ -52,6 +52,7 @@ class Request:
     guide: Guide | None = None
     dialects: tuple[str, ...] = ()
     report: Callable[[BrokenCall], None] | None = None
+    cache: CacheScope | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -51,6 +51,7 @@ class Row:
             guide=request.guide,
             kv=params.kv,
             fork_of=ticket.job_id if choice else "",
+            cache=request.cache,
         )
         self.over = False
         self.done_tokens = 0
@@ -110,6 +111,9 @@ class Row:
         first_s = self._first_s
         return Usage(
             prompt_tokens=len(self.job.prompt),
+            cached_tokens=self.choices.cached_tokens,
+            verdict=self.choices.looked.verdict,
+            lost_tokens=self.choices.looked.lost_tokens,
             completion_tokens=self.completion_tokens,
             reasoning_tokens=self._answer.reasoning_tokens,
             queue_s=self.started_s - self.ticket.submitted_s,

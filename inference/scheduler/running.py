@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from inference.errors import EngineFatal, GenerationFailed, InferenceError, ModelError
 from inference.events import FinishReason
-from inference.ports import Clock, Prefilled, RowFailed, Sampled, StepOutput
+from inference.ports import Clock, Prefilled, RowFailed, Sampled, Started, StepOutput
 from inference.scheduler.admission import Admission
 from inference.scheduler.budget import Load
 from inference.scheduler.choices import Choices
@@ -141,6 +141,8 @@ class Running:
             case Prefilled():
                 row.choices.prefilled(output)
                 self.prefill.add(output.computed_tokens)
+            case Started():
+                row.choices.looked = output.looked
             case RowFailed():
                 row.choices.fail(output.error)
 

@@ -158,7 +158,8 @@ def _tell(
 ) -> None:
     admitted = next((event for event in opening if isinstance(event, Admitted)), None)
     cached_tokens = admitted.cached_tokens if admitted else 0
-    response["X-Conv-KV"] = admitted.verdict if admitted else "none"
+    response["X-Conv-KV"] = admitted.warmth if admitted else "none"
+    response["X-Mlxd-Verdict"] = admitted.verdict if admitted else "none"
     response["X-Conv-Cached-Tokens"] = str(cached_tokens)
     response["X-Conv-Processing-Tokens"] = str(prompt_tokens - cached_tokens)
     if asked is not None and max_tokens < asked:

@@ -42,7 +42,7 @@ async def test_one_answer_in_the_promised_order() -> None:
         assert (generation.id, generation.model_id) == ("abc", "scripted")
         assert (generation.prompt_tokens, generation.max_tokens) == (10, 50)
         told = await events(generation)
-    assert told[0] == Admitted("abc", 10)
+    assert told[0] == Admitted("abc", 10, verdict="disabled", warmth="disabled")
     kinds = [type(event) for event in told]
     assert kinds == sorted(kinds, key=[Admitted, PrefillProgress, Delta, Finished].index)
     assert PrefillProgress(10, 10) in told

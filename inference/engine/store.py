@@ -1,0 +1,122 @@
+"""One model's door to the prefix cache: rows begin with what is stored, and leave behind what they compute.
+
+Blocks are committed as they complete, in prefill and in decode, so a request that ends in any way leaves all of its
+finished work; what broke leaves nothing. A request whose prompt another is computing right now waits for its blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from inference.cache.blocks import Root
+from inference.cache.in_flight import InFlight
+from inference.cache.node import Admission
+from inference.cache.prefix_cache import PrefixCache
+from inference.cache.reuse import Reuse, ReuseMode
+from inference.engine.assembly import assemble
+from inference.engine.blocks import store_needs, unstorable
+from inference.engine.kv import KVState
+from inference.engine.trail import Trail
+from inference.events import Looked, Warmth
+from inference.params import CacheScope, KVQuantisation
+from inference.ports import Job
+from inference.tokens import Prompt, TokenIds
+
+log = logging.getLogger(__name__)
+
+
+class ModelStore:
+    """What one loaded model shares with earlier and later rows. `fresh` makes the model's empty state.
+
+    `in_flight` knows which job computes what. All of it lives on the worker thread.
+    """
+
+    def __init__(
+        self, cache: PrefixCache, model_id: str, fingerprint: str, fresh: Callable[[], KVState], mode: ReuseMode
+    ) -> None:
+        state = fresh()
+        self.in_flight = InFlight()
+        self._cache = cache
+        self._model_id = model_id
+        self._fingerprint = fingerprint
+        self._fresh = fresh
+        self._mode = mode
+        self._needs = store_needs(state)
+        self._refusal = unstorable(state)
+        if self._refusal is not None:
+            log.warning("model %s keeps no prefixes: %s", model_id, self._refusal)
+
+    def lookup(self, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None) -> Looked:
+        """What a job would begin with now."""
+        if scope is None or self._refusal is not None:
+            return Looked()
+        return looked(self._find(prompt.ids, scope, kv))
+
+    def must_wait(self, job: Job) -> str | None:
+        """The job that computes what this one misses: it waits until that is stored, and is then looked at again."""
+        if job.cache is None or self._refusal is not None:
+            return None
+        root, ids = self._root(job.cache, job.kv), job.prompt.ids
+        awaited = self.in_flight.awaited(root.key, ids, self._find(ids, job.cache, job.kv).depth_tokens)
+        if awaited is None:
+            return None
+        self.in_flight.wait(job.id, awaited)
+        return awaited.job
+
+    def begin(self, job: Job, state: KVState | None = None) -> tuple[KVState, Trail | None, Looked]:
+        """A row's state, filled as far as possible, and its trail; `state` given: a fork's, which is filled already.
+
+        A row whose blocks cannot be assembled begins cold, and its store is left alone.
+        """
+        if job.cache is None or self._refusal is not None:
+            return self._fresh() if state is None else state, None, Looked()
+        ids = job.prompt.ids
+        admission = Admission.ONE_SHOT if job.cache.one_shot else Admission.MAIN
+        lease = self._cache.hold(self._find(ids, job.cache, job.kv), job.id, admission)
+        reuse = lease.reuse
+        try:
+            if state is None:
+                state = self._assembled(reuse, job)
+            elif reuse.depth_tokens != len(ids) - 1:
+                raise ValueError("the prompt that a fork has read is not stored")
+            trail = Trail(self._cache, lease, self._needs, job.prompt)
+        except Exception as error:
+            self._cache.release(lease)
+            log.error("job %s begins without the store: %s", job.id, type(error).__name__)
+            return self._fresh() if state is None else state, None, Looked()
+        return state, trail, looked(reuse)
+
+    def claim(self, job: Job, offset: int) -> None:
+        """Says that a job is about to compute its prompt from `offset` on."""
+        if job.cache is not None and self._refusal is None:
+            self.in_flight.claim(job.id, self._root(job.cache, job.kv).key, job.prompt.ids, offset, len(job.prompt) - 1)
+
+    def _assembled(self, reuse: Reuse, job: Job) -> KVState:
+        return assemble(
+            self._fresh(),
+            reuse.handles,  # type: ignore[arg-type]  # the cache hands back what it was given
+            reuse.depth_tokens,
+            reuse.snapshot,  # type: ignore[arg-type]
+            quantised=job.kv,
+            room_tokens=len(job.prompt) - reuse.depth_tokens,
+        )
+
+    def _find(self, ids: TokenIds, scope: CacheScope, kv: KVQuantisation | None) -> Reuse:
+        return self._cache.lookup(
+            self._root(scope, kv),
+            ids,
+            needs_snapshot=self._needs.snapshots,
+            mode=self._mode,
+            session=scope.session,
+        )
+
+    def _root(self, scope: CacheScope, kv: KVQuantisation | None) -> Root:
+        settings = "" if kv is None else f"{kv.bits}/{kv.group_size}/{kv.start_tokens}"
+        return Root(self._model_id, self._fingerprint, settings, scope.salt, scope.template)
+
+
+def looked(reuse: Reuse) -> Looked:
+    """A lookup's result as it leaves the engine."""
+    warmth = Warmth.FRESH if not reuse.depth_tokens else Warmth.SNAPSHOT if reuse.snapshot else Warmth.HIT
+    return Looked(warmth, reuse.depth_tokens, str(reuse.verdict), reuse.verdict.lost_tokens)

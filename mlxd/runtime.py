@@ -215,6 +215,11 @@ class Runtime:
         mode = ReasoningMode.PREFILLED if inside else ReasoningMode.AUTO
         return Thinking(*tags, mode, silent_ids(text.tokenizer, tags))
 
+    def parameters(self, model_id: str) -> int:
+        """How many a loaded model has; 0 for any other."""
+        view = self.scheduler.snapshot().model(model_id)
+        return view.limits.parameters if view is not None and view.limits is not None else 0
+
     def live(self) -> bool:
         """False within two seconds of the worker's death."""
         return self.scheduler.alive

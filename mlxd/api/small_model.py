@@ -22,8 +22,7 @@ def warning(running: Runtime, model_id: str) -> str | None:
 
     Nothing is said of a model that is not loaded, and of the demo model, which is what it is.
     """
-    view = running.scheduler.snapshot().model(model_id)
-    parameters = view.limits.parameters if view is not None and view.limits is not None else 0
+    parameters = running.parameters(model_id)
     if model_id == DEMO_MODEL_ID or not 0 < parameters < SMALL_PARAMETERS:
         return None
     if model_id not in _told:

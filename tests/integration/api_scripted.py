@@ -13,6 +13,7 @@ from typing import Any
 from inference.conversation.shape import Traits
 from inference.errors import GenerationFailed, InferenceError, ModelNotFound
 from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, Usage
+from mlxd.malformed import MalformedCalls
 from mlxd.runtime import ServedModel
 
 VOCAB_SIZE = 1000
@@ -77,6 +78,8 @@ class StandIn:
     alive: bool = True
     ready: tuple[bool, str] = (True, "ready")
     tool_call_format: str = "auto"
+    parameter_count: int = 0
+    malformed: MalformedCalls = field(default_factory=MalformedCalls)
     models: tuple[ServedModel, ...] = (
         ServedModel("tiny", Path("/models/tiny"), 1_700_000_000),
         ServedModel("owner/other", Path("/models/other"), 1_700_000_001),
@@ -116,6 +119,9 @@ class StandIn:
         limit = self.max_tokens if wanted is None else min(wanted, self.max_tokens)
         self.made.append(ScriptedGeneration(self.script, max_tokens=limit))
         return self.made[-1]
+
+    def parameters(self, model_id: str) -> int:
+        return self.parameter_count
 
     def live(self) -> bool:
         return self.alive

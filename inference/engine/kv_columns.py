@@ -56,16 +56,21 @@ def held(entry: Any, row: int) -> Held:
     """What an attention entry holds of a row. Of a batched one this reads arrays that the last step computed."""
     columns = token_arrays(entry)[0].shape[2]
     if isinstance(entry, BatchKVCache):
-        padding = int(entry.left_padding[row].item())
+        padding = _at(entry.left_padding, row)
         return Held(0, entry._idx - padding, padding, columns)
     if isinstance(entry, RotatingKVCache):
         rotated = entry._idx < min(entry.offset, columns)
         return _ring(entry.offset, entry._idx, rotated, columns)
     if isinstance(entry, BatchRotatingKVCache):
-        ring = _ring(int(entry.offset[row].item()), entry._idx, entry.rotated, columns)
-        padding = max(0, int(entry.left_padding[row].item()))
+        ring = _ring(_at(entry.offset, row), entry._idx, entry.rotated, columns)
+        padding = max(0, _at(entry.left_padding, row))
         return Held(ring.first + padding, ring.end, ring.shift, columns)
     return Held(0, entry.offset, 0, columns)
+
+
+def _at(numbers: Any, row: int) -> int:
+    """Read whole: indexing would start a computation for every layer, and the last step has computed these."""
+    return int(numbers.tolist()[row])
 
 
 def _ring(end: int, index: int, rotated: bool, columns: int) -> Held:

@@ -55,8 +55,7 @@ def read(model: Any, state: KVState, at: int, how: KVQuantisation) -> tuple[KVSt
     return state, Stored(IDS, blocks + ([tail] if tail else []), taken), np.array(logits[0, -1])
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("start", [0, 1, 256, 300])
+@pytest.mark.parametrize(("start", "bits"), [(0, 4), (1, 8), (256, 4), (300, 8)])
 def test_a_row_made_of_blocks_is_bitwise_the_cold_one(model: Any, start: int, bits: int) -> None:
     how = KVQuantisation(bits, 32, start)
     _, stored, cold = read(model, make_prompt_cache(model), 0, how)

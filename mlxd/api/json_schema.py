@@ -12,7 +12,7 @@ from mlxd.api.strict_json import measure_depth
 MAX_SCHEMA_BYTES: Final = 1024 * 1024
 MAX_SCHEMA_DEPTH: Final = 32
 
-_FORMATS: Final = frozenset(
+FORMATS: Final = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 )
 """Those that are enforced. To JSON schema any other is a remark, which a validator passes over."""
@@ -43,4 +43,4 @@ def enforceable(schema: Any) -> Any:
 
 
 def _is_remark(key: str, value: Any) -> bool:
-    return key == "format" and isinstance(value, str) and value not in _FORMATS
+    return key == "format" and isinstance(value, str) and value not in FORMATS

@@ -20,9 +20,10 @@ from inference.params import Grammar
 from inference.ports import ModelRef
 from mlxd.api.call_grammar import Speech, call_rules
 from mlxd.api.formats import alone, content_grammar
-from mlxd.api.json_schema import enforceable
+from mlxd.api.json_schema import FORMATS, enforceable
 from mlxd.api.lark import literal, regex
 from mlxd.api.schemas import ChatRequest
+from mlxd.api.schemas.formats import FormatFields
 from mlxd.api.tool_choice import ToolChoice, tool_choice
 from tests.grammars import tiny_tokenizer, write
 
@@ -276,3 +277,56 @@ def large_tool(number: int) -> Tool:
     return Tool(
         f"tool_{number}", "Does much.", {"type": "object", "properties": properties, "required": ["p0", "items"]}
     )
+
+
+# --- the page that tells of it ----------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "structured-output.md").read_text()
+
+
+def test_the_example_of_the_page_works(compiler: LlgCompiler, tokenizer: JsonTokenizer) -> None:
+    body = ChatRequest.model_validate_json(PAGE.split("-d '")[1].split("'\n")[0])
+    grammar = alone(content_grammar(body))
+    assert grammar
+    compiler.compile(MODEL, grammar)
+
+
+def test_the_page_names_every_format_and_every_field() -> None:
+    assert all(f"`{name}`" in PAGE for name in FORMATS)
+    assert all(name in PAGE for name in FormatFields.model_fields)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+        {"not": {"type": "string"}},
+        {"if": {"type": "string"}, "then": {"minLength": 2}},
+        {"dependentSchemas": {"a": {"required": ["b"]}}},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+        {"type": "string", "pattern": "(?=a)b"},
+        {"$ref": "https://example.com/a.json"},
+    ],
+)
+def test_what_the_page_says_is_refused_is(compiler: LlgCompiler, schema: dict[str, Any]) -> None:
+    grammar = alone(content_grammar(chat(guided_json=schema)))
+    assert grammar
+    with pytest.raises(InvalidParameter, match="guided_json cannot be enforced"):
+        compiler.compile(MODEL, grammar)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"oneOf": [{"type": "integer"}, {"type": "string"}]},
+        {"type": "object", "patternProperties": {"^x-": {"type": "integer"}}, "additionalProperties": False},
+        {"type": "string", "format": "password"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "type": "integer"},
+        {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "T", "default": 1, "type": "integer"},
+    ],
+)
+def test_what_the_page_says_is_enforced_compiles(compiler: LlgCompiler, schema: dict[str, Any]) -> None:
+    grammar = alone(content_grammar(chat(guided_json=schema)))
+    assert grammar
+    compiler.compile(MODEL, grammar)

@@ -28,6 +28,7 @@ LIMIT_S = 150.0
 THREADS = 2
 """Fewer make the model slower, and the masks a smaller part of it."""
 SCHEMA = {
+    "x-guidance": {"whitespace_flexible": False},
     "type": "array",
     "minItems": 60,
     "items": {

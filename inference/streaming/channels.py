@@ -90,9 +90,11 @@ class _Place(Enum):
 
 
 class ChannelSplitter:
-    """Splits one answer, as `Splitter` does. `thinking`: the text now stands in a thought; it may begin in one."""
+    """Splits one answer (`TextSplitter`). `thinking`: what comes before any header is one."""
 
-    __slots__ = ("_begun", "_ends", "_format", "_held", "_parted", "_pieces", "_place", "_said", "channel")
+    __slots__ = (
+        "_begun", "_ends", "_format", "_held", "_parted", "_pieces", "_place", "_said", "_unannounced", "channel",
+    )  # fmt: skip
 
     def __init__(self, format_: MessageFormat, *, thinking: bool = False) -> None:
         self.channel = Channel.CONTENT
@@ -104,12 +106,12 @@ class ChannelSplitter:
         self._said: set[Channel] = set()
         self._parted = True  # nothing is to be put before the next text
         self._pieces: list[Piece] = []
-        if thinking:
-            self._open(Channel.REASONING)
+        self._unannounced = Channel.REASONING if thinking else Channel.CONTENT
 
     @property
     def thinking(self) -> bool:
-        return self._place is _Place.BODY and self.channel is Channel.REASONING
+        channel = self.channel if self._place is _Place.BODY else self._unannounced
+        return self._place in (_Place.BODY, _Place.BETWEEN) and channel is Channel.REASONING
 
     @property
     def holds(self) -> bool:
@@ -151,18 +153,19 @@ class ChannelSplitter:
         """Deals with the next thing between messages; the text behind it."""
         bare = text.lstrip()
         if not self._begun and len(text) - len(bare) > MAX_GAP_CHARS:
-            self._open(Channel.CONTENT)
+            self._open(self._unannounced)
             return text
         if any(bare.startswith(one) for one in self._format.headers):
-            self._place, self._begun = _Place.HEADER, True
+            self._place, self._begun, self._unannounced = _Place.HEADER, True, Channel.CONTENT
             return bare
         end = next((one for one in self._format.ends if bare.startswith(one)), "")
         if end:
+            self._unannounced = Channel.CONTENT
             return bare[len(end) :]
         if any(one.startswith(bare) for one in (*self._format.headers, *self._format.ends)):
             self._held = bare if self._begun else text  # also where there is nothing but white space
             return ""
-        self._open(Channel.CONTENT)
+        self._open(self._unannounced)
         return bare if self._begun else text
 
     def _header(self, text: str) -> str:
@@ -198,7 +201,7 @@ class ChannelSplitter:
         starts = end == self._format.headers[0]
         if self._place is _Place.TO_THE_LETTER and not starts:
             self._say(end)
-        self._place = _Place.BETWEEN
+        self._place, self._unannounced = _Place.BETWEEN, Channel.CONTENT
         return text[place if starts else place + len(end) :]
 
     def _open(self, channel: Channel) -> None:

@@ -146,6 +146,9 @@ def test_an_answer_may_begin_in_a_thought() -> None:
     text = "still<|close|>think<|sep|><|open|>response<|sep|>so"
     said = [*splitter.push(text), *splitter.finish()]
     assert said == [(Channel.REASONING, "still"), (Channel.CONTENT, "so")] and not splitter.thinking
+    announced = ChannelSplitter(HARMONY, thinking=True)
+    assert announced.push("<|channel|>final<|message|>a") == ((Channel.CONTENT, "a"),)
+    assert ChannelSplitter(HARMONY, thinking=True).finish() == ()
 
 
 def test_white_space_and_headers_cost_no_more_than_they_are_long() -> None:

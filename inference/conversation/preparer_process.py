@@ -49,6 +49,8 @@ class Packed:
     boundaries: Sequence[tuple[int, int]]
     spans: Sequence[tuple[int, int, str]]
     header: int | None
+    opener_tokens: int
+    last_user_message: int | None
     adaptations: Mapping[str, int]
 
     @classmethod
@@ -59,6 +61,8 @@ class Packed:
             [(one.message, one.token) for one in prompt.boundaries],
             [(one.start, one.stop, one.path) for one in prompt.source.spans],
             prompt.header,
+            prompt.opener_tokens,
+            prompt.last_user_message,
             dict(rendered.adaptations),
         )
 
@@ -67,7 +71,8 @@ class Packed:
         ids.frombytes(self.ids)
         boundaries = tuple(Boundary(*one) for one in self.boundaries)
         source = SourceMap(tuple(Span(*one) for one in self.spans))
-        return Rendered(Prompt(tuple(ids), boundaries, source, self.header), self.adaptations)
+        prompt = Prompt(tuple(ids), boundaries, source, self.header, self.opener_tokens, self.last_user_message)
+        return Rendered(prompt, self.adaptations)
 
 
 Answer = Packed | Unknown | InferenceError

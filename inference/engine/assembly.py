@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from inference.engine.blocks import KVBlock
-from inference.engine.kv import KVState
+from inference.engine.kv import KVState, quantised_from
 from inference.engine.kv_columns import (
     GROWING,
     RINGS,
@@ -60,14 +60,6 @@ def assemble(
         restore(fresh, snapshot)
     mx.eval([array for leaf in leaves(fresh) for array in _arrays(leaf)])
     return fresh
-
-
-def quantised_from(how: KVQuantisation) -> int:
-    """The grid line at which a row's layers become quantised: the first at or behind the token that was asked for.
-
-    So the blocks before it are the same for every row, and a branch from one of them is as exact as it ever was.
-    """
-    return -(-how.start_tokens // GRID_TOKENS) * GRID_TOKENS
 
 
 def quantise(state: KVState, how: KVQuantisation) -> KVState:

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 
 from inference.engine.mlx_lm_door import KVCache
+from inference.engine.settings import GRID_TOKENS
 from inference.params import KVQuantisation
 
 KVState = list[Any]
@@ -61,12 +62,20 @@ def can_quantise(state: KVState) -> bool:
     )
 
 
+def quantised_from(how: KVQuantisation) -> int:
+    """The grid line at which a row's layers become quantised: the first at or behind the token that was asked for.
+
+    So the blocks before it are the same for every row, and a branch from one of them is as exact as it ever was.
+    """
+    return -(-how.start_tokens // GRID_TOKENS) * GRID_TOKENS
+
+
 def quantise(state: KVState, wanted: KVQuantisation | None) -> None:
-    """Quantises, in place, the entries that hold `start_tokens` tokens. Done before each time tokens are fed."""
+    """Quantises, in place, the entries that have come to `quantised_from`. Done before each time tokens are fed."""
     if wanted is None:
         return
     for at, entry in enumerate(state):
-        if type(entry) is KVCache and entry.offset >= wanted.start_tokens:
+        if type(entry) is KVCache and entry.offset >= quantised_from(wanted):
             state[at] = entry.to_quantized(group_size=wanted.group_size, bits=wanted.bits)
 
 

@@ -79,15 +79,14 @@ class MlxLoader:
         self._require_fit(needed, weights_bytes=limits.weights_bytes)
         self._require_free(needed)
         mx.eval(built.parameters())
-        self._try_out(built)
-        return MlxRunner(built, limits, self._settings, self._store(model, built))
+        return MlxRunner(built, limits, self._settings, self._store(model, built, self._try_out(built)))
 
-    def _store(self, model: ModelRef, built: Any) -> ModelStore | None:
+    def _store(self, model: ModelRef, built: Any, tried: kv.KVState) -> ModelStore | None:
         """What is computed survives an unload: its blocks are found again by the fingerprint of the files."""
         if self._cache is None:
             return None
         mode = ReuseMode.BITWISE if self._settings.cache.bitwise else ReuseMode.TOKEN
-        return ModelStore(self._cache, model.id, fingerprint(model.path), lambda: make_prompt_cache(built), mode)
+        return ModelStore(self._cache, model.id, fingerprint(model.path), lambda: make_prompt_cache(built), tried, mode)
 
     def _require_fit(self, needed_bytes: int, *, weights_bytes: int) -> None:
         if needed_bytes > self._limit_bytes:
@@ -100,11 +99,12 @@ class MlxLoader:
             raise MemoryPressure(f"The model needs {_mib(needed_bytes)} and {_mib(free_bytes)} are free now.")
 
     @staticmethod
-    def _try_out(model: Any) -> None:
-        """One real step, so that a model that cannot run fails here and not in the first request."""
-        state = make_prompt_cache(model)
+    def _try_out(model: Any) -> kv.KVState:
+        """One real step, so that a model that cannot run fails here and not in the first request. Its state."""
+        state: kv.KVState = make_prompt_cache(model)
         logits = model(mx.array([[0]]), cache=state)
         kv.wait(state, logits)
+        return state
 
 
 def prefix_cache(settings: CacheSettings, limit_bytes: int) -> PrefixCache:

@@ -27,23 +27,29 @@ log = logging.getLogger(__name__)
 
 
 class ModelStore:
-    """What one loaded model shares with earlier and later rows. `fresh` makes the model's empty state.
+    """What one loaded model shares with earlier and later rows. `fresh` makes the model's empty state, and `tried` is
+    one that has read a token: which entries a model never writes shows only then.
 
     `in_flight` knows which job computes what. All of it lives on the worker thread.
     """
 
     def __init__(
-        self, cache: PrefixCache, model_id: str, fingerprint: str, fresh: Callable[[], KVState], mode: ReuseMode
+        self,
+        cache: PrefixCache,
+        model_id: str,
+        fingerprint: str,
+        fresh: Callable[[], KVState],
+        tried: KVState,
+        mode: ReuseMode,
     ) -> None:
-        state = fresh()
         self.in_flight = InFlight()
         self._cache = cache
         self._model_id = model_id
         self._fingerprint = fingerprint
         self._fresh = fresh
         self._mode = mode
-        self._needs = store_needs(state)
-        self._refusal = unstorable(state)
+        self._needs = store_needs(tried)
+        self._refusal = unstorable(tried)
         if self._refusal is not None:
             log.warning("model %s keeps no prefixes: %s", model_id, self._refusal)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from inference.engine import kv
-from inference.engine.assembly import quantise, quantised_from
+from inference.engine.assembly import quantise
 from inference.engine.blocks import store_needs, unstorable
-from inference.engine.kv import KVState
+from inference.engine.kv import KVState, quantised_from
 from inference.engine.kv_columns import KVMismatch
 from inference.engine.loader import MlxLoader
 from inference.engine.mlx_lm_door import KVCache, QuantizedKVCache, make_prompt_cache

@@ -48,6 +48,7 @@ class Speech:
     template: str
     encode: Callable[[str], TokenIds]
     dialects: tuple[str, ...] = ()
+    eos_ids: frozenset[int] = frozenset()
 
     @property
     def form(self) -> str:
@@ -62,7 +63,8 @@ def speech_of(text: TextModel, tool_call_format: str) -> Speech:
     """How the model of that text side writes calls; the format is the setting's."""
     template = text.template
     source = template.tool_source or template.source if isinstance(template, JinjaTemplate) else ""
-    return Speech(source, text.tokenizer.encode_template, spoken(text.dialects, tool_call_format))
+    tokenizer = text.tokenizer
+    return Speech(source, tokenizer.encode_template, spoken(text.dialects, tool_call_format), tokenizer.eos_ids)
 
 
 def answer_rules(goals: Sequence[str], speech: Speech) -> list[str]:
@@ -70,6 +72,19 @@ def answer_rules(goals: Sequence[str], speech: Speech) -> list[str]:
     if speech.form == "harmony":
         return harmony_grammar.frame(speech.marker, goals)
     return [f"start: {' | '.join(goals)}"]
+
+
+def one_call_at_most(speech: Speech) -> list[str]:
+    """The rules of an answer that is free but for a second call; none where calls have no tokens of their own."""
+    opener, closer = speech.encode("<tool_call>"), speech.encode("</tool_call>")
+    if speech.form not in ("json", "xml", "tagged") or (len(opener), len(closer)) != (1, 1):
+        return []
+    free = ",".join(map(str, sorted({*speech.eos_ids, *opener})))
+    return [
+        f"start: free (<[{opener[0]}]> inner <[{closer[0]}]> free)?",
+        f"free: <[^{free}]>*",
+        f"inner: <[^{free},{closer[0]}]>*",
+    ]
 
 
 def call_rules(tools: Sequence[Tool], speech: Speech, *, single: bool) -> list[str]:

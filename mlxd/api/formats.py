@@ -15,7 +15,7 @@ from inference.errors import UnsupportedParameter
 from inference.messages import Tool
 from inference.params import Grammar
 from mlxd import runtime
-from mlxd.api.call_grammar import Speech, answer_rules, call_rules, speech_of
+from mlxd.api.call_grammar import Speech, answer_rules, call_rules, one_call_at_most, speech_of
 from mlxd.api.errors import InvalidBody, InvalidField
 from mlxd.api.json_schema import MAX_SCHEMA_BYTES, enforceable, schema_bytes
 from mlxd.api.lark import json_node, literal, regex
@@ -40,7 +40,7 @@ def content_grammar(request: FormatFields) -> Grammar | None:
 async def shape_answer(request: ChatRequest, content: Grammar | None, tools: Sequence[Tool]) -> Grammar | None:
     """What the answer of the model that a request names must match; large sets of tools are written off the loop."""
     choice = tool_choice(request)
-    if not choice.forced and content is None:
+    if not choice.forced and content is None and not (choice.single and tools):
         return None
     running = runtime.current()
     speech = speech_of(await running.text(running.resolve(request.model)), running.tool_call_format)
@@ -61,7 +61,8 @@ def answer_grammar(
         param = "tools" if len(named) > 1 else f"{named[0].path}.parameters"
         return _written([*answer_rules(["calls"], speech), *call_rules(named, speech, single=choice.single)], param)
     if content is None:
-        return None
+        rules = one_call_at_most(speech) if choice.single and tools else []
+        return _written(rules, "parallel_tool_calls") if rules else None
     if not tools:
         return _written([*answer_rules(["content"], speech), content.lark], content.param)
     calls = call_rules(tools, speech, single=choice.single)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mlxd.api.call_grammar import Speech
 from mlxd.api.formats import answer_grammar
 from mlxd.api.lark import json_node
 from mlxd.api.tool_choice import ToolChoice
-from tests.grammars import tiny_tokenizer, write
+from tests.grammars import EOS_IDS, allowed_ids, tiny_tokenizer, write
 
 MODEL = ModelRef("tiny", Path("tiny"))
 MARKERS = (
@@ -142,7 +143,7 @@ def assert_valid(name: str, arguments: Any, tools: Sequence[Tool]) -> None:
 def test_a_forced_answer_is_calls_and_nothing_else(compiler: LlgCompiler, tokenizer: JsonTokenizer, form: str) -> None:
     grammar = grammar_of(compiler, speech(tokenizer, form), TOOLS, ToolChoice(forced=True))
     seen: dict[str, int] = {}
-    for seed in range(30):
+    for seed in range(24):
         content, calls = read(tokenizer, form, TOOLS, write(grammar, seed, ending=harmony_ending(tokenizer, form)))
         assert calls
         assert not content
@@ -183,6 +184,30 @@ def test_beside_a_format_an_answer_is_a_call_or_content(
         if content:
             jsonschema.validate(json.loads(content), schema)
     assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("form", ["json", "xml", "tagged", "unknown"])
+def test_a_second_call_is_not_begun(compiler: LlgCompiler, tokenizer: JsonTokenizer, form: str) -> None:
+    """The markers of calls are tokens of this model, whichever others are."""
+    voice = replace(speech(tokenizer, form), eos_ids=EOS_IDS)
+    grammar = answer_grammar(None, ToolChoice(single=True), TOOLS, voice)
+    assert grammar
+    opener, closer = (tokenizer.encode_template(text)[0] for text in ("<tool_call>", "</tool_call>"))
+    eager = tokenizer.encode_template("<tool_call></tool_call>")
+    texts = [write(compiler.compile(MODEL, grammar), seed, ending=eager) for seed in range(10)]
+    assert max(ids.count(opener) for ids in texts) == 1
+    matcher = compiler.compile(MODEL, grammar).matcher()
+    everything = set(allowed_ids(matcher.allowed()))
+    assert everything == set(range(tokenizer.vocab_size)), "an answer without a call is free"
+    matcher.advance(opener)
+    assert set(allowed_ids(matcher.allowed())) == everything - {opener, *EOS_IDS}
+    matcher.advance(closer)
+    assert set(allowed_ids(matcher.allowed())) == everything - {opener}
+
+
+@pytest.mark.parametrize("form", ["mistral, listed", "llama", "harmony"])
+def test_where_calls_have_other_markers_nothing_is_held(tokenizer: JsonTokenizer, form: str) -> None:
+    assert answer_grammar(None, ToolChoice(single=True), TOOLS, speech(tokenizer, form)) is None
 
 
 @pytest.mark.parametrize("form", FORMS)

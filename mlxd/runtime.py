@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Semaphore
 
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import left_open, likely_tags, quieted, silent_ids, think_tags, thought_span
 from inference.conversation.turns import ThinkTags
-from inference.errors import ModelLoading, ModelNotFound, UnsupportedParameter
+from inference.errors import ModelLoading, ModelNotFound, QueueFull, UnsupportedParameter
 from inference.messages import Conversation, Role
 from inference.params import CacheScope, GenerationParams, Grammar
 from inference.ports import CompiledGrammar, GrammarCompiler, Guide, ModelRef, ThoughtSpan, Tokenizer
@@ -35,6 +36,9 @@ PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local
 
 ONE_SHOT_TOKENS = 2048
 """A longer prompt is worth its memory whatever it is for."""
+
+MAX_COMPILING = 16
+"""Grammars that are compiled or wait for it. They are tried one after the other; what is known already passes by."""
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
 
@@ -88,7 +92,8 @@ class Runtime:
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
     _grammars: GrammarCompiler | None = None
-    _compiling: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "grammar"))
+    _compiling: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_COMPILING, "grammar"))
+    _compilers: Semaphore = field(default_factory=lambda: Semaphore(MAX_COMPILING))
 
     def resolve(self, name: str | None) -> ServedModel:
         """The model a request names. Raises `ModelNotFound`; touches no file."""
@@ -185,8 +190,11 @@ class Runtime:
             if self.make_grammars is None:
                 raise UnsupportedParameter(f"{grammar.param} is not offered by this server.", param=grammar.param)
             self._grammars = self.make_grammars(self.tokenizer_of)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._compiling, self._grammars.compile, served.ref, grammar)
+        if not self._compilers.acquire(blocking=False):
+            raise QueueFull("Too many grammars wait to be compiled.", retry_after_s=2)
+        work = self._compiling.submit(self._grammars.compile, served.ref, grammar)
+        work.add_done_callback(lambda _: self._compilers.release())  # also where the client went away meanwhile
+        return await asyncio.wrap_future(work)
 
     def tokenizer_of(self, model: ModelRef) -> Tokenizer:
         """The tokenizer of a model that a request is being opened for. From any thread."""

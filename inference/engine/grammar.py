@@ -28,7 +28,7 @@ from inference.engine.grammar_limits import (
 )
 from inference.engine.grammar_trial import TrialProcess, TrialStats
 from inference.engine.grammar_vocabulary import vocabulary
-from inference.errors import GenerationFailed, InvalidParameter
+from inference.errors import GenerationFailed, InvalidParameter, UnsupportedParameter
 from inference.params import Grammar
 from inference.ports import Clock, ModelRef, Tokenizer
 
@@ -149,7 +149,10 @@ class LlgCompiler:
         key = hashlib.sha256(f"{model.path}\0{grammar.lark}".encode("utf-8", "replace")).digest()
         known = self.cache.get(key)
         if known is None:
-            known = self._make(model, grammar.lark)
+            try:
+                known = self._make(model, grammar.lark)
+            except UnsupportedParameter as error:
+                raise UnsupportedParameter(error.message, param=grammar.param) from None
             self.cache.put(key, known)
         if isinstance(known, Refused):
             raise InvalidParameter(f"{grammar.param} cannot be enforced: {known.fault}.", param=grammar.param)

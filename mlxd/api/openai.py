@@ -12,13 +12,12 @@ from ninja import Router
 from inference.conversation.shape import ThinkingControl
 from inference.errors import ModelNotFound, UnsupportedParameter
 from inference.messages import Conversation
-from inference.params import Grammar
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.api.auth import AnyKey
 from mlxd.api.chunks import ChatShape, CompletionShape
 from mlxd.api.convert import convert_chat
-from mlxd.api.formats import alone, content_grammar, shape_answer
+from mlxd.api.formats import alone, read_format, shape_answer
 from mlxd.api.generate import Ask, generate, read, resolve_params
 from mlxd.api.raw_prompt import read_prompt
 from mlxd.api.reasoning import ReasoningWish, reasoning_wish, template_args
@@ -33,11 +32,12 @@ any_key = AnyKey()
 
 @router.post("/chat/completions", auth=any_key, summary="Answer a conversation")
 async def chat_completions(request: ASGIRequest) -> HttpResponse:
-    def convert(body: ChatRequest) -> tuple[Conversation, ReasoningWish, Grammar | None]:
+    def convert(body: ChatRequest) -> tuple[Conversation, ReasoningWish]:
         refuse_chat(body)
-        return convert_chat(body), reasoning_wish(body), content_grammar(body)
+        return convert_chat(body), reasoning_wish(body)
 
-    body, (conversation, wish, content) = await read(request.body, ChatRequest, convert)
+    body, (conversation, wish) = await read(request.body, ChatRequest, convert)
+    content = await read_format(body, len(request.body))
     grammar = await shape_answer(body, content, conversation.tools)
     params, tokenizer = await resolve_params(body)
     wish = wish.settled(thinking=policy.current().default_thinking, preserve=policy.current().preserve_thinking)
@@ -60,11 +60,8 @@ async def _thinking_control(model: str | None) -> ThinkingControl:
 
 @router.post("/completions", auth=any_key, summary="Continue a raw prompt")
 async def completions(request: ASGIRequest) -> HttpResponse:
-    def convert(body: CompletionRequest) -> Grammar | None:
-        refuse_completion(body)
-        return content_grammar(body)
-
-    body, content = await read(request.body, CompletionRequest, convert)
+    body, _ = await read(request.body, CompletionRequest, refuse_completion)
+    content = await read_format(body, len(request.body))
     params, tokenizer = await resolve_params(body)
     prompt = read_prompt(body.prompt, tokenizer.vocab_size)
     if body.echo and not isinstance(prompt, str):

@@ -200,8 +200,9 @@ def test_a_tokenizer_without_bytes_is_told(tmp_path: Path) -> None:
     words.decoder = decoders.WordPiece()
     source = TokenizerSource(content=words.to_str(), eos_ids=frozenset({2}))
     compiler = LlgCompiler(lambda _model: JsonTokenizer(source))
-    with pytest.raises(UnsupportedParameter):
-        compiler.compile(MODEL, Grammar('start: "a"', "x"))
+    with pytest.raises(UnsupportedParameter) as refused:
+        compiler.compile(MODEL, Grammar('start: "a"', "guided_regex"))
+    assert refused.value.param == "guided_regex"
     compiler.close()
 
 

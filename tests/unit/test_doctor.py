@@ -255,8 +255,9 @@ def test_names_nobody_reads(scene):
 
 def test_names_of_other_servers(scene):
     healthy(settings.names_of_other_servers(scene({"OPENAI_API_KEY": "k", "PATH": "/"})))
-    said = ill(settings.names_of_other_servers(scene({"MLX_PORT": "1", "KV_BITS": "4"})), Status.WARN)
-    assert "MLX_PORT: MLXD_PORT" in said and "KV_BITS: Not yet" in said
+    names = {"MLX_PORT": "1", "KV_BITS": "4", "MLX_MODEL_CACHE_TTL": "60"}
+    said = ill(settings.names_of_other_servers(scene(names)), Status.WARN)
+    assert "MLX_PORT: MLXD_PORT" in said and "KV_BITS: By request" in said and "MLX_MODEL_CACHE_TTL: Not yet" in said
 
 
 def test_settings_that_slow_it_down(scene):

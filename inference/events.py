@@ -84,6 +84,18 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
+class Explained:
+    """A lookup in detail. Of the prompt `matched_tokens` are stored as they are; `stored_next` are ids stored there.
+
+    `stored_next` is empty where nothing goes on behind the match.
+    """
+
+    looked: Looked = Looked()
+    matched_tokens: int = 0
+    stored_next: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """The request has its place, and this is how warm it would begin now.
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inference.errors import InferenceError
-from inference.events import FinishReason, Looked, TokenLogprob
+from inference.events import Explained, FinishReason, Looked, TokenLogprob
 from inference.params import CacheScope, Grammar, KVQuantisation, SamplingParams
+from inference.prefix_store import PrefixStore
 from inference.tokens import Prompt, TokenIds
 
 
@@ -247,6 +248,14 @@ class ModelRunner(Protocol):
     def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
         """What a job of this prompt would begin with now. Changes nothing."""
 
+    def explain(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Explained:
+        """As `lookup`, and where the prompt leaves what is stored."""
+
+    def make_room(
+        self, nbytes: int, by: str, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None
+    ) -> None:
+        """Takes about `nbytes` back from the store for request `by`, but nothing that its prompt would begin with."""
+
     def start(self, job: Job) -> None:
         """Takes a job; its prefill begins at the next step, or when another has computed what it needs."""
 
@@ -278,7 +287,13 @@ class DeviceMemory:
 
 
 class ModelLoader(Protocol):
-    """Loads models on the worker thread and reads the device's memory there."""
+    """Loads models on the worker thread and reads the device's memory there.
+
+    `store` outlives the models; None: nothing is kept.
+    """
+
+    @property
+    def store(self) -> PrefixStore | None: ...
 
     def load(self, model: ModelRef) -> ModelRunner:
         """Raises `ModelError`, or `MemoryPressure` when only other models are in the way. Then nothing stays."""

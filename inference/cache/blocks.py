@@ -45,6 +45,10 @@ def pack(ids: Sequence[int]) -> bytes:
     return array("I", ids).tobytes()
 
 
+def unpack(packed: bytes) -> tuple[int, ...]:
+    return tuple(array("I", packed))
+
+
 def token_slice(packed: bytes, start: int, stop: int) -> bytes:
     return packed[start * ID_BYTES : stop * ID_BYTES]
 

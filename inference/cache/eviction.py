@@ -58,22 +58,22 @@ def _worth_less(last_used_s: float, length_tokens: int, uses: int, now_s: float)
 
 
 def make_room(
-    tree: PrefixTree, admission: Admission, need_bytes: int, budget_bytes: int, now_s: float
+    tree: PrefixTree, admission: Admission, need_bytes: int, budget_bytes: int, now_s: float, *, locked: bool = False
 ) -> Iterator[Removed]:
-    """Removes leaves of one class until `need_bytes` more fit, or none is left that may go.
+    """Removes leaves of one class until `need_bytes` more fit, or none is left that may go; `locked` ones only if told.
 
     Nothing goes for a need that no eviction can meet.
     """
     if need_bytes > budget_bytes or tree.block_bytes[admission] + need_bytes <= budget_bytes:
         return
     goal = max(0, budget_bytes - max(need_bytes, budget_bytes // BATCH_PART))
-    queue = [_entry(leaf, now_s) for leaf in tree.leaves if _may_go(leaf, admission)]
+    queue = [_entry(leaf, now_s) for leaf in tree.leaves if _may_go(leaf, admission, locked)]
     heapq.heapify(queue)
     while queue and tree.block_bytes[admission] > goal:
         node = heapq.heappop(queue)[2]
         parent = node.parent
         yield tree.remove(node)
-        if parent in tree.leaves and _may_go(parent, admission):
+        if parent in tree.leaves and _may_go(parent, admission, locked):
             heapq.heappush(queue, _entry(parent, now_s))
 
 
@@ -81,8 +81,8 @@ def _entry(node: Node, now_s: float) -> tuple[float, int, Node]:
     return -block_score(node, now_s), node.serial, node
 
 
-def _may_go(node: Node, admission: Admission) -> bool:
-    return node.admission is admission and not node.locks
+def _may_go(node: Node, admission: Admission, locked: bool) -> bool:
+    return node.admission is admission and (locked or not node.locks)
 
 
 def make_snapshot_room(tree: PrefixTree, need_bytes: int, budget_bytes: int, now_s: float) -> list[Snapshot]:

@@ -55,6 +55,11 @@ class PrefixCache:
         """How much of a prompt need not be computed, and why not more. At most all ids but the last match."""
         return find(self._store, Query(root, pack(ids), max(0, len(ids) - 1), needs_snapshot, mode, session))
 
+    def behind(self, reuse: Reuse, count: int) -> TokenIds:
+        """Up to `count` ids that are stored behind what a lookup matched: the way used last."""
+        query = reuse.query
+        return self._store.tree.match(query.root, query.packed, query.limit).behind(count)
+
     def hold(self, reuse: Reuse, request_id: str, admission: Admission = Admission.MAIN) -> Lease:
         """Locks what a lookup found, or what is there now if the store has changed since: see `Lease.reuse`."""
         tree, now_s = self._store.tree, self._clock()
@@ -157,19 +162,59 @@ class PrefixCache:
         self._due_s = max(store.next_due_s(now_s), now_s + _AGAIN_S)
         return self._counted(evicted)
 
-    def free(self, nbytes: int, by: str) -> tuple[Evicted, ...]:
-        """Gives up to `nbytes` back to whoever needs the memory more: one-shots first, running rows' paths never."""
-        return self._counted(self._store.free(nbytes, self._clock(), by))
+    def free(self, nbytes: int, by: str, *, keep: Reuse | None = None, locked: bool = False) -> tuple[Evicted, ...]:
+        """Gives up to `nbytes` back to whoever needs the memory more: one-shots first, what `keep` found never.
+
+        The paths of running rows go only when `locked` says so, last; such a row stores nothing any more.
+        """
+        kept = keep.nodes[-1] if keep is not None and keep.nodes and keep.nodes[-1].attached else None
+        if kept is not None:
+            kept.locks += 1
+        evicted = self._store.free(nbytes, self._clock(), by, locked=locked and kept is None)
+        if kept is not None:
+            kept.locks -= 1
+        return self._counted(evicted)
+
+    @property
+    def held_bytes(self) -> int:
+        """Device memory of all that is stored."""
+        return self._store.held_bytes
+
+    @property
+    def limits(self) -> CacheLimits:
+        return self._store.limits
+
+    @property
+    def ceiling_bytes(self) -> int | None:
+        return self._store.ceiling_bytes
+
+    def class_bytes(self, admission: Admission) -> int:
+        """What the blocks of one class hold."""
+        return self._store.tree.block_bytes[admission]
+
+    @property
+    def snapshot_bytes(self) -> int:
+        return self._store.tree.snapshot_bytes
+
+    def keep_within(self, ceiling_bytes: int | None) -> None:
+        """From now on nothing is stored above this, whatever the budgets say; what is there already stays."""
+        self._store.ceiling_bytes = ceiling_bytes
 
     def clear(
-        self, root: Root | None = None, *, session: str = "", reason: VerdictName = VerdictName.CLEARED
+        self,
+        root: Root | None = None,
+        *,
+        model: str = "",
+        session: str = "",
+        reason: VerdictName = VerdictName.CLEARED,
     ) -> tuple[Evicted, ...]:
-        """Removes what only a session holds, or all of one root, or everything. Later misses will say `reason`."""
+        """Removes what only a session holds, or all of one root or model, or everything. Later misses say `reason`."""
         if session:
             return self._counted(self._store.forget_session(session, reason))
         tree = self._store.tree
         keys = list(tree.roots) if root is None else [root.key]
         nodes = [tree.roots[key] for key in keys if key in tree.roots]
+        nodes = [node for node in nodes if not model or node.root.model == model]
         return self._counted([gone for node in nodes for gone in self._store.take_out(tree.remove(node), reason, "")])
 
     def stats(self) -> CacheStats:

@@ -14,17 +14,22 @@ from inference.cache.verdict import VerdictName
 
 
 class Store:
-    """Everything that leaves the tree leaves through here, so that the books agree with it."""
+    """Everything that leaves the tree leaves through here, so that the books agree with it.
+
+    `ceiling_bytes` is what all classes together may hold while others need the memory (None: their budgets alone).
+    """
 
     def __init__(self, limits: CacheLimits) -> None:
         self.limits = limits
+        self.ceiling_bytes: int | None = None
         self.tree = PrefixTree()
         self.attribution = Attribution()
         self.sessions = Sessions()
 
     def room(self, admission: Admission, need_bytes: int, now_s: float, by: str) -> tuple[bool, list[Evicted]]:
         """Whether `need_bytes` more of a class fit now, and what went for it."""
-        budget = self.limits.block_budget(admission)
+        held = self.tree.block_bytes[admission]
+        budget = self._within(self.limits.block_budget(admission), held)
         evicted = []
         for removed in make_room(self.tree, admission, need_bytes, budget, now_s):
             evicted += self.take_out(removed, VerdictName.EVICTED, by)
@@ -32,19 +37,34 @@ class Store:
 
     def snapshot_room(self, need_bytes: int, now_s: float, by: str) -> tuple[bool, list[Evicted]]:
         """As `room`, for recurrent states."""
-        budget = self.limits.snapshot_budget_bytes
+        budget = self._within(self.limits.snapshot_budget_bytes, self.tree.snapshot_bytes)
         gone = make_snapshot_room(self.tree, need_bytes, budget, now_s)
         evicted = self._note(gone, VerdictName.EVICTED, by)
         return self.tree.snapshot_bytes + need_bytes <= budget, evicted
 
-    def free(self, nbytes: int, now_s: float, by: str) -> list[Evicted]:
-        """Removes about `nbytes`, the least needed first, as far as nothing is locked."""
+    @property
+    def held_bytes(self) -> int:
+        """Device memory of all that is stored."""
+        return sum(self.tree.block_bytes.values()) + self.tree.snapshot_bytes
+
+    def _within(self, budget_bytes: int, held_bytes: int) -> int:
+        """The budget of a class that holds `held_bytes`, as far as the ceiling leaves room for it."""
+        if self.ceiling_bytes is None:
+            return budget_bytes
+        return max(0, min(budget_bytes, self.ceiling_bytes - self.held_bytes + held_bytes))
+
+    def free(self, nbytes: int, now_s: float, by: str, *, locked: bool = False) -> list[Evicted]:
+        """Removes about `nbytes`, the least needed first; locked paths only if told, and after all others."""
+        goal = self.held_bytes - nbytes
         evicted: list[Evicted] = []
-        for admission in (Admission.ONE_SHOT, Admission.MAIN):
-            held = self.tree.block_bytes[admission]
-            need = min(held, nbytes - sum(gone.nbytes for gone in evicted))
-            for removed in make_room(self.tree, admission, need, held, now_s) if need > 0 else ():
-                evicted += self.take_out(removed, VerdictName.EVICTED, by)
+        for take_locked in (False, True) if locked else (False,):
+            for admission in (Admission.ONE_SHOT, Admission.MAIN):
+                held = self.tree.block_bytes[admission]
+                need = min(held, self.held_bytes - goal)
+                for removed in make_room(self.tree, admission, need, held, now_s, locked=take_locked):
+                    evicted += self.take_out(removed, VerdictName.EVICTED, by)
+                    if self.held_bytes <= goal:  # snapshots go with the blocks they stand behind
+                        break
         return evicted
 
     def take_out(self, removed: Removed, reason: VerdictName, by: str) -> list[Evicted]:

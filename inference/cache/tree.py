@@ -14,8 +14,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from inference.cache.blocks import BLOCK_TOKENS, BlockHandle, Root, SnapshotHandle, chain_hash, token_count, token_slice
+from inference.cache.blocks import (
+    BLOCK_TOKENS,
+    BlockHandle,
+    Root,
+    SnapshotHandle,
+    chain_hash,
+    token_count,
+    token_slice,
+    unpack,
+)
 from inference.cache.node import Admission, Node, Snapshot
+from inference.tokens import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,14 @@ class Match:
         if self.tail is not None:
             return self.tail_tokens == self.tail.tokens
         return self.depth > 0 and bool(self.path[-1].tips or not self.path[-1].children)
+
+    def behind(self, count: int) -> TokenIds:
+        """Up to `count` ids that follow in what is stored, by the way used last."""
+        if self.tail is not None and self.tail_tokens < self.tail.tokens:
+            return unpack(token_slice(self.tail.ids, self.tail_tokens, self.tail_tokens + count))
+        node = self.tail or (self.path[-1] if self.path else None)
+        ways = sorted(node.children, key=lambda child: child.last_used_s) if node is not None else []
+        return unpack(token_slice(ways[-1].ids, 0, count)) if ways else ()
 
     def reaches(self, node: Node) -> bool:
         """Whether all of a block is in it."""

@@ -8,7 +8,7 @@ from inference.engine.kv import KVState
 from inference.engine.prefill import PrefillQueue, PrefillRow
 from inference.engine.rows import Row
 from inference.engine.store import ModelStore
-from inference.events import Looked
+from inference.events import Explained, Looked
 from inference.params import CacheScope, KVQuantisation
 from inference.ports import Started, StepOutput
 from inference.tokens import KVOffset, Prompt, TokenIds
@@ -29,6 +29,15 @@ class Entrance:
 
     def lookup(self, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None) -> Looked:
         return Looked() if self._store is None else self._store.lookup(prompt, scope, kv)
+
+    def explain(self, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None) -> Explained:
+        return Explained() if self._store is None else self._store.explain(prompt, scope, kv)
+
+    def make_room(
+        self, nbytes: int, by: str, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None
+    ) -> None:
+        if self._store is not None:
+            self._store.make_room(nbytes, by, prompt, scope, kv)
 
     def take(self, row: Row) -> list[StepOutput]:
         """A new job: joins the prefill of the one it is a fork of, or comes in by itself."""
@@ -91,6 +100,7 @@ class Entrance:
                 row.trail.discard()
         self._queue.clear()
         self._waiting.clear()
+        self._store = None  # it knows how to make empty states, and so holds the weights
 
     # --- inside -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from inference.cache.keeper import StoreKeeper
 from inference.cache.limits import CacheLimits
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.reuse import ReuseMode
@@ -28,10 +29,13 @@ from inference.engine.store import ModelStore
 from inference.errors import InferenceError, InvalidModel, MemoryPressure, ModelTooLarge
 from inference.params import KVQuantisation
 from inference.ports import DeviceMemory, ModelLimits, ModelRef, ModelRunner
+from inference.prefix_store import PrefixStore
 
 log = logging.getLogger(__name__)
 GROUP_SIZES = (32, 64, 128)
 """Values with one scale, as MLX can quantise them."""
+COST_UNIT_PARAMETERS = 1e9
+"""A token costs two operations for each parameter; what counts is one model beside another."""
 _ACTIVATION_COPIES = 12
 """Hidden-sized arrays of one piece alive at once in a layer (inputs, projections, gates), generously."""
 _LOGIT_COPIES = 6
@@ -46,6 +50,11 @@ class MlxLoader:
         memory.release_streams_with_thread()
         self._limit_bytes = memory.limit_device(settings)
         self._cache = prefix_cache(settings.cache, self._limit_bytes) if settings.cache.enabled else None
+        self._keeper = None if self._cache is None else StoreKeeper(self._cache, mx.clear_cache)
+
+    @property
+    def store(self) -> PrefixStore | None:
+        return self._keeper
 
     def load(self, model: ModelRef) -> ModelRunner:
         """Besides `ModelError`, raises `MemoryPressure` when it would fit were the other loaded models gone."""
@@ -77,24 +86,37 @@ class MlxLoader:
         row_tokens = min(self._settings.min_context_tokens, limits.context_tokens)
         needed = limits.weights_bytes + limits.row_bytes(row_tokens) + limits.workspace_bytes
         self._require_fit(needed, weights_bytes=limits.weights_bytes)
-        self._require_free(needed)
+        self._require_free(needed, model.id)
         mx.eval(built.parameters())
-        return MlxRunner(built, limits, self._settings, self._store(model, built, self._try_out(built)))
+        return MlxRunner(built, limits, self._settings, self._store_of(model, built, limits))
 
-    def _store(self, model: ModelRef, built: Any, tried: kv.KVState) -> ModelStore | None:
+    def _store_of(self, model: ModelRef, built: Any, limits: ModelLimits) -> ModelStore | None:
         """What is computed survives an unload: its blocks are found again by the fingerprint of the files."""
+        tried = self._try_out(built)
         if self._cache is None:
             return None
-        mode = ReuseMode.BITWISE if self._settings.cache.bitwise else ReuseMode.TOKEN
-        return ModelStore(self._cache, model.id, fingerprint(model.path), lambda: make_prompt_cache(built), tried, mode)
+        return ModelStore(
+            self._cache,
+            model.id,
+            fingerprint(model.path),
+            lambda: make_prompt_cache(built),
+            tried,
+            ReuseMode.BITWISE if self._settings.cache.bitwise else ReuseMode.TOKEN,
+            max(1, limits.parameters) / COST_UNIT_PARAMETERS,
+        )
 
     def _require_fit(self, needed_bytes: int, *, weights_bytes: int) -> None:
         if needed_bytes > self._limit_bytes:
             needs = f"{_mib(needed_bytes)} (weights {_mib(weights_bytes)})"
             raise ModelTooLarge(f"The model needs {needs} and {_mib(self._limit_bytes)} may be used.")
 
-    def _require_free(self, needed_bytes: int) -> None:
+    def _require_free(self, needed_bytes: int, model_id: str) -> None:
+        """Weights come before what is stored, even before what running rows stand on: that costs time, not answers."""
         free_bytes = max(0, self._limit_bytes - mx.get_active_memory())
+        if needed_bytes > free_bytes and self._keeper is not None:
+            self._keeper.free(needed_bytes - free_bytes, model_id, locked=True)
+            memory.release_unused()
+            free_bytes = max(0, self._limit_bytes - mx.get_active_memory())
         if needed_bytes > free_bytes:
             raise MemoryPressure(f"The model needs {_mib(needed_bytes)} and {_mib(free_bytes)} are free now.")
 
@@ -120,6 +142,7 @@ def prefix_cache(settings: CacheSettings, limit_bytes: int) -> PrefixCache:
         max_sessions=settings.max_sessions,
         max_entries_per_session=settings.max_entries_per_session,
         max_conversation_tokens=settings.max_conversation_tokens,
+        min_reuse_tokens=settings.min_reuse_tokens,
     )
     return PrefixCache(limits, time.monotonic)
 

@@ -26,7 +26,7 @@ from inference.engine.rows import Row
 from inference.engine.settings import EngineSettings
 from inference.engine.store import ModelStore
 from inference.errors import EngineFatal, GenerationFailed, InferenceError, InvalidParameter, MemoryPressure
-from inference.events import FinishReason, Looked
+from inference.events import Explained, FinishReason, Looked
 from inference.params import CacheScope, KVQuantisation
 from inference.ports import Job, ModelLimits, Prefilled, RowFailed, Sampled, Started, StepOutput
 from inference.tokens import Prompt
@@ -65,6 +65,14 @@ class MlxRunner:
 
     def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
         return self._entrance.lookup(prompt, cache, kv)
+
+    def explain(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Explained:
+        return self._entrance.explain(prompt, cache, kv)
+
+    def make_room(
+        self, nbytes: int, by: str, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None
+    ) -> None:
+        self._entrance.make_room(nbytes, by, prompt, cache, kv)
 
     def start(self, job: Job) -> None:
         if (end := self._cannot_run(job)) is not None:

@@ -16,9 +16,10 @@ from enum import Enum, auto
 from zlib import crc32
 
 from inference.errors import EngineFatal, GenerationFailed, InvalidModel
-from inference.events import FinishReason, Looked, TokenLogprob
+from inference.events import Explained, FinishReason, Looked, TokenLogprob
 from inference.params import CacheScope, KVQuantisation
 from inference.ports import Clock, DeviceMemory, Job, ModelLimits, ModelRef, Prefilled, RowFailed, Sampled, StepOutput
+from inference.prefix_store import PrefixStore
 from inference.tokens import Prompt
 
 EOS = 256
@@ -117,8 +118,9 @@ class _Row:
 class ScriptedRunner:
     """A `ModelRunner` that plays a `Script`."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, store: PrefixStore | None = None) -> None:
         self._script = script
+        self._store = store
         self._rows: dict[str, _Row] = {}
         self._closed = False
         script.open_runners += 1
@@ -146,6 +148,15 @@ class ScriptedRunner:
 
     def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
         return Looked()
+
+    def explain(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Explained:
+        return Explained()
+
+    def make_room(
+        self, nbytes: int, by: str, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None
+    ) -> None:
+        if self._store is not None:
+            self._store.free(nbytes, by)
 
     def cancel(self, job_id: str, *, keep: bool = True) -> None:
         self._rows.pop(job_id, None)
@@ -208,7 +219,7 @@ class ScriptedRunner:
 
 
 class ScriptedLoader:
-    """A `ModelLoader` over scripts by model id (`script` for all others)."""
+    """A `ModelLoader` over scripts by model id (`script` for all others). What `store` holds is device memory too."""
 
     def __init__(
         self,
@@ -217,7 +228,9 @@ class ScriptedLoader:
         *,
         limit_bytes: int = 0,
         clock: Clock = time.monotonic,
+        store: PrefixStore | None = None,
     ) -> None:
+        self.store = store
         self._script = script or Script()
         self._scripts = dict(scripts or {})
         self._clock = clock
@@ -232,7 +245,7 @@ class ScriptedLoader:
         script.loads += 1
         script.pause(script.load_s)
         script.suffer(script.load_faults.get(script.loads - 1))
-        runner = ScriptedRunner(script)
+        runner = ScriptedRunner(script, self.store)
         self.runners.append(runner)
         self.loaded[model.id] += 1
         self.loaded_at_s.append((model.id, self._clock()))
@@ -242,6 +255,7 @@ class ScriptedLoader:
         open_runners = [runner for runner in self.runners if not runner._closed]
         active = sum(runner.limits.weights_bytes + runner.kv_bytes for runner in open_runners)
         active += sum({id(script): script.grown_bytes for script in (self._script, *self._scripts.values())}.values())
+        active += 0 if self.store is None else self.store.held_bytes
         return DeviceMemory(active, 0, active, self.limit_bytes)
 
     def release_unused(self) -> None:

@@ -12,7 +12,8 @@ GRID_TOKENS = 256
 class CacheSettings:
     """How much of what was computed is kept, and how long.
 
-    `memory_bytes` is for the blocks of conversations (None: a third of what the device may use, 0: nothing is kept);
+    `memory_bytes` is for the blocks of conversations (None: a third of what the device may use, 0: nothing is kept),
+    as far as weights and running rows leave room for it, for they come first;
     `snapshot_memory_bytes` for recurrent states (None: a quarter of that), `side_memory_bytes` for titles and other
     one-shots (None: a sixteenth). The other limits are those of `CacheLimits`; 0 is none. `bitwise` reuses whole blocks
     made by prefill only, so that on a CPU every bit is that of a cold run.
@@ -26,6 +27,7 @@ class CacheSettings:
     max_sessions: int = 0
     max_entries_per_session: int = 0
     max_conversation_tokens: int = 0
+    min_reuse_tokens: int = 1
     bitwise: bool = False
 
     @property

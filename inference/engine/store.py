@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import mlx.core as mx
+
 from inference.cache.blocks import Root
 from inference.cache.in_flight import InFlight
 from inference.cache.node import Admission
@@ -18,17 +20,21 @@ from inference.engine.assembly import assemble
 from inference.engine.blocks import store_needs, unstorable
 from inference.engine.kv import KVState
 from inference.engine.trail import Trail
-from inference.events import Looked, Warmth
+from inference.events import Explained, Looked, Warmth
 from inference.params import CacheScope, KVQuantisation
 from inference.ports import Job
 from inference.tokens import Prompt, TokenIds
 
 log = logging.getLogger(__name__)
 
+SHOWN_TOKENS = 16
+"""Of what is stored behind a match, for whoever asks why it ends there."""
+
 
 class ModelStore:
     """What one loaded model shares with earlier and later rows. `fresh` makes the model's empty state, and `tried` is
-    one that has read a token: which entries a model never writes shows only then.
+    one that has read a token: which entries a model never writes shows only then. `token_cost` is what a token costs to
+    compute, relative to other models.
 
     `in_flight` knows which job computes what. All of it lives on the worker thread.
     """
@@ -41,6 +47,7 @@ class ModelStore:
         fresh: Callable[[], KVState],
         tried: KVState,
         mode: ReuseMode,
+        token_cost: float = 1.0,
     ) -> None:
         self.in_flight = InFlight()
         self._cache = cache
@@ -48,6 +55,7 @@ class ModelStore:
         self._fingerprint = fingerprint
         self._fresh = fresh
         self._mode = mode
+        self._token_cost = token_cost
         self._needs = store_needs(tried)
         self._refusal = unstorable(tried)
         if self._refusal is not None:
@@ -58,6 +66,21 @@ class ModelStore:
         if scope is None or self._refusal is not None:
             return Looked()
         return looked(self._find(prompt.ids, scope, kv))
+
+    def explain(self, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None) -> Explained:
+        """As `lookup`, and where the prompt leaves what is stored."""
+        if scope is None or self._refusal is not None:
+            return Explained()
+        reuse = self._find(prompt.ids, scope, kv)
+        return Explained(looked(reuse), reuse.kv_depth_tokens, self._cache.behind(reuse, SHOWN_TOKENS))
+
+    def make_room(
+        self, nbytes: int, by: str, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None
+    ) -> None:
+        """Takes about `nbytes` back, but nothing that a job of this prompt would begin with."""
+        keep = None if scope is None or self._refusal is not None else self._find(prompt.ids, scope, kv)
+        if self._cache.free(nbytes, by, keep=keep):
+            mx.clear_cache()
 
     def must_wait(self, job: Job) -> str | None:
         """The job that computes what this one misses: it waits until that is stored, and is then looked at again."""
@@ -119,7 +142,7 @@ class ModelStore:
 
     def _root(self, scope: CacheScope, kv: KVQuantisation | None) -> Root:
         settings = "" if kv is None else f"{kv.bits}/{kv.group_size}/{kv.start_tokens}"
-        return Root(self._model_id, self._fingerprint, settings, scope.salt, scope.template)
+        return Root(self._model_id, self._fingerprint, settings, scope.salt, scope.template, self._token_cost)
 
 
 def looked(reuse: Reuse) -> Looked:

@@ -40,14 +40,19 @@ def lanes(lengths: Iterable[int]) -> list[tuple[int, int]]:
 
 def estimate_bytes(loads: Iterable[Load]) -> int:
     """Device memory that these models with these rows may come to need."""
-    total = copy = workspace = 0
+    loads = list(loads)
+    total = workspace = 0
     for limits, lengths in loads:
         shapes = lanes(lengths)
         total += limits.weights_bytes + sum(rows * limits.row_bytes(longest) for rows, longest in shapes)
         if shapes:
-            copy = max(copy, limits.row_bytes(shapes[0][1]))
             workspace = max(workspace, limits.workspace_bytes)
-    return total + copy + workspace
+    return total + assembly_bytes(loads) + workspace
+
+
+def assembly_bytes(loads: Iterable[Load]) -> int:
+    """The part of the estimate that is a row's copy while it is assembled."""
+    return max((limits.row_bytes(max(lengths)) for limits, lengths in loads if lengths), default=0)
 
 
 def fits(loads: Iterable[Load], limit_bytes: int) -> bool:

@@ -18,29 +18,36 @@ from inference.errors import InferenceError, ModelError
 from inference.events import Admitted
 from inference.ports import ModelLimits, ModelRef
 from inference.scheduler.admission import Admission
-from inference.scheduler.budget import estimate_bytes, fits
+from inference.scheduler.budget import estimate_bytes
 from inference.scheduler.checks import check_memory, check_quantisation, check_vocabulary, reserved_lengths
 from inference.scheduler.request import Ticket
 from inference.scheduler.residents import Resident, Residents, Wanted, weights_bytes
+from inference.scheduler.room import Room
 from inference.scheduler.running import Running
 from inference.scheduler.settings import SchedulerSettings
 from inference.scheduler.view import Tally
 
 
 class Intake:
-    """Lets requests in. `limit_bytes` and `pressure` are set from the device's figures before each look."""
+    """Lets requests in. `pressure` and the room's limit are set from the device's figures before each look."""
 
     def __init__(
-        self, residents: Residents, running: Running, admission: Admission, settings: SchedulerSettings, tally: Tally
+        self,
+        residents: Residents,
+        running: Running,
+        admission: Admission,
+        room: Room,
+        settings: SchedulerSettings,
+        tally: Tally,
     ) -> None:
         self._residents = residents
         self._running = running
         self._admission = admission
+        self._room = room
         self._settings = settings
         self._tally = tally
         self._wants: deque[Wanted] = deque()
         self._unloads: dict[str, list[Future[bool]]] = {}
-        self.limit_bytes = 0
         self.pressure = False
 
     def want(self, ref: ModelRef, future: Future[ModelLimits]) -> None:
@@ -97,7 +104,8 @@ class Intake:
         lengths = reserved_lengths(ticket.request, ticket.max_tokens, self._settings.reserve_tokens)
         keep = {resident.ref.id, *(busy.ref.id for busy in self._running.busy())}
         while True:
-            if fits(self._running.loads(resident, lengths), self.limit_bytes):
+            loads = self._running.loads(resident, lengths)
+            if self._room.admits(ticket, resident, loads, alone=not len(self._running)):
                 ticket.awaits_memory = False
                 return True
             spare = self._residents.spare(keep)
@@ -114,7 +122,7 @@ class Intake:
         try:
             check_vocabulary(request, limits)
             check_quantisation(request, limits)
-            check_memory(request, ticket.max_tokens, limits, self.limit_bytes, self._settings.reserve_tokens)
+            check_memory(request, ticket.max_tokens, limits, self._room.limit_bytes, self._settings.reserve_tokens)
         except InferenceError as error:
             self._refuse(ticket, error)
             return False
@@ -175,7 +183,7 @@ class Intake:
     def _has_room_for(self, ref: ModelRef) -> bool:
         """Whether weights of the files' size fit beside what is reserved; the loader knows better, but too late."""
         needed = estimate_bytes(self._running.loads()) + weights_bytes(ref.path)
-        return self.limit_bytes <= 0 or needed <= self.limit_bytes
+        return self._room.limit_bytes <= 0 or needed <= self._room.limit_bytes
 
     def _finish_unloads(self) -> None:
         for model_id, futures in list(self._unloads.items()):
@@ -195,7 +203,7 @@ def resolve[Result](future: Future[Result] | None, result: Result) -> None:
             future.set_result(result)
 
 
-def fail(future: Future[Any] | None, error: InferenceError) -> None:
+def fail(future: Future[Any] | None, error: Exception) -> None:
     if future is not None:
         with suppress(InvalidStateError):
             future.set_exception(error)

@@ -13,17 +13,22 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 
-from inference.errors import EngineFatal, GenerationStalled, InferenceError
+from inference.errors import EngineFatal, GenerationStalled, InferenceError, ModelLoading
+from inference.events import Explained
+from inference.params import CacheScope, KVQuantisation
 from inference.ports import Clock, ModelLimits, ModelLoader, ModelRef
+from inference.prefix_store import PrefixStore
 from inference.scheduler.admission import Admission, dead, draining
 from inference.scheduler.intake import resolve
 from inference.scheduler.mailbox import Doorbell, Mailbox
 from inference.scheduler.pulse import Pulse
 from inference.scheduler.request import Generation, Request, Ticket
+from inference.scheduler.residents import Residents
 from inference.scheduler.settings import SchedulerSettings
 from inference.scheduler.view import SchedulerView, Tally
 from inference.scheduler.watchdog import Watchdog
 from inference.scheduler.worker import Worker
+from inference.tokens import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +166,28 @@ class Scheduler:
     def unload(self, model_id: str) -> Future[bool]:
         """Lets a model go once its rows have ended. False: it was not loaded. A waiting request brings it back."""
         return self._ordered(self._worker.unload(model_id))
+
+    def explain(
+        self, model: ModelRef, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None
+    ) -> Future[Explained]:
+        """What a request would begin with now. Nothing is computed, locked or counted.
+
+        The future fails with `ModelLoading` while the model is not in memory: its store is told by what it loads.
+        """
+
+        def look(_loader: ModelLoader, residents: Residents) -> Explained:
+            resident = residents.get(model.id)
+            if resident is None:
+                raise ModelLoading(f"The model {model.id} is not in memory now, and to explain does not load it.")
+            return resident.runner.explain(prompt, cache, kv)
+
+        return self._ordered(self._worker.ask(look))
+
+    def store[Answer](self, question: Callable[[PrefixStore], Answer]) -> Future[Answer | None]:
+        """Asks the store of prefixes something, or has it do something, in turn. None: nothing is kept here."""
+        return self._ordered(
+            self._worker.ask(lambda loader, _: None if loader.store is None else question(loader.store))
+        )
 
     def _ordered[Result](self, future: Future[Result]) -> Future[Result]:
         if self._dead or self._stopping:  # looked at after the order was placed, so that none is left behind

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from inference.events import Failed, Finished
 from inference.ports import DeviceMemory, ModelLimits
+from inference.prefix_store import StoreTotals
 
 
 class ModelState(StrEnum):
@@ -102,13 +103,15 @@ class Tally:
 class SchedulerView:
     """`heartbeat_s` and `published_s` are readings of the scheduler's clock. `reserved_bytes` is the memory estimate.
 
-    `pressure`: the device holds more than its limit, and new requests are refused.
+    `store` is what prefixes hold of the memory, None where none are kept. `pressure`: the device holds more than its
+    limit, and new requests are refused.
     """
 
     models: tuple[ModelView, ...] = ()
     rows: tuple[RowView, ...] = ()
     queue_depth: int = 0
     memory: DeviceMemory | None = None
+    store: StoreTotals | None = None
     reserved_bytes: int = 0
     pressure: bool = False
     decode_tps: float = 0.0

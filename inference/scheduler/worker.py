@@ -11,15 +11,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 from inference.errors import InferenceError, MemoryPressure
 from inference.ports import Clock, ModelLimits, ModelLoader, ModelRef
 from inference.scheduler.admission import Admission, draining
 from inference.scheduler.budget import estimate_bytes
-from inference.scheduler.intake import Intake, fail
+from inference.scheduler.intake import Intake, fail, resolve
 from inference.scheduler.pulse import Pulse
 from inference.scheduler.request import Ticket
 from inference.scheduler.residents import Residents
+from inference.scheduler.room import Room
 from inference.scheduler.running import Running
 from inference.scheduler.settings import SchedulerSettings
 from inference.scheduler.view import SchedulerView, Tally
@@ -56,7 +58,7 @@ class Worker:
         self._orders: deque[Callable[[Intake], None]] = deque()
         self._cancelled: deque[Ticket] = deque()
         self._stop = False
-        self._futures: set[Future[ModelLimits] | Future[bool]] = set()
+        self._futures: set[Future[Any]] = set()
         self._stale = True
         self._untidy = False
         self._worked_s = 0.0
@@ -83,7 +85,20 @@ class Worker:
         self._order(future, lambda intake: intake.unload(model_id, future))
         return future
 
-    def _order(self, future: Future[ModelLimits] | Future[bool], order: Callable[[Intake], None]) -> None:
+    def ask[Answer](self, question: Callable[[ModelLoader, Residents], Answer]) -> Future[Answer]:
+        """Has something looked up on the worker's thread, in turn. The future fails with what the question raises."""
+        future: Future[Answer] = Future()
+
+        def answer(_intake: Intake) -> None:
+            try:
+                resolve(future, question(self._loader, self._residents))
+            except Exception as error:
+                fail(future, error)
+
+        self._order(future, answer)
+        return future
+
+    def _order(self, future: Future[Any], order: Callable[[Intake], None]) -> None:
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         self._orders.append(order)
@@ -106,7 +121,8 @@ class Worker:
         self._loader = self._loader_factory()
         self._residents = Residents(self._loader, self._settings, self._clock, self._pulse, self._publish)
         self._running = Running(self._residents, self._admission, self._settings, self._clock, self._pulse, self._tally)
-        self._intake = Intake(self._residents, self._running, self._admission, self._settings, self._tally)
+        room = self._room = Room(self._loader.store, self._settings, self._clock)
+        self._intake = Intake(self._residents, self._running, self._admission, room, self._settings, self._tally)
         while not self._stop:
             self._turn(self._intake)
         self._close()
@@ -144,6 +160,7 @@ class Worker:
         self._pulse.beat()
         if not self._bell.wait(min(IDLE_S, self._settings.tidy_after_s, self._settings.watchdog_s / 4)):
             self._running.changed = self._admission.depth > 0  # memory may have become free outside
+            self._room.sweep()
             self._tidy()
             self._pulse.beat()
             self._publish()
@@ -163,19 +180,29 @@ class Worker:
             self._publish()
 
     def _relieve(self, intake: Intake) -> None:
-        """Keeps within the device's memory: idle buffers go first, then idle models, then the newest row."""
+        """Keeps within the device's memory: the store shrinks first, idle models go next, then the newest row."""
         self._running.extend_reservations()
-        limit_bytes = intake.limit_bytes = self._loader.memory().limit_bytes
+        limit_bytes = self._room.limit_bytes = self._loader.memory().limit_bytes
+        self._room.sweep()
+        self._room.divide(self._running.loads())
         if intake.pressure:
             intake.pressure, self._running.changed = False, True
         if limit_bytes <= 0 or not self._over(limit_bytes):
             return
         self._loader.release_unused()
+        self._shrink_store(limit_bytes)
         while self._over(limit_bytes) and (spare := self._residents.spare(())):
             self._residents.unload(spare)
+        self._shrink_store(limit_bytes, locked=True)
         if self._over(limit_bytes):
             intake.pressure = True
             self._running.end_newest(MemoryPressure("The device's memory is full; the newest request was ended."))
+
+    def _shrink_store(self, limit_bytes: int, *, locked: bool = False) -> None:
+        """The store gives back what the device holds too much."""
+        over = self._loader.memory().active_bytes - limit_bytes
+        if over > 0 and self._room.give_back(over, locked=locked):
+            self._loader.release_unused()
 
     def _over(self, limit_bytes: int) -> bool:
         active_bytes = self._loader.memory().active_bytes
@@ -187,14 +214,14 @@ class Worker:
         now_s = self._clock()
         self._stale = False
         memory = self._loader.memory()
-        running, intake = self._running, self._intake
-        if intake is not None:
-            intake.limit_bytes = memory.limit_bytes
+        running, intake, store = self._running, self._intake, self._loader.store
+        self._room.limit_bytes = memory.limit_bytes
         self.view = SchedulerView(
             models=self._residents.views(),
             rows=running.views(now_s),
             queue_depth=self._admission.depth,
             memory=memory,
+            store=None if store is None else store.totals(),
             reserved_bytes=estimate_bytes(running.loads()),
             pressure=intake is not None and intake.pressure,
             decode_tps=running.decode.read(now_s),

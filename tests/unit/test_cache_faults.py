@@ -135,7 +135,7 @@ def neighbour_unread(patch: pytest.MonkeyPatch) -> None:
 
 
 def locks_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(eviction, "_may_go", lambda node, admission: node.admission is admission)
+    patch.setattr(eviction, "_may_go", lambda node, admission, _locked: node.admission is admission)
 
 
 def inexact_taken_for_exact(patch: pytest.MonkeyPatch) -> None:

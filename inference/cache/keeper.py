@@ -1,0 +1,69 @@
+"""The prefix cache as those see it who run no rows: memory given back, age, orders and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from inference.cache.eviction import Evicted
+from inference.cache.node import Admission
+from inference.cache.prefix_cache import PrefixCache
+from inference.prefix_store import StoreRemoval, StoreTotals
+
+
+class StoreKeeper:
+    """Implements `PrefixStore`. `give_back` returns freed buffers to the device, once for a batch of evictions."""
+
+    def __init__(self, cache: PrefixCache, give_back: Callable[[], None]) -> None:
+        self._cache = cache
+        self._give_back = give_back
+
+    @property
+    def held_bytes(self) -> int:
+        return self._cache.held_bytes
+
+    def keep_within(self, ceiling_bytes: int | None) -> None:
+        self._cache.keep_within(ceiling_bytes)
+
+    def free(self, nbytes: int, by: str, *, locked: bool = False) -> int:
+        return self._gone(self._cache.free(nbytes, by, locked=locked)).nbytes
+
+    def sweep(self) -> None:
+        self._gone(self._cache.sweep())
+
+    def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
+        return self._gone(self._cache.clear(model=model, session=session))
+
+    def stats(self) -> Mapping[str, Any]:
+        return asdict(self._cache.stats())
+
+    def totals(self) -> StoreTotals:
+        cache, counted = self._cache, self._cache.counters
+        return StoreTotals(
+            held_bytes=cache.held_bytes,
+            block_bytes=cache.class_bytes(Admission.MAIN),
+            side_bytes=cache.class_bytes(Admission.ONE_SHOT),
+            snapshot_bytes=cache.snapshot_bytes,
+            budget_bytes=cache.limits.budget_bytes,
+            ceiling_bytes=cache.ceiling_bytes,
+            requests=counted.requests,
+            prompt_tokens=counted.prompt_tokens,
+            cached_tokens=counted.cached_tokens,
+            lost_tokens=counted.lost_tokens,
+            hit_ratio=counted.cached_tokens / counted.prompt_tokens if counted.prompt_tokens else 0.0,
+            evictions=counted.eviction_batches,
+            evicted_tokens=counted.evicted_tokens,
+            evicted_bytes=counted.evicted_bytes,
+        )
+
+    def _gone(self, evicted: tuple[Evicted, ...]) -> StoreRemoval:
+        if evicted:
+            self._give_back()
+        blocks = [gone for gone in evicted if gone.tokens]
+        return StoreRemoval(
+            blocks=len(blocks),
+            tokens=sum(gone.tokens for gone in blocks),
+            snapshots=len(evicted) - len(blocks),
+            nbytes=sum(gone.nbytes for gone in evicted),
+        )

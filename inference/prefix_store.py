@@ -1,0 +1,67 @@
+"""The store of computed prefixes as those see it who run no rows: what it holds, and how it gives memory back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTotals:
+    """What a store of prefixes holds, and what it did since the start. `hit_ratio` is cached / prompt tokens.
+
+    `budget_bytes` is for the blocks of conversations; `ceiling_bytes` is what all of it may hold while others need the
+    memory (None: nobody does). `evictions` counts batches.
+    """
+
+    held_bytes: int
+    block_bytes: int
+    side_bytes: int
+    snapshot_bytes: int
+    budget_bytes: int
+    ceiling_bytes: int | None
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    lost_tokens: int
+    hit_ratio: float
+    evictions: int
+    evicted_tokens: int
+    evicted_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRemoval:
+    """What left a store in one act. `nbytes` is device memory, that of recurrent `snapshots` included."""
+
+    blocks: int
+    tokens: int
+    snapshots: int
+    nbytes: int
+
+
+class PrefixStore(Protocol):
+    """What all models' rows have left to be reused, seen from outside of rows. Used by the worker thread only."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Device memory of all that is stored."""
+
+    def keep_within(self, ceiling_bytes: int | None) -> None:
+        """From now on nothing is stored above this; what is there already stays. None: only the budgets hold."""
+
+    def free(self, nbytes: int, by: str, *, locked: bool = False) -> int:
+        """Gives about `nbytes` back; how many it were. What running rows stand on goes last, and only if `locked`."""
+
+    def sweep(self) -> None:
+        """Lets go of what has become too old. Costs nothing while nothing has."""
+
+    def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
+        """Removes all of a model, what only a session holds, or everything."""
+
+    def totals(self) -> StoreTotals:
+        """Cheap."""
+
+    def stats(self) -> Mapping[str, Any]:
+        """Everything there is to tell, as JSON values. Reads every block."""

@@ -1,0 +1,186 @@
+"""Sessions as a tree of turns: which earlier turn a request goes on from, decided by content alone.
+
+A turn is one request and its answers. It knows its history as a chain of hashes, one for each message, so that the
+hash at position i stands for everything up to it; a request finds its parent by looking its own chain up from the deep
+end. Ids that clients send group turns into sessions and never decide parenthood: sub-agents, titles and summaries come
+under the id of the conversation they serve.
+
+The guard: a line is a run of turns of which each strictly extends the one before. Its tip moves only to a turn that
+was placed behind that very tip; whoever comes second, or from elsewhere, begins a line of its own. So nothing that a
+sub-agent does changes what its orchestrator finds.
+
+Not for several threads at once: it lives on the event loop.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from inference.conversation.turn_chain import Asked, Edge, Placed, Turn, after, chain, session_of
+
+RESUME_AFTER_S = 3600.0
+"""A line that goes on after so long was put away and taken up again."""
+
+MAX_TURNS = 10_000
+"""About a kilobyte each. A turn that fell out is no parent any more; nothing else depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What of a request's chain is known: how many of its messages and through whom, and whom it strictly extends."""
+
+    messages: int = 0
+    through: Turn | None = None
+    parent: Turn | None = None
+
+
+class Lineage:
+    """The finished turns of all sessions, newest last; the oldest are forgotten above `max_turns`."""
+
+    def __init__(self, *, max_turns: int = MAX_TURNS) -> None:
+        self._max_turns = max_turns
+        self._turns: OrderedDict[str, Turn] = OrderedDict()
+        self._through: dict[bytes, str] = {}  # a point in a history -> the first turn that went through it
+        self._ends: dict[bytes, list[str]] = {}  # the point behind an answer -> the turns that end there
+        self._tips: dict[str, str] = {}  # line -> its last turn
+        self._sessions: dict[str, OrderedDict[str, None]] = {}  # session -> its lines, the last moved one last
+        self._restored: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def turn(self, turn_id: str) -> Turn | None:
+        return self._turns.get(turn_id)
+
+    def tip(self, line: str) -> Turn | None:
+        """The last turn of a line."""
+        return self._turns.get(self._tips.get(line, ""))
+
+    def place(self, asked: Asked) -> Placed:
+        """Where a request stands in the tree. Changes nothing: it may still fail, or be sent again."""
+        hashes = chain(asked.owner, asked.digests)
+        known = self._known(asked, hashes)
+        session = session_of(asked.owner, asked.client_session)
+        if not session:
+            session = known.parent.session if known.parent else secrets.token_hex(16)
+        edge, beside = self._edge(asked, hashes, known, session)
+        return Placed(asked, hashes, session, edge, known.messages, known.parent, beside)
+
+    def commit(self, placed: Placed, answers: Sequence[bytes]) -> Turn:
+        """Records a finished turn. `answers` are the digests of what was answered, one for each choice."""
+        parent, edge = placed.parent, placed.edge
+        if edge.advances and parent is not None and self._tips.get(parent.line, parent.id) != parent.id:
+            edge = Edge.BRANCH  # another request went on from the same turn and was done first
+        turn_id = secrets.token_hex(16)
+        turn = Turn(
+            id=turn_id,
+            session=placed.session,
+            owner=placed.asked.owner,
+            line=parent.line if edge.advances and parent is not None else turn_id,
+            parent=parent.id if parent else None,
+            beside=placed.beside.id if placed.beside else None,
+            edge=edge,
+            known_messages=placed.known_messages,
+            messages=len(placed.hashes),
+            hashes=placed.hashes[placed.known_messages :],
+            ends=tuple(after(placed.hashes[-1], answer) for answer in answers),
+            head=placed.head,
+            tools=placed.asked.tools,
+            at_s=placed.asked.at_s,
+        )
+        self._add(turn)
+        return turn
+
+    def restore(self, turns: Iterable[Turn]) -> None:
+        """Takes in turns of an earlier process, oldest first."""
+        for turn in turns:
+            self._add(turn)
+            self._restored.add(turn.id)
+
+    def _known(self, asked: Asked, hashes: tuple[bytes, ...]) -> _Known:
+        known = _Known()
+        for messages in range(len(hashes), 0, -1):
+            point = hashes[messages - 1]
+            if not known.messages and (found := self._through.get(point)) is not None:
+                known = _Known(messages, self._turns[found])
+            ended = self._ends.get(point)
+            if ended:
+                ender = self._nearest(ended, session_of(asked.owner, asked.client_session))
+                if not known.messages:
+                    known = _Known(messages, ender)
+                if messages < len(hashes):  # strictly: an answer to be continued is no new turn behind itself
+                    return replace(known, parent=ender)
+        return known
+
+    def _nearest(self, turn_ids: Sequence[str], session: str) -> Turn:
+        """Of turns that are the same in content: the latest of that session, else the latest."""
+        own = [turn_id for turn_id in turn_ids if self._turns[turn_id].session == session]
+        return self._turns[(own or turn_ids)[-1]]
+
+    def _edge(self, asked: Asked, hashes: tuple[bytes, ...], known: _Known, session: str) -> tuple[Edge, Turn | None]:
+        parent, through = known.parent, known.through
+        if parent is None:
+            return self._apart(asked, hashes, known, session)
+        if through is not None and known.messages > parent.messages + 1:
+            return Edge.EDIT, through  # it goes along with a later turn, and then another way
+        if self._tips.get(parent.line, parent.id) != parent.id:
+            return Edge.BRANCH, self.tip(parent.line)
+        if parent.tools and not asked.tools:
+            return Edge.COMPACTION, parent
+        late = asked.at_s - parent.at_s > RESUME_AFTER_S
+        return (Edge.RESUME if late or parent.id in self._restored or parent.session != session else Edge.EXTEND), None
+
+    def _apart(self, asked: Asked, hashes: tuple[bytes, ...], known: _Known, session: str) -> tuple[Edge, Turn | None]:
+        """The edge of a request that goes on from no answer."""
+        if asked.one_shot and asked.client_session:
+            return Edge.SIDE_CALL, self._latest(session)
+        through = known.through  # without a common session two beginnings that are alike are two beginnings
+        if through is not None and through.session == session and known.messages > asked.heads:
+            return Edge.EDIT, through
+        beside = self._latest(session)
+        if beside is None:
+            return Edge.START, None
+        head = hashes[asked.heads - 1] if asked.heads else b""
+        rebuilt = beside.head == head and beside.tools == asked.tools and len(hashes) < beside.messages
+        return (Edge.COMPACTION if rebuilt else Edge.BRANCH), beside
+
+    def _latest(self, session: str) -> Turn | None:
+        """The tip that moved last in a session, side calls left out."""
+        for line in reversed(self._sessions.get(session, {})):
+            tip = self.tip(line)
+            if tip is not None and tip.edge is not Edge.SIDE_CALL:
+                return tip
+        return None
+
+    def _add(self, turn: Turn) -> None:
+        self._turns[turn.id] = turn
+        for point in turn.hashes:
+            self._through.setdefault(point, turn.id)
+        for point in dict.fromkeys(turn.ends):
+            self._ends.setdefault(point, []).append(turn.id)
+        self._tips[turn.line] = turn.id
+        lines = self._sessions.setdefault(turn.session, OrderedDict())
+        lines[turn.line] = None
+        lines.move_to_end(turn.line)
+        while len(self._turns) > self._max_turns:
+            self._forget(next(iter(self._turns.values())))
+
+    def _forget(self, turn: Turn) -> None:
+        del self._turns[turn.id]
+        self._restored.discard(turn.id)
+        for point in turn.hashes:
+            if self._through.get(point) == turn.id:
+                del self._through[point]
+        for point in dict.fromkeys(turn.ends):
+            self._ends[point].remove(turn.id)
+            if not self._ends[point]:
+                del self._ends[point]
+        if self._tips.get(turn.line) == turn.id:
+            del self._tips[turn.line]
+            lines = self._sessions[turn.session]
+            lines.pop(turn.line, None)
+            if not lines:
+                del self._sessions[turn.session]

@@ -1,0 +1,107 @@
+"""The records of lineage: what a request shows of itself, where it was placed, and the turn it became."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Edge(StrEnum):
+    """How a turn hangs in the tree. `extend` and `resume` carry a line on, all others begin one."""
+
+    START = "start"
+    EXTEND = "extend"
+    RESUME = "resume"
+    BRANCH = "branch"
+    EDIT = "edit"
+    COMPACTION = "compaction"
+    SIDE_CALL = "side_call"
+
+    @property
+    def advances(self) -> bool:
+        return self in (Edge.EXTEND, Edge.RESUME)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, by what it means. `digests` has one for each message, equal where the messages are equal in meaning.
+
+    The first `heads` messages are instructions; `tools` is the digest of the tools, b"" without any. `client_session`
+    is the id that the client gave, "" without one; `owner` is whose key it came with, and owners never meet. `one_shot`
+    is a short question without tools or history; `at_s` is Unix time.
+    """
+
+    digests: tuple[bytes, ...]
+    heads: int = 0
+    tools: bytes = b""
+    client_session: str = ""
+    owner: str = ""
+    one_shot: bool = False
+    at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A finished turn. Ids are 128 random bits in hex; a session's comes from its client's id where one was given.
+
+    `parent` is the deepest turn whose messages it strictly extends, `beside` the one it stands next to: what it edits,
+    what it summarises, whom it works for. Of its `messages` the first `known_messages` were known from earlier turns;
+    `hashes` are the points behind the others, `ends` the point behind each answer, `head` the one behind the
+    instructions.
+    """
+
+    id: str
+    session: str
+    owner: str
+    line: str
+    parent: str | None
+    beside: str | None
+    edge: Edge
+    known_messages: int
+    messages: int
+    hashes: tuple[bytes, ...]
+    ends: tuple[bytes, ...]
+    head: bytes
+    tools: bytes
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A request and its place; `hashes` is its whole chain. What it says of the tree may be old at commit."""
+
+    asked: Asked
+    hashes: tuple[bytes, ...]
+    session: str
+    edge: Edge
+    known_messages: int
+    parent: Turn | None
+    beside: Turn | None
+
+    @property
+    def head(self) -> bytes:
+        return self.hashes[self.asked.heads - 1] if self.asked.heads else b""
+
+
+def after(point: bytes, digest: bytes) -> bytes:
+    """The point behind one more message."""
+    return hashlib.sha256(point + digest).digest()
+
+
+def chain(owner: str, digests: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The point behind each message; histories of different owners have none in common."""
+    point, points = hashlib.sha256(owner.encode()).digest(), []
+    for digest in digests:
+        point = after(point, digest)
+        points.append(point)
+    return tuple(points)
+
+
+def session_of(owner: str, client_session: str) -> str:
+    """The session's own id for one that a client named, the same in every process; "" for none."""
+    if not client_session:
+        return ""
+    named = hashlib.sha256(b"session\0" + owner.encode() + b"\0" + client_session.encode("utf-8", "surrogatepass"))
+    return named.hexdigest()[:32]

@@ -112,12 +112,16 @@ class MlxRunner:
 
     def close(self) -> None:
         self._entrance.close()
-        for lane in self._lanes:
-            lane.leave_trails(keep=False)
-        self._lanes.clear()
+        self._leave_lanes()
         self._settled = []
         self._model = None
         memory.release_unused()
+
+    def _leave_lanes(self) -> None:
+        """A function of its own: the last lane would hold the weights while `close` gives memory back."""
+        for lane in self._lanes:
+            lane.leave_trails(keep=False)
+        self._lanes.clear()
 
     # --- one chunk, one step ------------------------------------------------------------------------------------
 
@@ -132,7 +136,7 @@ class MlxRunner:
                 done = self._entrance.completed(row)
             lanes = self._first_lanes(row) if row.offset == row.goal else []
         except Exception as error:
-            return self._prefill_failed(row, error)
+            return [*done, *self._prefill_failed(row, error)]
         if lanes:
             self._queue.remove(row)
         outputs = [*done, *self._entrance.advanced(row)]
@@ -177,7 +181,7 @@ class MlxRunner:
             row = one.row
             if row.sampling.error is not None:
                 outputs.append(self._failed(row, row.sampling.error))
-                lane.leave_trail(row, keep=True)
+                lane.leave_trail(row, keep=True, stop=(one.token,))
                 gone.append(row)
                 continue
             tokens, finish = row.take(one.token)

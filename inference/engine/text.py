@@ -19,7 +19,7 @@ from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
 from inference.errors import InvalidModel, TemplateFailed
-from inference.streaming.dialects.choice import detect
+from inference.streaming.dialects.choice import detect, message_format
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TOKENIZER_BYTES = 256 << 20
@@ -56,8 +56,8 @@ def load_text(path: Path) -> TextModel:
         _read_json(path / "generation_config.json"),
     )
     specials = {name: token for name in _SPECIALS if (token := _token(files, name))}
-    tokenizer = JsonTokenizer(_tokenizer_source(files, specials))
     template = _template(files, specials)
+    tokenizer = JsonTokenizer(_tokenizer_source(files, specials, template))
     return TextModel(
         tokenizer=tokenizer,
         template=template,
@@ -73,7 +73,8 @@ def _traits(template: JinjaTemplate | None, tokenizer: JsonTokenizer) -> Traits:
     if template is None:
         return Traits()
     try:
-        return probe(template, tokenizer.structural_texts)
+        ends = (tokenizer.token_bytes(number).decode("utf-8", "replace") for number in tokenizer.eos_ids)
+        return probe(template, tokenizer.structural_texts, tuple(ends))
     except TemplateFailed as error:
         raise InvalidModel(error.message) from error
 
@@ -123,7 +124,7 @@ def _digest(path: Path, template: JinjaTemplate | None) -> str:
 # --- tokenizer --------------------------------------------------------------------------------------------------
 
 
-def _tokenizer_source(files: _Files, specials: Mapping[str, str]) -> TokenizerSource:
+def _tokenizer_source(files: _Files, specials: Mapping[str, str], template: JinjaTemplate | None) -> TokenizerSource:
     file = files.path / "tokenizer.json"
     add_bos = files.tokenizer.get("add_bos_token")
     content = "" if file.is_file() else _converted(files.path)
@@ -134,6 +135,7 @@ def _tokenizer_source(files: _Files, specials: Mapping[str, str]) -> TokenizerSo
         content=content,
         eos_ids=_eos_ids(files),
         eos_token=specials.get("eos_token", ""),
+        turn_ends=_last_markers(template),
         bos_token=specials.get("bos_token", ""),
         add_bos=add_bos if isinstance(add_bos, bool) else None,
     )
@@ -166,6 +168,15 @@ def _eos_ids(files: _Files) -> frozenset[int]:
     """Every id that some file of the model says ends a turn."""
     places = (files.generation, files.config, _nested(files.config))
     return frozenset(number for place in places for number in _ids(place.get("eos_token_id")))
+
+
+def _last_markers(template: JinjaTemplate | None) -> tuple[str, ...]:
+    """What ends a turn made of messages. gpt-oss's own generation config names it, those of conversions may not."""
+    try:
+        format_ = message_format(detect(template.literals)) if template else None
+    except TemplateFailed as error:
+        raise InvalidModel(error.message) from error
+    return format_.last if format_ else ()
 
 
 def _ids(value: Any) -> Iterator[int]:

@@ -35,7 +35,8 @@ _BYTES_PER_TOKEN = 40
 class TokenizerSource:
     """What makes a tokenizer; travels between processes in its place. Either `path` or `content` holds tokenizer.json.
 
-    `eos_ids` come from the model's configs, `eos_token` is the tokenizer's own; both end a turn.
+    `eos_ids` come from the model's configs, `eos_token` is the tokenizer's own, `turn_ends` are its template's; all
+    of them end a turn.
     `add_bos` None: as the tokenizer's own post-processor does.
     """
 
@@ -43,6 +44,7 @@ class TokenizerSource:
     content: str = ""
     eos_ids: frozenset[int] = frozenset()
     eos_token: str = ""
+    turn_ends: tuple[str, ...] = ()
     bos_token: str = ""
     add_bos: bool | None = None
 
@@ -67,8 +69,8 @@ class JsonTokenizer:
         self._size = max([base.get_vocab_size(with_added_tokens=False), *(number + 1 for number in self._added)])
         self._pieces = Pieces(base)
         self._bos_id = _bos_id(base, source)
-        eos = base.token_to_id(source.eos_token) if source.eos_token else None
-        self._eos_ids = source.eos_ids | ({eos} if eos is not None else set())
+        known = map(base.token_to_id, filter(None, (source.eos_token, *source.turn_ends)))
+        self._eos_ids = source.eos_ids.union(one for one in known if one is not None)
         self._cache = TextCache(_CACHE_BYTES)
 
     def __reduce__(self) -> tuple[Callable[[TokenizerSource], JsonTokenizer], tuple[TokenizerSource]]:

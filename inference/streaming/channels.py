@@ -32,13 +32,15 @@ _RECIPIENT: Final = re.compile(r"\bto=([^\s<]+)")
 class MessageFormat:
     """`headers` are texts that a header can begin with, the first of them also ends the message before it.
 
-    `channel` gives what a header announces; None: the message is to be shown as it is.
+    `channel` gives what a header announces; None: the message is to be shown as it is. The model's turn is over behind
+    `last`: what came then would be the result of a call, invented.
     """
 
     headers: tuple[str, ...]
     body: str
     ends: tuple[str, ...]
     channel: Callable[[str], Channel | None]
+    last: tuple[str, ...] = ()
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -72,6 +74,7 @@ HARMONY: Final = MessageFormat(
     "<|message|>",
     ("<|end|>", "<|return|>", "<|call|>"),
     _harmony_channel,
+    last=("<|return|>", "<|call|>"),
 )
 KIMI_K3: Final = MessageFormat(
     ("<|open|>",),

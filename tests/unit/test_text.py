@@ -51,6 +51,15 @@ def test_a_model_directory_is_read(tmp_path: Path) -> None:
     assert render(model, talk(user("hello"))).ids
 
 
+def test_a_call_ends_the_turn_of_a_model_that_speaks_in_messages(tmp_path: Path) -> None:
+    """Whatever its files say: it would go on and invent the result."""
+    call = set(tokenizer().encode_template("<|call|>"))
+    spoken = load_text(directory(tmp_path / "messages", chat_template__jinja=template_source("channels")))
+    assert spoken.dialects[0] == "harmony" and call < spoken.tokenizer.eos_ids
+    assert call < pickle.loads(pickle.dumps(spoken)).tokenizer.eos_ids
+    assert not call & load_text(directory(tmp_path / "one_text")).tokenizer.eos_ids
+
+
 def test_greedy_models_say_so(tmp_path: Path) -> None:
     generation = {"do_sample": False, "temperature": 0.7}
     assert load_text(directory(tmp_path, generation_config__json=generation)).generation_defaults["temperature"] == 0.0

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.urls import resolve
 
 from inference.conversation.preparer import Preparer
-from inference.engine.settings import GRID_TOKENS, EngineSettings
+from inference.engine.settings import GRID_TOKENS, CacheSettings, EngineSettings
 from inference.engine.text import load_text
 from inference.errors import InferenceError
 from inference.ports import GrammarCompiler, ModelLimits, ModelLoader, ModelRef, Tokenizer
@@ -68,6 +68,7 @@ def mlx_loader(config: Config) -> Callable[[], ModelLoader]:
         prefill_step_tokens=steps * GRID_TOKENS,
         max_batch=config.max_batch,
         memory_limit_bytes=config.memory_limit_bytes or None,
+        cache=cache_settings(config),
     )
 
     def make() -> ModelLoader:
@@ -76,6 +77,21 @@ def mlx_loader(config: Config) -> Callable[[], ModelLoader]:
         return MlxLoader(settings)
 
     return make
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    return CacheSettings(
+        memory_bytes=config.cache_memory_bytes,
+        snapshot_memory_bytes=config.cache_snapshot_memory_bytes,
+        side_memory_bytes=config.cache_side_memory_bytes,
+        ttl_s=config.cache_ttl_s,
+        idle_s=config.cache_idle_s,
+        max_sessions=config.cache_max_sessions,
+        max_entries_per_session=config.cache_max_entries_per_session,
+        max_conversation_tokens=config.cache_max_conversation_tokens,
+        min_reuse_tokens=config.cache_min_reuse_tokens,
+        bitwise=config.reuse == "bitwise",
+    )
 
 
 def make_grammars(tokenizer_of: Callable[[ModelRef], Tokenizer]) -> GrammarCompiler:

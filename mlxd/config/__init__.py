@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mlxd.config.addresses import is_loopback, refuse_exposed_host
-from mlxd.config.knobs import BY_ENV, BY_NAME, GROUPS, KNOBS, REQUIRED, Config, Knob
+from mlxd.config.knob import REQUIRED, Knob
+from mlxd.config.knobs import BY_ENV, BY_NAME, GROUPS, KNOBS, Config
 from mlxd.config.model_argument import ModelArgument, model_argument
 
 __all__ = [

@@ -7,30 +7,17 @@ made from here. It imports neither pydantic nor Django nor MLX, so `mlxd --help`
 from __future__ import annotations
 
 import dataclasses
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 
-ENV_PREFIX = "MLXD_"
+from mlxd.config.knob import About, Knob, knob_of
 
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What `Config` says about a field besides its type and default. `low` and `high` are inclusive, both or none."""
-
-    group: str
-    text: str
-    low: float | None = None
-    high: float | None = None
-    flag: str | None = None
-    short: str | None = None
-
-
-LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS = (
+LISTEN, MODELS, ENGINE, CACHE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS = (
     "Listening",
     "Models",
     "Engine",
+    "Prefix cache",
     "Queue and time limits",
     "Connection limits",
     "Sampling defaults",
@@ -38,7 +25,7 @@ LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS = (
     "State",
     "Logging",
 )
-GROUPS = (LISTEN, MODELS, ENGINE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS)
+GROUPS = (LISTEN, MODELS, ENGINE, CACHE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS)
 KIB, MIB = 1024, 1024 * 1024
 FROM_MODEL = "Unset: the model's generation_config, else {}."
 
@@ -99,6 +86,57 @@ class Config:
     memory_limit_bytes: Annotated[
         int, About(ENGINE, "Memory for weights and KV; 0 is a share of the machine's.", 0, 1 << 50)
     ] = 0
+
+    cache_memory_bytes: Annotated[
+        int | None,
+        About(
+            CACHE,
+            "Memory for conversations' computed prefixes, as far as models and running answers leave it;"
+            " 0 keeps nothing. `auto`: a third of the memory limit.",
+            0,
+            1 << 50,
+        ),
+    ] = None
+    cache_snapshot_memory_bytes: Annotated[
+        int | None,
+        About(
+            CACHE, "Memory for the states of recurrent layers. `auto`: a quarter of `cache_memory_bytes`.", 0, 1 << 50
+        ),
+    ] = None
+    cache_side_memory_bytes: Annotated[
+        int | None,
+        About(
+            CACHE,
+            "Memory for titles and other one-shots, which never push out a conversation. `auto`: a sixteenth of"
+            " `cache_memory_bytes`.",
+            0,
+            1 << 50,
+        ),
+    ] = None
+    cache_ttl_s: Annotated[float, About(CACHE, "What nobody used for so long is dropped; 0 is never.", 0, 1e9)] = 0.0
+    cache_idle_s: Annotated[
+        float, About(CACHE, "What only one session holds goes when it is silent for so long; 0 is never.", 0, 1e9)
+    ] = 0.0
+    cache_max_sessions: Annotated[
+        int, About(CACHE, "Sessions kept; above it the least recently used goes. 0 is no limit.", 0, 1_000_000)
+    ] = 0
+    cache_max_entries_per_session: Annotated[
+        int, About(CACHE, "Branches kept of one session; above it the oldest goes. 0 is no limit.", 0, 1_000_000)
+    ] = 0
+    cache_max_conversation_tokens: Annotated[
+        int, About(CACHE, "What is deeper in a conversation is not kept; 0 is no limit.", 0, 16_777_216)
+    ] = 0
+    cache_min_reuse_tokens: Annotated[
+        int, About(CACHE, "A shorter beginning in common is computed again.", 1, 16_777_216)
+    ] = 1
+    reuse: Annotated[
+        Literal["token", "bitwise"],
+        About(
+            CACHE,
+            "`token`: up to the last common token; equal to a cold run but for rounding. `bitwise`: whole blocks of 256"
+            " computed in prefill only, on the CPU equal in every bit.",
+        ),
+    ] = "token"
 
     queue_size: Annotated[int, About(QUEUE, "Requests that may wait; the next one is answered 503.", 0, 65536)] = 64
     queue_size_per_key: Annotated[int, About(QUEUE, "Requests one client may have waiting.", 1, 65536)] = 8
@@ -216,83 +254,11 @@ SEED_SAMPLING: dict[str, float | int] = {
     "max_tokens": 2048,
 }
 SAMPLING_NAMES = (*SEED_SAMPLING, "presence_penalty", "frequency_penalty")
-REQUIRED = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """One setting as data. `kind` is its plain type; `default` is `REQUIRED` for the state directory."""
-
-    name: str
-    kind: type
-    default: Any
-    optional: bool
-    choices: tuple[str, ...]
-    about: About
-
-    @property
-    def flag(self) -> str:
-        return f"--{self.about.flag or self.name.replace('_', '-')}"
-
-    @property
-    def env(self) -> str:
-        return ENV_PREFIX + self.name.upper()
-
-    @property
-    def repeatable(self) -> bool:
-        return self.kind is tuple
-
-    @property
-    def default_text(self) -> str:
-        """The default as a person would write it."""
-        match self.default:
-            case None | () | "":
-                return "unset"
-            case bool(on):
-                return "on" if on else "off"
-            case int(count) if self.name.endswith("_bytes"):
-                return _size(count)
-            case float(number):
-                return f"{number:g}"
-            case value:
-                return "the platform's data directory" if value is REQUIRED else str(value)
-
-    @property
-    def range_text(self) -> str:
-        """What values are accepted, "" where any of the type is."""
-        if self.choices:
-            return " or ".join(self.choices)
-        if self.about.low is None:
-            return ""
-        write = _size if self.name.endswith("_bytes") else _number
-        return f"{write(self.about.low or 0)} to {write(self.about.high or 0)}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) else f"{value:g}"
-
-
-def _size(count: float) -> str:
-    """Bytes in the largest binary unit that divides them."""
-    for power, unit in ((50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count and count % (1 << power) == 0:
-            return f"{int(count) >> power} {unit}"
-    return _number(count)
-
-
-def _knob(field: dataclasses.Field[Any], hint: Any) -> Knob:
-    annotated, about = get_args(hint)[:2]
-    optional = isinstance(annotated, types.UnionType)
-    inner = get_args(annotated)[0] if optional else annotated
-    choices = get_args(inner) if get_origin(inner) is Literal else ()
-    kind = str if choices else get_origin(inner) or inner
-    default = REQUIRED if field.default is dataclasses.MISSING else field.default
-    return Knob(field.name, kind, default, optional, tuple(map(str, choices)), about)
 
 
 def _knobs() -> tuple[Knob, ...]:
     hints = get_type_hints(Config, include_extras=True)
-    return tuple(_knob(field, hints[field.name]) for field in dataclasses.fields(Config))
+    return tuple(knob_of(field, hints[field.name]) for field in dataclasses.fields(Config))
 
 
 KNOBS = _knobs()

@@ -22,7 +22,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from mlxd.config.knobs import BY_ENV, BY_NAME, ENV_PREFIX, KNOBS, REQUIRED, Config, Knob
+from mlxd.config.knob import AUTO, ENV_PREFIX, REQUIRED, Knob
+from mlxd.config.knobs import BY_ENV, BY_NAME, KNOBS, Config
 from mlxd.start_errors import InvalidSetting
 
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B?|B)?", re.IGNORECASE)
@@ -88,6 +89,10 @@ def size_bytes(value: object) -> object:
     return int(Decimal(found["number"]) * base ** POWERS.get(unit[:1], 0))
 
 
+def _auto(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == AUTO else value
+
+
 def _split(value: object) -> object:
     """A list in a variable is written with commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -104,7 +109,9 @@ def _field(knob: Knob) -> tuple[Any, Any]:
         limits["allow_inf_nan"] = False
     kind = Annotated[kind, Field(**limits)] if limits else kind
     default = ... if knob.default is REQUIRED else knob.default
-    return (kind | None if knob.optional else kind, Field(default, description=knob.about.text))
+    if knob.optional:
+        kind = Annotated[kind | None, BeforeValidator(_auto)] if knob.name.endswith("_bytes") else kind | None
+    return (kind, Field(default, description=knob.about.text))
 
 
 class _Base(BaseSettings):

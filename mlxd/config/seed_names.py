@@ -17,7 +17,9 @@ class SeedName:
     why: str = ""
 
 
-NOT_YET_CACHE = "Not yet: this version computes every prompt; the prefix cache comes next."
+NOT_YET_DISK = "Not yet: this version keeps prefixes in memory."
+BY_BYTES = "Bytes, not entries: a prefix that many share is kept once."
+GRID = "None: blocks have 256 tokens, and a match may end inside of one."
 KV_BY_REQUEST = "By request: `kv_bits`, `kv_group_size`, `quantized_kv_start`; such answers are not batched."
 NOT_YET_VISION = "Not yet: this version serves text models."
 NO_PROXY = "None: mlxd serves the public API itself, on `port`; there is no proxy in front."
@@ -35,16 +37,16 @@ VARIABLES = (
     SeedName("KV_GROUP_SIZE", why=KV_BY_REQUEST),
     SeedName("KV_QUANT_SCHEME", why=KV_BY_REQUEST),
     SeedName("QUANTIZED_KV_START", why=KV_BY_REQUEST),
-    SeedName("PROMPT_CACHE_MAX_ENTRIES_GLOBAL", why=NOT_YET_CACHE),
-    SeedName("PROMPT_CACHE_MAX_ENTRIES_PER_SESSION", why=NOT_YET_CACHE),
-    SeedName("PROMPT_CACHE_TTL_SECONDS", why=NOT_YET_CACHE),
-    SeedName("PROMPT_CACHE_SESSION_MAX_IDLE_SECONDS", why=NOT_YET_CACHE),
-    SeedName("PROMPT_CACHE_BLOCK_SIZE", why=NOT_YET_CACHE),
-    SeedName("CACHE_USE_BLOCK_INDEX", why=NOT_YET_CACHE),
-    SeedName("CACHE_CANONICALIZE_TOOL_CONTEXT", why=NOT_YET_CACHE),
+    SeedName("PROMPT_CACHE_MAX_ENTRIES_GLOBAL", "cache_memory_bytes", BY_BYTES),
+    SeedName("PROMPT_CACHE_MAX_ENTRIES_PER_SESSION", "cache_max_entries_per_session", "Unlimited unless set."),
+    SeedName("PROMPT_CACHE_TTL_SECONDS", "cache_ttl_s", "Never unless set: budgets in bytes decide."),
+    SeedName("PROMPT_CACHE_SESSION_MAX_IDLE_SECONDS", "cache_idle_s", "As above."),
+    SeedName("PROMPT_CACHE_BLOCK_SIZE", why=GRID),
+    SeedName("CACHE_USE_BLOCK_INDEX", why="None: blocks are always found by their tokens."),
+    SeedName("CACHE_CANONICALIZE_TOOL_CONTEXT", why="Not yet: the model reads what was sent."),
     SeedName("CACHE_VLM_IMAGE_IDENTITY", why=NOT_YET_VISION),
     SeedName("CACHE_SESSION_PARTITIONING", why="None: it had no effect where it comes from."),
-    SeedName("CACHE_NORM_SAFETY_CHECK", why=NOT_YET_CACHE),
+    SeedName("CACHE_NORM_SAFETY_CHECK", why="None: only tokens that the model would read decide what is reused."),
     SeedName("NORMALIZE_WRITE_TOOL_CONTENT_FOR_PROMPT", why="None: it changes what the model reads."),
     SeedName("DEFAULT_TEMPERATURE", "temperature", "Or `sampling_profile` seed for the whole table."),
     SeedName("DEFAULT_TOP_P", "top_p", "As above."),
@@ -68,10 +70,12 @@ VARIABLES = (
     SeedName("MLX_LM_API_KEY", why="None: it belongs to the client. Any value works; keys come later."),
     SeedName("MLX_LM_MODEL", why="None: it belongs to the client. `current-model` means the first model served."),
     SeedName("ANYCLAUDE_DEBUG", "debug", "The same three depths; 3 shows tool calls by name and size."),
-    SeedName("MLX_CACHE_BLOCK_SIZE", why=NOT_YET_CACHE),
-    SeedName("MLX_CACHE_MAX_SLOTS", why=f"{NOT_YET_CACHE} Answers at the same time: `max_batch`."),
-    SeedName("MLX_CACHE_MIN_REUSE", why=NOT_YET_CACHE),
-    SeedName("MLX_CACHE_MAX_TOKENS", why=NOT_YET_CACHE),
+    SeedName("MLX_CACHE_BLOCK_SIZE", why=GRID),
+    SeedName("MLX_CACHE_MAX_SLOTS", "cache_max_sessions", "Answers at the same time: `max_batch`."),
+    SeedName("MLX_CACHE_MIN_REUSE", "cache_min_reuse_tokens", "1 unless set: every common token counts."),
+    SeedName(
+        "MLX_CACHE_MAX_TOKENS", "cache_max_conversation_tokens", "Of one conversation; the whole is measured in bytes."
+    ),
     SeedName("MLX_MODEL_CACHE_SIZE", "max_models"),
     SeedName("MLX_MODEL_CACHE_TTL", why="Not yet: a model leaves memory when another needs its place."),
     SeedName("MLX_PREFILL_STEP_SIZE", "prefill_step_tokens", "512 by default, so that running answers stay smooth."),
@@ -90,11 +94,11 @@ FLAGS = (
     SeedName("--port", "port"),
     SeedName("-V / --vision", why=NOT_YET_VISION),
     SeedName("--strip-thinking", "strip_thinking", "Same meaning, streamed and not."),
-    SeedName("--enable-prefix-caching", why=NOT_YET_CACHE),
-    SeedName("--prompt-cache-dir", why=NOT_YET_CACHE),
-    SeedName("--conversation-kv-max-tokens", why=NOT_YET_CACHE),
-    SeedName("--conversation-snapshots", why=NOT_YET_CACHE),
-    SeedName("--conversation-disk-max-gb", why=NOT_YET_CACHE),
+    SeedName("--enable-prefix-caching", "cache_memory_bytes", "On by default; 0 switches it off."),
+    SeedName("--prompt-cache-dir", why=NOT_YET_DISK),
+    SeedName("--conversation-kv-max-tokens", "cache_max_conversation_tokens"),
+    SeedName("--conversation-snapshots", "cache_snapshot_memory_bytes", "On by default, where a model needs them."),
+    SeedName("--conversation-disk-max-gb", why=NOT_YET_DISK),
     SeedName("--max-slots", "max_batch"),
     SeedName("--tool-call-format", "tool_call_format", "Same meaning; `xml_function` is one of the names."),
     SeedName(

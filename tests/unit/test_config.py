@@ -147,3 +147,48 @@ def test_every_knob_is_described_and_unique():
     for knob in KNOBS:
         assert knob.about.group in GROUPS
         assert knob.about.text.endswith(".")
+
+
+CACHE_KNOBS = {
+    "cache_memory_bytes": ("3GiB", "memory_bytes", 3 << 30),
+    "cache_snapshot_memory_bytes": ("0", "snapshot_memory_bytes", 0),
+    "cache_side_memory_bytes": ("5 MiB", "side_memory_bytes", 5 << 20),
+    "cache_ttl_s": ("1800", "ttl_s", 1800.0),
+    "cache_idle_s": ("7.5", "idle_s", 7.5),
+    "cache_max_sessions": ("24", "max_sessions", 24),
+    "cache_max_entries_per_session": ("2", "max_entries_per_session", 2),
+    "cache_max_conversation_tokens": ("4096", "max_conversation_tokens", 4096),
+    "cache_min_reuse_tokens": ("32", "min_reuse_tokens", 32),
+    "reuse": ("bitwise", "bitwise", True),
+}
+
+
+@pytest.mark.parametrize("name", CACHE_KNOBS)
+def test_each_knob_of_the_cache_reaches_the_engine_and_moves_nothing_else(name, tmp_path):
+    from mlxd.daemon import cache_settings
+
+    given, field, wanted = CACHE_KNOBS[name]
+    before = dataclasses.asdict(cache_settings(load({}, tmp_path).config))
+    after = dataclasses.asdict(cache_settings(load({name: given}, tmp_path).config))
+    assert after == before | {field: wanted} and after != before
+
+
+def test_no_knob_of_the_cache_is_forgotten():
+    from inference.engine.settings import CacheSettings
+
+    assert {knob.name for knob in KNOBS if knob.about.group == "Prefix cache"} == CACHE_KNOBS.keys()
+    reached = {field for _, field, _ in CACHE_KNOBS.values()}
+    assert reached == {field.name for field in dataclasses.fields(CacheSettings)}
+        field.name for field in dataclasses.fields(CacheSettings)
+    }
+
+
+@pytest.mark.parametrize("written", ["auto", "AUTO", " auto "])
+def test_a_size_may_be_left_to_mlxd_in_words(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLXD_CACHE_MEMORY_BYTES", "7")
+    loaded = load({"cache_memory_bytes": written}, tmp_path)
+    assert loaded.config.cache_memory_bytes is None
+    assert loaded.origins["cache_memory_bytes"] is Origin.FLAG
+    assert BY_NAME["cache_memory_bytes"].default_text == "auto"
+    with pytest.raises(InvalidSetting):
+        load({"memory_limit_bytes": "auto"}, tmp_path)

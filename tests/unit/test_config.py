@@ -179,8 +179,6 @@ def test_no_knob_of_the_cache_is_forgotten():
     assert {knob.name for knob in KNOBS if knob.about.group == "Prefix cache"} == CACHE_KNOBS.keys()
     reached = {field for _, field, _ in CACHE_KNOBS.values()}
     assert reached == {field.name for field in dataclasses.fields(CacheSettings)}
-        field.name for field in dataclasses.fields(CacheSettings)
-    }
 
 
 @pytest.mark.parametrize("written", ["auto", "AUTO", " auto "])

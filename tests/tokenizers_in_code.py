@@ -27,6 +27,8 @@ MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response
 """Structural and not flagged special, as in Qwen's vocabularies."""
 WORDS = ["wordtoken", "    ", "\t\t"]
 """Added, and ordinary text."""
+ENDS = ("<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|call|>", "<end_of_utterance>")
+"""What ends a turn in one template or another."""
 
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -128,4 +130,4 @@ def text_model(style: str = "chatml", kind: str = "bytes", context_tokens: int =
     specials = {"bos_token": "<s>", "eos_token": "</s>"}
     template = JinjaTemplate(template_source(style), specials=specials, strftime_now=fixed_date)
     own = tokenizer(kind)
-    return TextModel(own, template, context_tokens, traits=probe(template, own.structural_texts))
+    return TextModel(own, template, context_tokens, traits=probe(template, own.structural_texts, ENDS))

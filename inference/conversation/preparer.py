@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from inference.conversation.preparer_process import Answer, Order, Packed, RawPrompt, Unknown, prepare_now
+from inference.conversation.preparer_process import Answer, Job, Order, Packed, Unknown, prepare_now
 from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
 from inference.errors import Draining, EngineError, InferenceError, TemplateFailed
-from inference.messages import Conversation
 from inference.tokens import Prompt
 
 LARGE_BODY_BYTES = 64 << 10
@@ -65,9 +64,7 @@ class Preparer:
         """The id of the process for large bodies, None while there is none."""
         return self._large.pid
 
-    async def prepare(
-        self, model_path: Path, text: TextModel, job: Conversation | RawPrompt, body_bytes: int
-    ) -> Prompt:
+    async def prepare(self, model_path: Path, text: TextModel, job: Job, body_bytes: int) -> Prompt:
         """The prompt of a conversation, or of a raw completion. `body_bytes` is the size of the request's body.
 
         Raises `TemplateFailed`, `PromptTooLong`, `InvalidParameter`, `EngineError` when the process died, and
@@ -75,9 +72,7 @@ class Preparer:
         """
         return (await self.prepare_with_notes(model_path, text, job, body_bytes)).prompt
 
-    async def prepare_with_notes(
-        self, model_path: Path, text: TextModel, job: Conversation | RawPrompt, body_bytes: int
-    ) -> Rendered:
+    async def prepare_with_notes(self, model_path: Path, text: TextModel, job: Job, body_bytes: int) -> Rendered:
         """As `prepare`, with a record of what was adapted for the template."""
         if self._closed.is_set():
             raise _draining()
@@ -92,9 +87,7 @@ class Preparer:
                 raise _draining() from None
             raise
 
-    def _hand_over(
-        self, path: Path, text: TextModel, job: Conversation | RawPrompt, large: bool
-    ) -> asyncio.Future[Rendered]:
+    def _hand_over(self, path: Path, text: TextModel, job: Job, large: bool) -> asyncio.Future[Rendered]:
         loop = asyncio.get_running_loop()
         self._count("in_process" if large else "in_threads")
         if large:
@@ -129,7 +122,7 @@ class _PreparingProcess:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
-    def prepare(self, path: Path, text: TextModel, job: Conversation | RawPrompt) -> Rendered:
+    def prepare(self, path: Path, text: TextModel, job: Job) -> Rendered:
         """Blocks until the process answered, died or was killed at the deadline."""
         overdue = threading.Event()
         try:

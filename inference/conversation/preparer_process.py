@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.conversation.render import Rendered, render_raw, render_with_notes
+from inference.conversation.spoken import RawTurn
 from inference.conversation.text_model import TextModel
 from inference.errors import EngineError, InferenceError
 from inference.messages import Conversation
@@ -28,12 +29,23 @@ MAX_MODELS = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Echoed:
+    """A conversation with the ids of those of its assistant messages that are read as the model spoke them."""
+
+    conversation: Conversation
+    raw: Mapping[int, RawTurn]
+
+
+Job = Conversation | Echoed | RawPrompt
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """One prompt to prepare. The model's text side travels with the first order for it (`model` None: as before)."""
 
     key: str
     model: TextModel | None
-    job: Conversation | RawPrompt
+    job: Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +90,15 @@ class Packed:
 Answer = Packed | Unknown | InferenceError
 
 
-def prepare_now(model: TextModel, job: Conversation | RawPrompt) -> Rendered:
+def prepare_now(model: TextModel, job: Job) -> Rendered:
     """A conversation or a raw prompt, rendered here and now."""
-    if isinstance(job, Conversation):
-        return render_with_notes(model, job)
-    return Rendered(render_raw(model, job), {})
+    match job:
+        case Conversation():
+            return render_with_notes(model, job)
+        case Echoed(conversation, raw):
+            return render_with_notes(model, conversation, raw)
+        case _:
+            return Rendered(render_raw(model, job), {})
 
 
 def serve(connection: Connection) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from inference.conversation.compose import Composed, Scalars, Wish, attempt
 from inference.conversation.control import Try, probe_control
+from inference.conversation.seams import find_seams
 from inference.conversation.sentinels import Markers, Piece, Text
 from inference.conversation.shape import Shape, SystemPlace, ThinkingControl, Traits
 from inference.conversation.template import JinjaTemplate
@@ -149,8 +150,9 @@ class Probe:
         return replace(shape, orphan_results=shape.tool_role and self.takes([_user(), _answer(), result], shape))
 
 
-def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
-    """The traits of a template. `structural` are the texts of the model's structural tokens.
+def probe(template: JinjaTemplate, structural: Sequence[str], ends: Iterable[str] = ()) -> Traits:
+    """The traits of a template. `structural` are the texts of the model's structural tokens, `ends` of those that end
+    a turn.
 
     Raises `TemplateFailed` when the template cannot even be compiled.
     """
@@ -173,6 +175,9 @@ def probe(template: JinjaTemplate, structural: Iterable[str]) -> Traits:
         keeps_reasoning=keeps_reasoning,
         variables=template.variables - _USED_BY_RENDER,
         control=_control(asked, shape, template.literals, tags[1] if tags else ""),
+        seams=find_seams(
+            lambda turns: asked.made(turns, shape), [opener for opener, _ in THINK_TAGS], structural, ends
+        ),
     )
 
 

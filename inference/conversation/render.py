@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from inference.conversation.compose import Composed, Wish, compose
 from inference.conversation.sentinels import Piece
+from inference.conversation.splice import dummies, splice
+from inference.conversation.spoken import RawTurn
 from inference.conversation.text_model import TextModel
 from inference.conversation.turns import Turn, turns_of
 from inference.errors import InvalidParameter, PromptTooLong, TemplateFailed
 from inference.messages import Conversation, Role
-from inference.ports import Tokenizer
+from inference.ports import ChatTemplate, Tokenizer
 from inference.tokens import Boundary, Prompt, SourceMap, Span, TokenIds
 
+NOTHING_RAW: Mapping[int, RawTurn] = MappingProxyType({})
 _SAMPLES = 16
 _SAMPLE_CHARS = 2048
 _SURELY_CHARS_PER_TOKEN = 6
@@ -35,14 +39,19 @@ class Rendered:
     adaptations: Mapping[str, int]
 
 
-def render(text: TextModel, conversation: Conversation) -> Prompt:
-    """The prompt of a conversation. Raises `TemplateFailed` and `PromptTooLong` (only when it is so by far)."""
-    return render_with_notes(text, conversation).prompt
+def render(text: TextModel, conversation: Conversation, raw: Mapping[int, RawTurn] = NOTHING_RAW) -> Prompt:
+    """The prompt of a conversation. Raises `TemplateFailed` and `PromptTooLong` (only when it is so by far).
+
+    `raw` has the ids of assistant messages, by number, that are to be read as the model spoke them.
+    """
+    return render_with_notes(text, conversation, raw).prompt
 
 
-def render_with_notes(text: TextModel, conversation: Conversation) -> Rendered:
+def render_with_notes(
+    text: TextModel, conversation: Conversation, raw: Mapping[int, RawTurn] = NOTHING_RAW
+) -> Rendered:
     """As `render`, with a record of every adaptation."""
-    composed = compose_conversation(text, conversation)
+    composed = compose_conversation(text, conversation, raw)
     refuse_far_too_long(text, [piece.text for piece in composed.pieces])
     prompt = assemble(text.tokenizer, composed, text.traits.header)
     users = [at for at, message in enumerate(conversation.messages) if message.role is Role.USER]
@@ -59,17 +68,39 @@ def _opener_tokens(text: TextModel, prompt: Prompt) -> int:
     return next((len(header) - at for at in starts), 0)
 
 
-def compose_conversation(text: TextModel, conversation: Conversation) -> Composed:
-    """The rendered text in pieces that know their source, before any of it is tokenised."""
+def compose_conversation(
+    text: TextModel, conversation: Conversation, raw: Mapping[int, RawTurn] = NOTHING_RAW
+) -> Composed:
+    """The rendered text in pieces that know their source, before any of it is tokenised.
+
+    Turns of `raw` that have no place of their own in the render are rendered as they were sent, and counted.
+    """
     if text.template is None:
         raise TemplateFailed("This model has no chat template: it serves /v1/completions only.", param="model")
     counts: Counter[str] = Counter()
     turns = turns_of(conversation, text.traits.think, counts)
     open_end = conversation.continue_final and _ends_open(turns)
     wish = Wish(tuple(turns), conversation.tools, conversation.template_args, open_end)
-    composed = compose(text.template, wish, text.traits.shape, text.traits.markers)
+    wanted = {number: one for number, one in raw.items() if not (open_end and number == turns[-1].message)}
+    composed, spliced = _compose(text, wish, text.template, wanted)
+    counts |= {"spliced": spliced, "unspliced": len(wanted) - spliced}
     composed.counts.update(counts)
     return composed
+
+
+def _compose(text: TextModel, wish: Wish, template: ChatTemplate, raw: Mapping[int, RawTurn]) -> tuple[Composed, int]:
+    """The render with as many turns of `raw` spliced as have a place, and how many these are."""
+    shape, markers, seams = text.traits.shape, text.traits.markers, text.traits.seams
+    while raw and seams is not None:
+        try:
+            composed = compose(template, replace(wish, turns=tuple(dummies(wish.turns, raw))), shape, markers)
+        except TemplateFailed:
+            break
+        pieces, failed = splice(composed.pieces, wish.turns, raw, seams)
+        if not failed:
+            return replace(composed, pieces=pieces), len(raw)
+        raw = {number: one for number, one in raw.items() if number not in failed}
+    return compose(template, wish, shape, markers), 0
 
 
 def _ends_open(turns: Sequence[Turn]) -> bool:
@@ -103,7 +134,10 @@ def assemble(tokenizer: Tokenizer, composed: Composed, header: str) -> Prompt:
     starts: dict[int, int] = {}
     for text, piece in _spaced(composed.pieces, header):
         start = len(ids)
-        ids += tokenizer.encode_field(text) if piece.source else tokenizer.encode_template(text)
+        if piece.ids is not None:
+            ids += piece.ids
+        else:
+            ids += tokenizer.encode_field(text) if piece.source else tokenizer.encode_template(text)
         if len(ids) == start:
             continue
         source = piece.source
@@ -117,17 +151,22 @@ def assemble(tokenizer: Tokenizer, composed: Composed, header: str) -> Prompt:
 def _spaced(pieces: Sequence[Piece], header: str) -> list[tuple[str, Piece]]:
     """The texts to tokenise. Spaces that the template writes before a field go with the field: tokenizers join a
     space to the word behind it (`Question: ` + `why` is read as `Question:` ` why`). The exception is a space that
-    ends the generation header: there the model itself began to write, and an echo must continue those very ids."""
+    ends the generation header: there the model itself began to write, and an echo must continue those very ids. Ids
+    take no spaces either."""
     spaced: list[tuple[str, Piece]] = []
     for at, piece in enumerate(pieces):
         text = piece.text
-        if piece.source is not None and at and pieces[at - 1].source is None:
+        if _borrows(piece) and at and pieces[at - 1].source is None:
             text = _lent_spaces(pieces[at - 1].text, header) + text
-        elif piece.source is None and at + 1 < len(pieces) and pieces[at + 1].source is not None:
+        elif piece.source is None and at + 1 < len(pieces) and _borrows(pieces[at + 1]):
             text = text[: len(text) - len(_lent_spaces(text, header))]
-        if text:
+        if text or piece.ids:
             spaced.append((text, piece))
     return spaced
+
+
+def _borrows(piece: Piece) -> bool:
+    return piece.source is not None and piece.ids is None
 
 
 def _lent_spaces(text: str, header: str) -> str:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
 
+from inference.tokens import TokenIds
+
 Escape = Callable[[str], str]
 
 _PROBE = "\"'é"
@@ -43,10 +45,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of rendered text. `source` None: the template wrote it."""
+    """A run of rendered text. `source` None: the template wrote it. `ids`: these stand there in place of the text."""
 
     text: str
     source: Text | None = None
+    ids: TokenIds | None = None
 
 
 @dataclass(frozen=True, slots=True)

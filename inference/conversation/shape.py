@@ -61,6 +61,15 @@ class ThinkingControl:
 
 
 @dataclass(frozen=True, slots=True)
+class Seams:
+    """Between which texts of the template a past turn of the assistant stands: how its header may end (without what
+    opens a thought), and the markers that may end it."""
+
+    openings: tuple[str, ...]
+    closings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Traits:
     """Everything probed once per model.
 
@@ -68,7 +77,7 @@ class Traits:
     takes thoughts apart from answers, `opens_thinking`: the header already holds the opener. `channels`: it thinks in a
     channel and answers in another. `variables` are the
     arguments the template reads (`enable_thinking` ...). `keeps_reasoning`: reasoning of the last turns is shown.
-    `control`: what the template can be told about thinking.
+    `control`: what the template can be told about thinking. `seams` None: past turns cannot be put back as ids.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -80,3 +89,4 @@ class Traits:
     keeps_reasoning: bool = True
     variables: frozenset[str] = frozenset()
     control: ThinkingControl = field(default_factory=ThinkingControl)
+    seams: Seams | None = None

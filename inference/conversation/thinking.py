@@ -70,7 +70,8 @@ def close_thought(text: TextModel, prompt: Prompt, tags: ThinkTags) -> Prompt:
         spans[-1] = replace(spans[-1], stop=len(ids))
     else:
         spans.append(Span(kept, len(ids), ""))
-    return replace(prompt, ids=ids, source=SourceMap(tuple(spans)))
+    opener_tokens = prompt.opener_tokens and prompt.opener_tokens + len(ids) - len(prompt)
+    return replace(prompt, ids=ids, source=SourceMap(tuple(spans)), opener_tokens=opener_tokens)
 
 
 def quieted(text: TextModel, prompt: Prompt, tags: ThinkTags | None) -> Prompt:

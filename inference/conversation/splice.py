@@ -1,0 +1,143 @@
+"""Puts the ids of a turn in the place of its text: from the end of the header to the marker that ends the turn.
+
+A turn to be spliced goes into the render as a dummy of the same shape: the same calls by name and number, a sentinel
+for its thought, its text and its arguments. Where these sentinels come out is where the turn stands; the header is
+looked for in the template's text before the first, the end marker in that behind the last. Whether the sentinel of the
+thought came out tells whether the template shows the thoughts of this turn. Client text takes no part in any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from inference.conversation.sentinels import Piece, Text
+from inference.conversation.shape import Seams
+from inference.conversation.spoken import RawTurn
+from inference.conversation.turns import Turn
+from inference.messages import Role
+from inference.tokens import TokenIds
+
+_PLACE = "\0spoken"
+_THOUGHT = "\0thought"
+"""Paths that no client can write: a path in a request holds no NUL."""
+
+
+def dummy(turn: Turn, raw: RawTurn) -> Turn:
+    """What is rendered in the place of a turn whose ids are known."""
+    here = Text("spoken", _PLACE, turn.message)
+    arguments = replace(here, text='{"spoken": "spoken"}')
+    return replace(
+        turn,
+        parts=(here,) if any(part.text.strip() for part in turn.parts) else turn.parts,
+        reasoning=(Text("thought", _THOUGHT, turn.message),) if raw.thinks else (),
+        calls=tuple(replace(call, arguments=arguments) for call in turn.calls),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where a turn stands: the pieces `first` to `last`, with the text up to `opened` before and from `closed` behind.
+
+    `shows_thought`: the template shows the thought of this turn.
+    """
+
+    first: int
+    last: int
+    opened: int
+    closed: int
+    shows_thought: bool
+
+    def ids(self, raw: RawTurn) -> TokenIds | None:
+        """What the model reads there; None where the template wants the thought out and it cannot be taken out."""
+        if self.shows_thought:
+            return raw.opener + raw.ids
+        return None if raw.thought_tokens is None else raw.ids[raw.thought_tokens :]
+
+
+def splice(
+    pieces: Sequence[Piece], turns: Sequence[Turn], raw: Mapping[int, RawTurn], seams: Seams
+) -> tuple[tuple[Piece, ...], frozenset[int]]:
+    """The pieces with ids in the place of the turns in `raw`, and the numbers of those for which there was no place.
+
+    `turns` are all turns of the conversation, which were rendered as their dummies where `raw` has them.
+    """
+    texts = [piece.text for piece in pieces]
+    starts = [0] * len(pieces)
+    filled: dict[int, Piece] = {}
+    gone: set[int] = set()
+    failed: set[int] = set()
+    for turn in (turn for turn in turns if turn.message in raw):
+        region = _region(pieces, turn, seams)
+        ids = None if region is None else region.ids(raw[turn.message])
+        if region is None or ids is None or region.opened < starts[region.first - 1]:
+            failed.add(turn.message)
+            continue
+        texts[region.first - 1] = texts[region.first - 1][: region.opened]
+        starts[region.last + 1] = region.closed
+        gone.update(range(region.first, region.last + 1))
+        filled[region.first] = Piece("", Text("", turn.path, turn.message), ids)
+    cut = [
+        filled.get(at) or replace(piece, text=texts[at][starts[at] :])
+        for at, piece in enumerate(pieces)
+        if at in filled or at not in gone
+    ]
+    return tuple(cut), frozenset(failed)
+
+
+def _region(pieces: Sequence[Piece], turn: Turn, seams: Seams) -> Region | None:
+    at = [number for number, piece in enumerate(pieces) if _stands_for(piece, turn)]
+    if not at:
+        return None
+    own = {name for call in turn.calls for name in (call.name, call.id)}
+    if any(not _may_stand_in(piece, turn, own) for piece in pieces[at[0] : at[-1]]):
+        return None
+
+    def seek(numbers: Iterable[int], find: Callable[[str], int | None]) -> tuple[int, int] | None:
+        """The first piece of the template, and the place in it, in which `find` is lucky; only what belongs to the
+        turn may stand on the way."""
+        for number in numbers:
+            piece = pieces[number]
+            if not _may_stand_in(piece, turn, own):
+                return None
+            if piece.source is None and (place := find(piece.text)) is not None:
+                return number, place
+        return None
+
+    opened = seek(range(at[0] - 1, -1, -1), lambda text: _opened(text, seams))
+    closed = seek(range(at[-1] + 1, len(pieces)), lambda text: _closed(text, seams))
+    if opened is None or closed is None:
+        return None
+    shows = any(piece.source is not None and piece.source.path == _THOUGHT for piece in pieces[at[0] : at[-1] + 1])
+    return Region(opened[0] + 1, closed[0] - 1, opened[1], closed[1], shows)
+
+
+def _opened(text: str, seams: Seams) -> int | None:
+    """Where a header that stands last in `text` ends."""
+    return max((at + len(one) for one in seams.openings if (at := text.rfind(one)) >= 0), default=None)
+
+
+def _closed(text: str, seams: Seams) -> int | None:
+    """Where the first end marker in `text` begins."""
+    return min((at for one in seams.closings if (at := text.find(one)) >= 0), default=None)
+
+
+def _stands_for(piece: Piece, turn: Turn) -> bool:
+    source = piece.source
+    return source is not None and source.message == turn.message and source.path.startswith((_PLACE, _THOUGHT))
+
+
+def _may_stand_in(piece: Piece, turn: Turn, own: set[str]) -> bool:
+    """The template's text, the turn's own fields, names that are sentinels, and words of ours between them."""
+    source = piece.source
+    if source is None or source.message == turn.message or source.text in own:
+        return True
+    return source.message < 0 and not source.path
+
+
+def dummies(turns: Sequence[Turn], raw: Mapping[int, RawTurn]) -> list[Turn]:
+    """All turns, as dummies where their ids are known."""
+    return [
+        dummy(turn, raw[turn.message]) if turn.message in raw and turn.role is Role.ASSISTANT else turn
+        for turn in turns
+    ]

@@ -81,7 +81,7 @@ class Entrance:
             row.trail.read()
             row.row.trail, row.trail = row.trail, None
             for fork in row.rows[1:]:
-                fork.trail = self._store.begin(fork.job, row.state)[1] if self._store is not None else None
+                fork.trail = self._store.follow(fork.job) if self._store is not None else None
         return self._unclaim(row)
 
     def left(self, row: PrefillRow, *, keep: bool) -> list[StepOutput]:

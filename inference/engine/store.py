@@ -93,28 +93,36 @@ class ModelStore:
         self.in_flight.wait(job.id, awaited)
         return awaited.job
 
-    def begin(self, job: Job, state: KVState | None = None) -> tuple[KVState, Trail | None, Looked]:
-        """A row's state, filled as far as possible, and its trail; `state` given: a fork's, which is filled already.
+    def begin(self, job: Job) -> tuple[KVState, Trail | None, Looked]:
+        """A row's state, filled as far as possible, and its trail.
 
         A row whose blocks cannot be assembled begins cold, and its store is left alone.
         """
         if job.cache is None or self._refusal is not None:
-            return self._fresh() if state is None else state, None, Looked()
-        ids = job.prompt.ids
-        admission = Admission.ONE_SHOT if job.cache.one_shot else Admission.MAIN
-        lease = self._cache.hold(self._find(ids, job.cache, job.kv), job.id, admission)
-        reuse = lease.reuse
+            return self._fresh(), None, Looked()
+        lease = self._cache.hold(self._find(job.prompt.ids, job.cache, job.kv), job.id, _admission(job.cache))
         try:
-            if state is None:
-                state = self._assembled(reuse, job)
-            elif reuse.depth_tokens != len(ids) - 1:
-                raise ValueError("the prompt that a fork has read is not stored")
+            state = self._assembled(lease.reuse, job)
             trail = Trail(self._cache, lease, self._needs, job.prompt)
         except Exception as error:
             self._cache.release(lease)
             log.error("job %s begins without the store: %s", job.id, type(error).__name__)
-            return self._fresh() if state is None else state, None, Looked()
-        return state, trail, looked(reuse)
+            return self._fresh(), None, Looked()
+        return state, trail, looked(lease.reuse)
+
+    def follow(self, job: Job) -> Trail | None:
+        """The trail of a fork: its state has read all of the prompt but the last token, so only blocks are needed.
+
+        None where they are not there (they found no room): the fork then leaves nothing behind.
+        """
+        if job.cache is None or self._refusal is not None:
+            return None
+        root, ids = self._root(job.cache, job.kv), job.prompt.ids
+        reuse = self._cache.lookup(root, ids, session=job.cache.session)
+        if reuse.depth_tokens != len(ids) - 1:
+            return None
+        lease = self._cache.hold(reuse, job.id, _admission(job.cache))
+        return Trail(self._cache, lease, self._needs, job.prompt)
 
     def claim(self, job: Job, offset: int) -> None:
         """Says that a job is about to compute its prompt from `offset` on."""
@@ -143,6 +151,10 @@ class ModelStore:
     def _root(self, scope: CacheScope, kv: KVQuantisation | None) -> Root:
         settings = "" if kv is None else f"{kv.bits}/{kv.group_size}/{kv.start_tokens}"
         return Root(self._model_id, self._fingerprint, settings, scope.salt, scope.template, self._token_cost)
+
+
+def _admission(scope: CacheScope) -> Admission:
+    return Admission.ONE_SHOT if scope.one_shot else Admission.MAIN
 
 
 def looked(reuse: Reuse) -> Looked:

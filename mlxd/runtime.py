@@ -175,7 +175,7 @@ class Runtime:
                 dialects=dialects,
                 shown=_shown(text.tokenizer, dialects, calls=bool(tools)),
                 report=partial(self.malformed.note, request_id, served.id),
-                guide=_guide(grammar, thought, split=thinking is not None),
+                guide=_guide(grammar, thought, split=thinking is not None and not text.traits.channels),
                 cache=CacheScope(
                     template=text.digest, session=session, one_shot=_is_one_shot(conversation, len(prompt))
                 ),
@@ -259,7 +259,10 @@ def _shown(tokenizer: Tokenizer, dialects: Sequence[str], *, calls: bool) -> fro
 
 
 def _guide(grammar: CompiledGrammar | None, thought: ThoughtSpan | None, *, split: bool) -> Guide | None:
-    """What steers an answer. Where thoughts are not told from it (`split`), its grammar holds from the first token."""
+    """What steers an answer. `split`: thoughts come before the text that a grammar is for.
+
+    Where they stay text, or are messages that the grammar knows of, it holds from the first token.
+    """
     if grammar is not None:
         return Guide(grammar, thought if split else None)
     return None if thought is None or thought.budget_tokens is None else Guide(thought=thought)

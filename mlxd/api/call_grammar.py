@@ -42,13 +42,15 @@ _FORMS: Final = frozenset({"harmony", "json", *_SIGNS})
 class Speech:
     """How a model writes calls. `encode` gives the ids of text as its template writes it.
 
-    `dialects` are those its answers are read in, besides those that are read in any.
+    `dialects` are those its answers are read in, besides those that are read in any. `thought_tokens` is the limit of
+    a thought that is part of the text a grammar is for.
     """
 
     template: str
     encode: Callable[[str], TokenIds]
     dialects: tuple[str, ...] = ()
     eos_ids: frozenset[int] = frozenset()
+    thought_tokens: int | None = None
 
     @property
     def form(self) -> str:
@@ -70,7 +72,7 @@ def speech_of(text: TextModel, tool_call_format: str) -> Speech:
 def answer_rules(goals: Sequence[str], speech: Speech) -> list[str]:
     """The rules of a whole answer that is one of `goals`: `content`, `calls`."""
     if speech.form == "harmony":
-        return harmony_grammar.frame(speech.marker, goals)
+        return harmony_grammar.frame(speech.marker, goals, speech.thought_tokens)
     return [f"start: {' | '.join(goals)}"]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from inference.errors import UnsupportedParameter
@@ -45,13 +46,19 @@ def content_grammar(request: FormatFields) -> Grammar | None:
     return found[0] if found else None
 
 
-async def shape_answer(request: ChatRequest, content: Grammar | None, tools: Sequence[Tool]) -> Grammar | None:
-    """What the answer of the model that a request names must match; large sets of tools are written off the loop."""
+async def shape_answer(
+    request: ChatRequest, content: Grammar | None, tools: Sequence[Tool], thought_tokens: int | None = None
+) -> Grammar | None:
+    """What the answer of the model that a request names must match; large sets of tools are written off the loop.
+
+    `thought_tokens`: the most that a thought may have, where thoughts are messages of the answer.
+    """
     choice = tool_choice(request)
     if not choice.forced and content is None and not (choice.single and tools):
         return None
     running = runtime.current()
     speech = speech_of(await running.text(running.resolve(request.model)), running.tool_call_format)
+    speech = replace(speech, thought_tokens=thought_tokens)
     return await asyncio.to_thread(answer_grammar, content, choice, tools, speech)
 
 

@@ -16,13 +16,18 @@ from mlxd.api.lark import literal, text_until
 Marker = Callable[[str], str]
 
 
-def frame(marker: Marker, goals: Sequence[str]) -> list[str]:
-    """The rules of a whole answer that ends in one of `goals`: `content`, `calls`."""
+def frame(marker: Marker, goals: Sequence[str], thought_tokens: int | None = None) -> list[str]:
+    """The rules of a whole answer that ends in one of `goals`: `content`, `calls`.
+
+    Its thought has at most `thought_tokens`: 0 is no thought, None no limit.
+    """
     opened = marker("<|channel|>")
     ends = [f"{opened} said" if goal == "content" else f"{opened} calls" for goal in goals]
-    thought = f'{opened} "analysis" {marker("<|message|>")} thought_text {marker("<|start|>")} "assistant"'
-    rules = [f"start: thought? ({' | '.join(ends)})", f"thought: {thought}"]
-    rules.append(text_until("thought_text", marker("<|end|>"), "<|end|>"))
+    rules = [f"start: {'' if thought_tokens == 0 else 'thought? '}({' | '.join(ends)})"]
+    if thought_tokens != 0:
+        body = f'{opened} "analysis" {marker("<|message|>")} thought_text {marker("<|start|>")} "assistant"'
+        rules.append(f"thought: {body}")
+        rules.append(text_until("thought_text", marker("<|end|>"), "<|end|>", thought_tokens))
     return [*rules, f'said: "final" {marker("<|message|>")} content'] if "content" in goals else rules
 
 

@@ -49,8 +49,13 @@ def json_node(schema: Mapping[str, Any], style: Mapping[str, Any] = COMPACT, *, 
     return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False, separators=(",", ":"))
 
 
-def text_until(rule: str, closing: str, closer: str) -> str:
-    """The rule of a free text and the marker behind it, which the text does not hold."""
+def text_until(rule: str, closing: str, closer: str, max_tokens: int | None = None) -> str:
+    """The rule of a free text and the marker behind it, which the text does not hold.
+
+    It has at most `max_tokens`, 1 and up, where the marker is one token: the library would leave out one of letters.
+    """
+    if closing.startswith("<[") and max_tokens is not None:
+        return f"{rule}: {rule}_ {closing}\n{rule}_[max_tokens={max_tokens}]: /(?s:.*)/"
     if closing.startswith("<["):
         return f"{rule}: /(?s:.*)/ {closing}"
     return f"{rule}[suffix={literal(closer)}]: /(?s:.*)/"

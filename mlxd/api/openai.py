@@ -38,9 +38,9 @@ async def chat_completions(request: ASGIRequest) -> HttpResponse:
 
     body, (conversation, wish) = await read(request.body, ChatRequest, convert)
     content = await read_format(body, len(request.body))
-    grammar = await shape_answer(body, content, conversation.tools)
-    params, tokenizer = await resolve_params(body)
     wish = wish.settled(thinking=policy.current().default_thinking, preserve=policy.current().preserve_thinking)
+    grammar = await shape_answer(body, content, conversation.tools, wish.thought_limit_tokens)
+    params, tokenizer = await resolve_params(body)
     ask = Ask(
         body,
         replace(params, thinking_budget_tokens=wish.thought_limit_tokens, grammar=grammar),

@@ -22,20 +22,18 @@ from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import left_open, likely_tags, quieted, silent_ids, think_tags, thought_span
 from inference.conversation.turns import ThinkTags
 from inference.errors import ModelLoading, ModelNotFound, QueueFull, UnsupportedParameter
-from inference.messages import Conversation, Role
-from inference.params import CacheScope, GenerationParams, Grammar
+from inference.messages import Conversation
+from inference.params import GenerationParams, Grammar
 from inference.ports import CompiledGrammar, GrammarCompiler, Guide, ModelRef, ThoughtSpan, Tokenizer
 from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
 from inference.streaming.dialects.choice import AUTO, markers, message_format, spoken
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt, TokenIds
+from mlxd.cache_scope import cache_scope
 from mlxd.malformed import MalformedCalls
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
 """Names that clients send when they do not care; they mean the default model."""
-
-ONE_SHOT_TOKENS = 2048
-"""A longer prompt is worth its memory whatever it is for."""
 
 MAX_COMPILING = 16
 """Grammars that are compiled or wait for it. They are tried one after the other; what is known already passes by."""
@@ -143,23 +141,21 @@ class Runtime:
         request_id: str,
         body_bytes: int = 0,
         session: str = "",
+        salt: bytes = b"",
     ) -> Generation:
         """Prepares a prompt (of `conversation`, else of `raw_prompt`) and hands it to the scheduler.
 
         Raises any `RequestError`, `BusyError` or `ModelError`. `body_bytes` is the size of the request's body,
-        `session` the conversation that the client says it belongs to.
+        `session` the conversation that the client says it belongs to; only requests of one `salt` share what is stored.
         """
         served = self.resolve(model)
         text = await self.text(served)
         grammar = await self._compiled(served, params.grammar)
-        prompt = await self.preparer.prepare(
-            served.path, text, raw_prompt if conversation is None else conversation, body_bytes
-        )
+        prompt = await self.prepared(served, text, conversation, raw_prompt, params, body_bytes)
         tools = () if conversation is None else conversation.tools
         dialects = () if conversation is None else spoken(text.dialects, self.tool_call_format)
         thinking, thought = None, None
         if conversation is not None:
-            prompt = quieted(text, prompt, self._tags(text)) if params.thinking_budget_tokens == 0 else prompt
             thinking, thought = self.thinking(text, prompt), self.thought(text, prompt, params, calls=bool(tools))
         return self.scheduler.submit(
             Request(
@@ -176,11 +172,25 @@ class Runtime:
                 shown=_shown(text.tokenizer, dialects, calls=bool(tools)),
                 report=partial(self.malformed.note, request_id, served.id),
                 guide=_guide(grammar, thought, split=thinking is not None and not text.traits.channels),
-                cache=CacheScope(
-                    template=text.digest, session=session, one_shot=_is_one_shot(conversation, len(prompt))
-                ),
+                cache=cache_scope(text, conversation, prompt, session, salt),
             )
         )
+
+    async def prepared(
+        self,
+        served: ServedModel,
+        text: TextModel,
+        conversation: Conversation | None,
+        raw_prompt: str | TokenIds,
+        params: GenerationParams,
+        body_bytes: int,
+    ) -> Prompt:
+        """What the model will read of a request."""
+        source = raw_prompt if conversation is None else conversation
+        prompt = await self.preparer.prepare(served.path, text, source, body_bytes)
+        if conversation is not None and params.thinking_budget_tokens == 0:
+            return quieted(text, prompt, self._tags(text))
+        return prompt
 
     async def _compiled(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
         """A grammar made ready, off the loop and before the request waits for anything else."""
@@ -266,13 +276,6 @@ def _guide(grammar: CompiledGrammar | None, thought: ThoughtSpan | None, *, spli
     if grammar is not None:
         return Guide(grammar, thought if split else None)
     return None if thought is None or thought.budget_tokens is None else Guide(thought=thought)
-
-
-def _is_one_shot(conversation: Conversation | None, prompt_tokens: int) -> bool:
-    """A title, a commit message, a check: short, without tools, nothing answered yet. A second turn makes it more."""
-    if conversation is None or conversation.tools or prompt_tokens > ONE_SHOT_TOKENS:
-        return False
-    return all(message.role is not Role.ASSISTANT for message in conversation.messages)
 
 
 _current: Runtime | None = None

@@ -115,6 +115,10 @@ class Generation:
         return self._ticket.prompt_tokens
 
     @property
+    def prompt(self) -> Prompt:
+        return self._ticket.request.prompt
+
+    @property
     def max_tokens(self) -> int:
         """What was asked, cut to the room left in the context."""
         return self._ticket.max_tokens

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from inference.tokens import Prompt
 from mlxd.api.chunks import Reducer
+from mlxd.api.stable_prefix import whole_messages
 
 SCOPE_KEY: Final = "mlxd.facts"
 UNROUTED: Final = "(none)"
@@ -14,12 +16,16 @@ UNROUTED: Final = "(none)"
 
 @dataclass(slots=True)
 class Facts:
-    """Filled on the way; `reducer` tells how a generation ended. `error` is a code, not a message."""
+    """Filled on the way; `reducer` tells how a generation ended. `error` is a code, not a message.
+
+    `conv` names the conversation by a digest.
+    """
 
     route: str = UNROUTED
     model: str | None = None
     stream: bool | None = None
-    prompt_tokens: int | None = None
+    prompt: Prompt | None = None
+    conv: str | None = None
     refused: str | None = None
     reducer: Reducer | None = None
 
@@ -34,19 +40,24 @@ class Facts:
         figures: dict[str, Any] = {
             "model": self.model,
             "stream": self.stream,
-            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens": None if self.prompt is None else len(self.prompt),
+            "conv": self.conv,
             "error": self.error,
         }
         if ended is not None:
             usage = ended.usage
             figures |= {
                 "cached_tokens": usage.cached_tokens,
+                "lost_tokens": usage.lost_tokens,
+                "verdict": usage.verdict,
                 "completion_tokens": usage.completion_tokens,
                 "queue_ms": 1000 * usage.queue_s,
                 "ttft_ms": 1000 * (usage.queue_s + usage.prefill_s),
                 "decode_tps": usage.decode_tps,
                 "finish_reason": str(ended.reason),
             }
+            if self.prompt is not None and self.prompt.boundaries:
+                figures["stable_prefix_msg_count"] = whole_messages(self.prompt, usage.cached_tokens)
         return figures
 
 

@@ -25,6 +25,7 @@ from mlxd.api.raw_prompt import check_ids
 from mlxd.api.reply import collect
 from mlxd.api.sampling import generation_params
 from mlxd.api.schemas import GenerationRequest
+from mlxd.api.sessions import fields_of, header_map, session_name, session_of
 from mlxd.api.slot import Stream, slot_of
 from mlxd.api.sse import EventStream
 from mlxd.api.strict_json import parse_object
@@ -96,6 +97,7 @@ def request_id(request: ASGIRequest) -> str:
 
 async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     """The answer: folded, or headers only with the generation left in the slot. Cancels what it does not hand over."""
+    session = session_of(fields_of(ask.body), header_map(request.scope["headers"]), KEYLESS)
     generation = await runtime.current().open(
         model=ask.body.model,
         conversation=ask.conversation,
@@ -104,13 +106,15 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         client=KEYLESS,
         request_id=request_id(request),
         body_bytes=ask.body_bytes,
+        session=session.store_name,
+        salt=cache_salt(ask.body, KEYLESS),
     )
     try:
         opening = await generation.next_batch(ADMITTED_WAIT_S)
         _raise_early(opening)
         reducer = Reducer(_envelope(ask, generation.model_id), ask.shape)
         facts = facts_of(request.scope)
-        facts.model, facts.prompt_tokens = generation.model_id, generation.prompt_tokens
+        facts.model, facts.prompt, facts.conv = generation.model_id, generation.prompt, session.log_name
         facts.stream, facts.reducer = bool(ask.body.stream), reducer
         if ask.body.stream:
             frames = EventStream(reducer, request.path, request_id(request))
@@ -118,14 +122,21 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
             response = HttpResponse(headers=STREAM_HEADERS)
         else:
             answer = await collect(generation, reducer, opening)
+            answer["metadata"] = {"conversation_id": session.id}
             response = HttpResponse(dump(answer), content_type="application/json")
     except BaseException:
         generation.cancel()
         raise
+    response["X-Conv-Id"] = session.header
     _tell(response, opening, generation.prompt_tokens, generation.max_tokens, ask.params.max_tokens)
     if ask.conversation is not None and ask.conversation.tools:
         _warn(response, small_model.warning(runtime.current(), generation.model_id))
     return response
+
+
+def cache_salt(body: GenerationRequest, client: str) -> bytes:
+    """Parts who must not learn from timing what others asked; b"" is the part of everyone who asks for none."""
+    return session_name(client, body.cache_salt).encode() if body.cache_salt else b""
 
 
 def _raise_early(opening: tuple[Event, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from inference.conversation.shape import Traits
 from inference.errors import GenerationFailed, InferenceError, ModelNotFound
 from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, Usage
+from inference.tokens import Prompt
 from mlxd.malformed import MalformedCalls
 from mlxd.runtime import ServedModel
 
@@ -34,6 +35,7 @@ class ScriptedGeneration:
     def __init__(self, script: Iterable[Event | float | Exception], *, max_tokens: int = 100) -> None:
         self.script = list(script)
         self.prompt_tokens = PROMPT_TOKENS
+        self.prompt = Prompt(tuple(range(PROMPT_TOKENS)))
         self.max_tokens = max_tokens
         self.cancelled = False
         self.reads = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 
@@ -468,6 +469,7 @@ async def test_a_request_leaves_one_line(stand_in: StandIn, lines: list[dict[str
     await post(CHAT, chat(stream=stream))
     (line,) = lines
     assert line.pop("duration_ms") > 0  # type: ignore[operator]
+    assert re.fullmatch("[0-9a-f]{12}", str(line.pop("conv")))
     assert line == {
         "method": "POST",
         "route": "/v1/chat/completions",
@@ -476,6 +478,8 @@ async def test_a_request_leaves_one_line(stand_in: StandIn, lines: list[dict[str
         "stream": stream,
         "prompt_tokens": PROMPT_TOKENS,
         "cached_tokens": 0,
+        "lost_tokens": 0,
+        "verdict": "none",
         "completion_tokens": 2,
         "queue_ms": 0.0,
         "ttft_ms": 500.0,

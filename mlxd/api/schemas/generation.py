@@ -24,7 +24,7 @@ class StreamOptions(Body):
 class GenerationRequest(FormatFields):
     """Ranges are OpenAI's where OpenAI has the field, else those of the engines clients know it from.
 
-    Fields typed `Any` are known and not offered; `refusals` judges them.
+    Fields typed `Any` are known and not offered, which `refusals` judges, or have many forms.
     """
 
     model: str | None = None
@@ -67,3 +67,5 @@ class GenerationRequest(FormatFields):
     conversation_id: Label | None = None
     thread_id: Label | None = None
     chat_id: Label | None = None
+    conversation: Any = None
+    client_metadata: Any = None

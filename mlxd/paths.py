@@ -50,6 +50,10 @@ class StateDir:
         return self.root / "logs"
 
     @property
+    def database(self) -> Path:
+        return self.root / "mlxd.sqlite3"
+
+    @property
     def dotenv(self) -> Path:
         return self.root / ".env"
 
@@ -124,6 +128,18 @@ def read_private(path: Path) -> str | None:
             raise UnsafeStateDir(f"{path} is not a file.", cure=f"Remove it: rm -r {path}")
         _refuse_others(path, status)
         return file.read(MAX_SECRET_BYTES)
+
+
+def private_file(path: Path) -> None:
+    """Sees to it that a file is there and ours alone, for others to open by name. Raises `UnsafeStateDir`."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise UnsafeStateDir(f"{path} cannot be opened: {error.strerror}.", cure=f"Remove it: rm {path}") from error
+    try:
+        _refuse_others(path, os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def write_private(path: Path, text: str) -> None:

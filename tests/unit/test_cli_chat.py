@@ -112,6 +112,19 @@ def test_events_become_pieces():
     assert kinds == ["reasoning", "content", "note", "note", "usage"]
 
 
+def test_a_call_in_pieces_is_told_once():
+    """Some servers write the name into every piece, some give no number."""
+    pieces = [
+        [{"index": 0, "id": "a", "function": {"name": "read", "arguments": "{"}}],
+        [{"index": 0, "function": {"name": "read", "arguments": "}"}}],
+        [{"index": 0, "function": {"arguments": ""}}, {"index": 1, "function": {"name": "read"}}],
+        [{"id": "c", "function": {"name": "write"}}, {"id": "d", "function": {"name": "write"}}],
+    ]
+    lines = [line for calls in pieces for line in event({"tool_calls": calls}, index=0)]
+    told = [piece.text for piece in read_events([*lines, *event({}, finish_reason="tool_calls")])]
+    assert told == [f"the model called the tool {name}" for name in ("read", "read", "write", "write")]
+
+
 @pytest.mark.parametrize(
     ("lines", "says"),
     [

@@ -6,8 +6,10 @@ Text is not enough to continue a conversation: encode(decode(ids)) need not be i
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from inference.conversation.text_model import TextModel
 from inference.conversation.turns import ThinkTags
@@ -65,57 +67,53 @@ def raw_turn(text: TextModel, prompt: Prompt, ids: TokenIds, tags: ThinkTags | N
 
     `tags`: the markers that told thoughts from the answer, if any. `inside`: the answer began in a thought.
     """
-    tokenizer = text.tokenizer
     if text.traits.channels:
         return _channel_turn(text, ids)
     if tags is None:
         return RawTurn.of(ids)
-    opener, closer = map(tokenizer.encode_template, tags)
-    header = () if prompt.header is None else prompt.ids[prompt.header :]
-    at = find(header, opener)
-    opening = header[at:] if at is not None else ()
-    if not inside and find(ids[_blank(tokenizer, ids, 0) :], opener) != 0:
-        elsewhere = find(ids, opener) is not None
-        return RawTurn.of(ids, opening, None if elsewhere else 0)
-    end = find(ids, closer)
+    opening, spelled = _opening(text.tokenizer, prompt, tags[0]), _Spelled(text.tokenizer, ids)
+    opener, closer = (tag.encode() for tag in tags)
+    if not inside and not spelled.written.lstrip(b"\n").startswith(opener):
+        return RawTurn.of(ids, opening, None if opener in spelled.written else 0)
+    end = spelled.end_of(closer)
     if end is None:
         return None
-    end = _blank(tokenizer, ids, end + len(closer))
-    rest = ids[end:]
-    mixed = find(rest, opener) is not None or find(rest, closer) is not None
+    rest = spelled.written[spelled.written.index(closer) + len(closer) :]
+    mixed = end == 0 or opener in rest or closer in rest
     return RawTurn.of(ids, opening, None if mixed else end)
 
 
 def _channel_turn(text: TextModel, ids: TokenIds) -> RawTurn | None:
-    """A model that thinks in a channel: what stands before its second message is the thought, if it is one."""
-    encode = text.tokenizer.encode_template
-    thought = encode("<|channel|>analysis")
-    if find(ids, thought) != 0:
-        return RawTurn.of(ids, thought_tokens=0 if find(ids, thought) is None else None)
-    opening = encode(text.traits.header)
-    at = find(ids, opening)
-    if at is None:
-        return None
-    end = at + len(opening)
-    return RawTurn.of(ids, thought_tokens=None if find(ids[end:], thought) is not None else end)
+    """A model that thinks in a channel: its first message is the thought, if it is one."""
+    spelled, thought = _Spelled(text.tokenizer, ids), b"<|channel|>analysis"
+    if not spelled.written.startswith(thought):
+        return RawTurn.of(ids, thought_tokens=None if thought in spelled.written else 0)
+    end = spelled.end_of(text.traits.header.encode())
+    mixed = not end or spelled.written.count(thought) > 1
+    return None if end is None else RawTurn.of(ids, thought_tokens=None if mixed else end)
 
 
-def find(ids: TokenIds, wanted: TokenIds) -> int | None:
-    """Where `wanted` first stands in `ids`."""
-    if not wanted:
-        return None
-    at = -1
-    while True:
-        try:
-            at = ids.index(wanted[0], at + 1)
-        except ValueError:
+def _opening(tokenizer: Tokenizer, prompt: Prompt, opener: str) -> TokenIds:
+    """What stands in the generation header from the opener of a thought on."""
+    header, wanted = () if prompt.header is None else prompt.ids[prompt.header :], tokenizer.encode_template(opener)
+    return next((header[at:] for at in range(len(header)) if header[at : at + len(wanted)] == wanted), ())
+
+
+class _Spelled:
+    """Ids with what they stand for: a marker may be one id or several, as a model happens to write it."""
+
+    def __init__(self, tokenizer: Tokenizer, ids: TokenIds) -> None:
+        spelled = [tokenizer.token_bytes(number) for number in ids]
+        self.written = b"".join(spelled)
+        self._ends = list(accumulate(map(len, spelled)))
+
+    def end_of(self, marker: bytes) -> int | None:
+        """How many ids it takes up to the end of the first `marker`, with the line feeds behind it as far as they are
+        ids of their own; 0 where that end stands within an id, None where there is no marker."""
+        at = self.written.find(marker)
+        if at < 0:
             return None
-        if ids[at : at + len(wanted)] == wanted:
-            return at
-
-
-def _blank(tokenizer: Tokenizer, ids: TokenIds, at: int) -> int:
-    """Behind the line feeds at `at`: they belong to a marker."""
-    while at < len(ids) and not tokenizer.token_bytes(ids[at]).strip(b"\n"):
-        at += 1
-    return at
+        at += len(marker)
+        blank = len(self.written) - len(self.written[at:].lstrip(b"\n"))
+        count = bisect_right(self._ends, blank)
+        return count if count and self._ends[count - 1] >= at else 0

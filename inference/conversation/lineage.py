@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from inference.conversation.turn_chain import Asked, Edge, Placed, Turn, after, chain, session_of
+from inference.conversation.turn_chain import Asked, Edge, Placed, Turn, after, chain
 
 RESUME_AFTER_S = 3600.0
 """A line that goes on after so long was put away and taken up again."""
@@ -63,9 +63,9 @@ class Lineage:
         """Where a request stands in the tree. Changes nothing: it may still fail, or be sent again."""
         hashes = chain(asked.owner, asked.digests)
         known = self._known(asked, hashes)
-        session = session_of(asked.owner, asked.client_session)
-        if not session:
-            session = known.parent.session if known.parent else secrets.token_hex(16)
+        session = asked.session or secrets.token_hex(16)
+        if known.parent is not None and not asked.named:
+            session = known.parent.session
         edge, beside = self._edge(asked, hashes, known, session)
         return Placed(asked, hashes, session, edge, known.messages, known.parent, beside)
 
@@ -108,7 +108,7 @@ class Lineage:
                 known = _Known(messages, self._turns[found])
             ended = self._ends.get(point)
             if ended:
-                ender = self._nearest(ended, session_of(asked.owner, asked.client_session))
+                ender = self._nearest(ended, asked.session if asked.named else "")
                 if not known.messages:
                     known = _Known(messages, ender)
                 if messages < len(hashes):  # strictly: an answer to be continued is no new turn behind itself
@@ -135,7 +135,7 @@ class Lineage:
 
     def _apart(self, asked: Asked, hashes: tuple[bytes, ...], known: _Known, session: str) -> tuple[Edge, Turn | None]:
         """The edge of a request that goes on from no answer."""
-        if asked.one_shot and asked.client_session:
+        if asked.one_shot and asked.named:
             return Edge.SIDE_CALL, self._latest(session)
         through = known.through  # without a common session two beginnings that are alike are two beginnings
         if through is not None and through.session == session and known.messages > asked.heads:

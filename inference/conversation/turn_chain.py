@@ -28,15 +28,17 @@ class Edge(StrEnum):
 class Asked:
     """A request, by what it means. `digests` has one for each message, equal where the messages are equal in meaning.
 
-    The first `heads` messages are instructions; `tools` is the digest of the tools, b"" without any. `client_session`
-    is the id that the client gave, "" without one; `owner` is whose key it came with, and owners never meet. `one_shot`
-    is a short question without tools or history; `at_s` is Unix time.
+    The first `heads` messages are instructions; `tools` is the digest of the tools, b"" without any. `session` is what
+    its session is called if its content does not say otherwise, "" for a name to be made; if it is `named`, the client
+    said so, and that counts. `owner` is whose key it came with, and owners never meet. `one_shot` is a short question
+    without tools or history; `at_s` is Unix time.
     """
 
     digests: tuple[bytes, ...]
     heads: int = 0
     tools: bytes = b""
-    client_session: str = ""
+    session: str = ""
+    named: bool = False
     owner: str = ""
     one_shot: bool = False
     at_s: float = 0.0
@@ -44,7 +46,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A finished turn. Ids are 128 random bits in hex; a session's comes from its client's id where one was given.
+    """A finished turn. Its id is 128 random bits in hex.
 
     `parent` is the deepest turn whose messages it strictly extends, `beside` the one it stands next to: what it edits,
     what it summarises, whom it works for. Of its `messages` the first `known_messages` were known from earlier turns;
@@ -97,11 +99,3 @@ def chain(owner: str, digests: Sequence[bytes]) -> tuple[bytes, ...]:
         point = after(point, digest)
         points.append(point)
     return tuple(points)
-
-
-def session_of(owner: str, client_session: str) -> str:
-    """The session's own id for one that a client named, the same in every process; "" for none."""
-    if not client_session:
-        return ""
-    named = hashlib.sha256(b"session\0" + owner.encode() + b"\0" + client_session.encode("utf-8", "surrogatepass"))
-    return named.hexdigest()[:32]

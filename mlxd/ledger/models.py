@@ -1,4 +1,4 @@
-"""The tables. They hold figures, ids, hashes and names of ours; of what a client wrote only the id of its session.
+"""The tables. They hold figures, ids, hashes and names of ours, and nothing that a client or a model wrote.
 
 `owner` is the name of the key a request came with, "" for everyone without one. Rows are looked up by (owner, id).
 """
@@ -9,11 +9,11 @@ from django.db import models
 
 
 class Session(models.Model):
-    """A conversation with all its branches. `client_id` is the name its client gave it, "" if it gave none."""
+    """A conversation with all its branches. `named`: its id is the digest of what its client calls it."""
 
-    id = models.CharField(primary_key=True, max_length=32)
+    id = models.CharField(primary_key=True, max_length=64)
     owner = models.CharField(max_length=64, blank=True, default="")
-    client_id = models.CharField(max_length=256, blank=True, default="")
+    named = models.BooleanField(default=False)
     began_at = models.DateTimeField()
     touched_at = models.DateTimeField(db_index=True)
 

@@ -53,7 +53,7 @@ def _of[R: (Session, Turn)](rows: QuerySet[R], owner: str | None) -> QuerySet[R]
 def _session(row: Session) -> Row:
     return {
         "id": row.id,
-        "client_id": row.client_id or None,
+        "named": row.named,
         "owner": row.owner or None,
         "began_s": row.began_at.timestamp(),
         "touched_s": row.touched_at.timestamp(),

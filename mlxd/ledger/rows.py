@@ -15,12 +15,10 @@ from mlxd.ledger.journal import Write
 POINT_BYTES = 32
 
 
-def turn_write(turn: Turn, client_session: str, generation: models.Generation) -> Write:
+def turn_write(turn: Turn, generation: models.Generation, *, named: bool) -> Write:
     """Writes a finished turn, its session and its generation. Written twice, it is there once."""
     at = moment(turn.at_s)
-    session = models.Session(
-        id=turn.session, owner=turn.owner, client_id=_safe(client_session), began_at=at, touched_at=at
-    )
+    session = models.Session(id=turn.session, owner=turn.owner, named=named, began_at=at, touched_at=at)
     row = models.Turn(
         public_id=turn.id,
         session_id=turn.session,
@@ -91,8 +89,3 @@ def new_row_id() -> str:
 def _points(joined: bytes | memoryview) -> tuple[bytes, ...]:
     whole = bytes(joined)
     return tuple(whole[at : at + POINT_BYTES] for at in range(0, len(whole), POINT_BYTES))
-
-
-def _safe(text: str) -> str:
-    """A client's id as a database takes it: no lone surrogates, no NUL, and no novel."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")[:256]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from inference.conversation import lineage as lineage_room
 from inference.conversation.lineage import Lineage
-from inference.conversation.turn_chain import Asked, Edge, Placed, Turn, session_of
+from inference.conversation.turn_chain import Asked, Edge, Placed, Turn
 
 type Words = tuple[str, ...]
 
@@ -32,7 +32,7 @@ class Naive:
 
     def parent(self, asked: Words, owner: str, session: str) -> Turn | None:
         found = [
-            (len(whole), turn.session == session_of(owner, session), at, turn)
+            (len(whole), bool(session) and turn.session == session + owner, at, turn)
             for at, (turn, whose, whole) in enumerate(self.turns)
             if whose == owner and len(whole) < len(asked) and asked[: len(whole)] == whole
         ]
@@ -96,7 +96,9 @@ def play(everyone: list[Actor], script: list[tuple[int, str, str, int]]) -> tupl
 
 
 def check_place(lineage: Lineage, naive: Naive, actor: Actor) -> None:
-    asked = Asked(digests(actor.history), 1, b"", actor.session, actor.owner)
+    asked = Asked(
+        digests(actor.history), 1, b"", actor.session and actor.session + actor.owner, bool(actor.session), actor.owner
+    )
     placed = lineage.place(asked)
     expected = naive.parent(actor.history, actor.owner, actor.session)
     assert placed.parent == expected
@@ -134,7 +136,14 @@ def test_restored_turns_stand_where_they_stood(everyone: list[Actor], script: li
     reborn = Lineage()
     reborn.restore([turn for turn, _, _ in naive.turns])
     for actor in everyone:
-        asked = Asked(digests(actor.history), 1, b"", actor.session, actor.owner)
+        asked = Asked(
+            digests(actor.history),
+            1,
+            b"",
+            actor.session and actor.session + actor.owner,
+            bool(actor.session),
+            actor.owner,
+        )
         old, new = lineage.place(asked), reborn.place(asked)
         assert (old.parent, old.known_messages, old.beside) == (new.parent, new.known_messages, new.beside)
     for turn, _, _ in naive.turns:

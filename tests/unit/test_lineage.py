@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from inference.conversation.lineage import RESUME_AFTER_S, Lineage
-from inference.conversation.turn_chain import Asked, Edge, Placed, Turn, session_of
+from inference.conversation.turn_chain import Asked, Edge, Placed, Turn
 
 TOOLS = b"tools"
 
@@ -20,7 +20,7 @@ def digests(text: str) -> tuple[bytes, ...]:
 
 def asked(text: str, session: str = "", *, tools: bytes = TOOLS, at_s: float = 0.0, one_shot: bool = False) -> Asked:
     heads = 1 if text.startswith("sys") else 0
-    return Asked(digests(text), heads, tools, session, at_s=at_s, one_shot=one_shot)
+    return Asked(digests(text), heads, tools, session, bool(session), at_s=at_s, one_shot=one_shot)
 
 
 def took(lineage: Lineage, text: str, answer: str, session: str = "", **more: object) -> Turn:
@@ -39,7 +39,7 @@ def first(lineage: Lineage) -> Turn:
 
 def test_the_first_turn_starts_a_line(lineage: Lineage, first: Turn) -> None:
     assert (first.edge, first.parent, first.line, first.known_messages) == (Edge.START, None, first.id, 0)
-    assert first.session == session_of("", "s") and len(first.session) == 32
+    assert first.session == "s"
     assert lineage.tip(first.line) == first
 
 
@@ -107,7 +107,7 @@ def test_an_extension_after_a_long_pause_or_under_another_id_resumes(lineage: Li
     later = lineage.place(asked("sys hello A1 more", "s", at_s=RESUME_AFTER_S + 1))
     renamed = lineage.place(asked("sys hello A1 more", "s-renamed"))
     assert later.edge is renamed.edge is Edge.RESUME
-    assert (later.session, renamed.session) == (first.session, session_of("", "s-renamed"))
+    assert (later.session, renamed.session) == ("s", "s-renamed")
     assert lineage.commit(later, digests("A2")).line == first.line
 
 
@@ -161,7 +161,15 @@ def test_each_choice_can_be_gone_on_from(lineage: Lineage) -> None:
 def test_owners_never_meet(lineage: Lineage, first: Turn) -> None:
     foreign = lineage.place(replace(asked("sys hello A1 more", "s"), owner="other"))
     assert (foreign.parent, foreign.edge, foreign.known_messages) == (None, Edge.START, 0)
-    assert foreign.session != first.session
+
+
+def test_a_name_that_was_only_proposed_is_that_of_a_new_session(lineage: Lineage) -> None:
+    """The client is told it, and may send it from then on."""
+    first = lineage.commit(lineage.place(Asked(digests("sys hello"), 1, session="told")), digests("A1"))
+    again = lineage.place(Asked(digests("sys hello A1 more"), 1, session="told-next"))
+    named = lineage.place(Asked(digests("sys hello A1 more"), 1, session="told", named=True))
+    assert first.session == again.session == named.session == "told"
+    assert again.edge is named.edge is Edge.EXTEND
 
 
 def test_only_the_newest_turns_are_kept() -> None:

@@ -15,9 +15,9 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='Session',
             fields=[
-                ('id', models.CharField(max_length=32, primary_key=True, serialize=False)),
+                ('id', models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ('owner', models.CharField(blank=True, default='', max_length=64)),
-                ('client_id', models.CharField(blank=True, default='', max_length=256)),
+                ('named', models.BooleanField(default=False)),
                 ('began_at', models.DateTimeField()),
                 ('touched_at', models.DateTimeField(db_index=True)),
             ],

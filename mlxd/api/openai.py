@@ -32,25 +32,30 @@ any_key = AnyKey()
 
 @router.post("/chat/completions", auth=any_key, summary="Answer a conversation")
 async def chat_completions(request: ASGIRequest) -> HttpResponse:
+    return await generate(request, await ask_chat(request.body))
+
+
+async def ask_chat(raw: bytes) -> Ask:
+    """A chat request, read and settled."""
+
     def convert(body: ChatRequest) -> tuple[Conversation, ReasoningWish]:
         refuse_chat(body)
         return convert_chat(body), reasoning_wish(body)
 
-    body, (conversation, wish) = await read(request.body, ChatRequest, convert)
-    content = await read_format(body, len(request.body))
+    body, (conversation, wish) = await read(raw, ChatRequest, convert)
+    content = await read_format(body, len(raw))
     wish = wish.settled(thinking=policy.current().default_thinking, preserve=policy.current().preserve_thinking)
     grammar = await shape_answer(body, content, conversation.tools, wish.thought_limit_tokens)
     params, tokenizer = await resolve_params(body)
-    ask = Ask(
+    return Ask(
         body,
         replace(params, thinking_budget_tokens=wish.thought_limit_tokens, grammar=grammar),
         ChatShape(tokenizer),
         new_id("chatcmpl-"),
-        len(request.body),
+        len(raw),
         conversation=replace(conversation, template_args=template_args(wish, await _thinking_control(body.model))),
         hide_reasoning=bool(wish.exclude),
     )
-    return await generate(request, ask)
 
 
 async def _thinking_control(model: str | None) -> ThinkingControl:
@@ -60,16 +65,20 @@ async def _thinking_control(model: str | None) -> ThinkingControl:
 
 @router.post("/completions", auth=any_key, summary="Continue a raw prompt")
 async def completions(request: ASGIRequest) -> HttpResponse:
-    body, _ = await read(request.body, CompletionRequest, refuse_completion)
-    content = await read_format(body, len(request.body))
+    return await generate(request, await ask_completion(request.body))
+
+
+async def ask_completion(raw: bytes) -> Ask:
+    """A request to continue a raw prompt, read and settled."""
+    body, _ = await read(raw, CompletionRequest, refuse_completion)
+    content = await read_format(body, len(raw))
     params, tokenizer = await resolve_params(body)
     prompt = read_prompt(body.prompt, tokenizer.vocab_size)
     if body.echo and not isinstance(prompt, str):
         raise UnsupportedParameter("echo of a prompt of token ids is not offered.", param="echo")
     shape = CompletionShape(prompt if body.echo and isinstance(prompt, str) else "", tokenizer)
     params = replace(params, grammar=alone(content))
-    ask = Ask(body, params, shape, new_id("cmpl-"), len(request.body), raw_prompt=prompt)
-    return await generate(request, ask)
+    return Ask(body, params, shape, new_id("cmpl-"), len(raw), raw_prompt=prompt)
 
 
 @router.get("/models", auth=any_key, summary="The models served here")

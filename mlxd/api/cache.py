@@ -1,0 +1,87 @@
+"""`/api/cache`: what is stored, what a request would begin with, and how to be rid of it. For the admin only.
+
+Questions go to the worker's thread, which owns the store, and are answered between two steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Any, Final
+
+from django.core.handlers.asgi import ASGIRequest
+from ninja import Router
+
+from inference.prefix_store import PrefixStore, StoreRemoval
+from mlxd import runtime
+from mlxd.api.auth import AdminBearer
+from mlxd.api.cache_answers import explained
+from mlxd.api.errors import InvalidField
+from mlxd.api.generate import KEYLESS, OFF_LOOP_BYTES, cache_salt
+from mlxd.api.openai import ask_chat, ask_completion
+from mlxd.api.plain import plain
+from mlxd.api.schemas.types import Body, Name
+from mlxd.api.sessions import fields_of, header_map, session_name, session_of
+from mlxd.api.strict_json import parse_object
+from mlxd.api.validate import validate
+from mlxd.cache_scope import cache_scope
+
+router = Router(tags=["cache"])
+admin = AdminBearer()
+OFF: Final = {"enabled": False}
+"""What is answered where nothing is kept."""
+
+
+class ClearRequest(Body):
+    """One of three: what only a session holds, all of a model, or everything."""
+
+    session: Name | None = None
+    model: Name | None = None
+    all: bool | None = None
+
+
+@router.get("/stats", auth=admin, summary="What the prefix cache holds and did")
+async def stats(request: ASGIRequest) -> dict[str, Any]:
+    """Reads every block of it, so it is for people, not for polling; the totals stand in `/api/status` too."""
+    found = await asyncio.wrap_future(
+        runtime.current().scheduler.store(lambda store: {**store.stats(), "totals": asdict(store.totals())})
+    )
+    return OFF if found is None else {"enabled": True, **plain(found)}
+
+
+@router.post("/explain", auth=admin, summary="What a request would begin with, and why not with more")
+async def explain(request: ASGIRequest) -> dict[str, Any]:
+    """Takes the body of a chat request or a completion. Nothing is computed, locked or counted."""
+    raw = request.body
+    value = parse_object(raw) if len(raw) <= OFF_LOOP_BYTES else await asyncio.to_thread(parse_object, raw)
+    ask = await (ask_completion(raw) if "prompt" in value and "messages" not in value else ask_chat(raw))
+    running = runtime.current()
+    served = running.resolve(ask.body.model)
+    text = await running.text(served)
+    prompt = await running.prepared(served, text, ask.conversation, ask.raw_prompt, ask.params, len(raw))
+    session = session_of(fields_of(ask.body), header_map(request.scope["headers"]), KEYLESS)
+    scope = cache_scope(text, ask.conversation, prompt, session.store_name, cache_salt(ask.body, KEYLESS))
+    found = await asyncio.wrap_future(running.scheduler.explain(served.ref, prompt, scope, ask.params.kv))
+    told: dict[str, Any] = plain(asdict(explained(prompt, found, text.tokenizer)))
+    return {"model": served.id, "conversation_id": session.id if session.given else None, **told}
+
+
+@router.post("/clear", auth=admin, summary="Let go of what is stored; it cannot be undone")
+async def clear(request: ASGIRequest) -> dict[str, Any]:
+    """Answers with what went. Rows that run go on; what they stood on may be gone, and then they store nothing more."""
+    wanted = validate(ClearRequest, parse_object(request.body))
+    if sum(map(bool, (wanted.session, wanted.model, wanted.all))) != 1:
+        raise InvalidField("Send one of session, model and all: true.", param="all")
+
+    def work(store: PrefixStore) -> tuple[StoreRemoval, int]:
+        session = session_name(KEYLESS, wanted.session) if wanted.session else ""
+        return store.clear(model=_stored_model(wanted.model), session=session), store.held_bytes
+
+    done = await asyncio.wrap_future(runtime.current().scheduler.store(work))
+    return OFF if done is None else {"enabled": True, "cleared": asdict(done[0]), "held_bytes": done[1]}
+
+
+def _stored_model(name: str | None) -> str:
+    """The id under which blocks of a model are stored; a model that is not served any more keeps the name it had."""
+    models = runtime.current().models
+    return next((model.id for model in models if name and model.answers_to(name)), name or "")

@@ -46,7 +46,7 @@ class Lineage:
         self._through: dict[bytes, str] = {}  # a point in a history -> the first turn that went through it
         self._ends: dict[bytes, list[str]] = {}  # the point behind an answer -> the turns that end there
         self._tips: dict[str, str] = {}  # line -> its last turn
-        self._sessions: dict[str, OrderedDict[str, None]] = {}  # session -> its lines, the last moved one last
+        self._sessions: dict[tuple[str, str], OrderedDict[str, None]] = {}  # its lines, the last moved one last
         self._restored: set[str] = set()
 
     def __len__(self) -> int:
@@ -136,20 +136,20 @@ class Lineage:
     def _apart(self, asked: Asked, hashes: tuple[bytes, ...], known: _Known, session: str) -> tuple[Edge, Turn | None]:
         """The edge of a request that goes on from no answer."""
         if asked.one_shot and asked.named:
-            return Edge.SIDE_CALL, self._latest(session)
+            return Edge.SIDE_CALL, self._latest(asked.owner, session)
         through = known.through  # without a common session two beginnings that are alike are two beginnings
         if through is not None and through.session == session and known.messages > asked.heads:
             return Edge.EDIT, through
-        beside = self._latest(session)
+        beside = self._latest(asked.owner, session)
         if beside is None:
             return Edge.START, None
         head = hashes[asked.heads - 1] if asked.heads else b""
         rebuilt = beside.head == head and beside.tools == asked.tools and len(hashes) < beside.messages
         return (Edge.COMPACTION if rebuilt else Edge.BRANCH), beside
 
-    def _latest(self, session: str) -> Turn | None:
+    def _latest(self, owner: str, session: str) -> Turn | None:
         """The tip that moved last in a session, side calls left out."""
-        for line in reversed(self._sessions.get(session, {})):
+        for line in reversed(self._sessions.get((owner, session), {})):
             tip = self.tip(line)
             if tip is not None and tip.edge is not Edge.SIDE_CALL:
                 return tip
@@ -162,7 +162,7 @@ class Lineage:
         for point in dict.fromkeys(turn.ends):
             self._ends.setdefault(point, []).append(turn.id)
         self._tips[turn.line] = turn.id
-        lines = self._sessions.setdefault(turn.session, OrderedDict())
+        lines = self._sessions.setdefault((turn.owner, turn.session), OrderedDict())
         lines[turn.line] = None
         lines.move_to_end(turn.line)
         while len(self._turns) > self._max_turns:
@@ -180,7 +180,7 @@ class Lineage:
                 del self._ends[point]
         if self._tips.get(turn.line) == turn.id:
             del self._tips[turn.line]
-            lines = self._sessions[turn.session]
+            lines = self._sessions[turn.owner, turn.session]
             lines.pop(turn.line, None)
             if not lines:
-                del self._sessions[turn.session]
+                del self._sessions[turn.owner, turn.session]

@@ -11,20 +11,21 @@ import httpx
 
 from mlxd.probe.client import SILENCE_S, Answered, ProbeFailed, ask
 from mlxd.probe.oracle import Oracle
-from mlxd.probe.scenarios import SCENARIOS, Ask, Message
-
-PrefilledOf = Callable[[], int]
-"""Tokens that a server's model was called with so far in prefill, where somebody counts them at the source."""
+from mlxd.probe.scenarios import SCENARIOS, Ask, Message, Wave
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One request of a scenario. Tokens; `prefilled` is what the server computed of `prompt`."""
+    """One request of a scenario. Tokens; `prefilled` is what the server computed of `prompt`.
+
+    Not `reported` means that the answer has no word on its cache; some servers leave it out where nothing was cached.
+    """
 
     scenario: str
     session: str
     prompt: int
     cached: int
+    reported: bool
     necessary: int
     prefilled: int
     oracle_prompt: int
@@ -59,17 +60,22 @@ def play(target: Target, names: Sequence[str], oracle: Oracle) -> Iterator[Turn]
     with httpx.Client(
         base_url=target.base_url, headers=headers, timeout=httpx.Timeout(SILENCE_S, connect=5.0), trust_env=False
     ) as client:
+        reported = False
         for name in names:
-            yield from _scenario(name, partial(ask, client, target.model, max_tokens=target.max_tokens), oracle)
+            for turn in _scenario(name, partial(ask, client, target.model, max_tokens=target.max_tokens), oracle):
+                reported |= turn.reported
+                yield turn
+            if not reported:
+                raise ProbeFailed("The server does not say how many tokens of a prompt were cached.")
 
 
 def _scenario(name: str, send: Callable[[Sequence[Message]], Answered], oracle: Oracle) -> Iterator[Turn]:
     waves = SCENARIOS[name]()
     wave = next(waves)
     while True:
-        needed = [oracle.necessary(one.messages) for one in wave]
         with ThreadPoolExecutor(max_workers=len(wave)) as threads:
             answers = list(threads.map(lambda one: send(one.messages), wave))
+        needed = _needed(wave, answers, oracle)
         for one, answer, (necessary, total) in zip(wave, answers, needed, strict=True):
             oracle.answered(one.messages, answer.message)
             yield _turn(name, one, answer, necessary, total)
@@ -79,16 +85,23 @@ def _scenario(name: str, send: Callable[[Sequence[Message]], Answered], oracle: 
             return
 
 
+def _needed(wave: Wave, answers: Sequence[Answered], oracle: Oracle) -> list[tuple[int, int]]:
+    """What `Oracle.necessary` says of each. Who came first in a wave is seen only by what was cached for it: least."""
+    came = sorted(range(len(wave)), key=lambda at: answers[at].cached_tokens or 0)
+    needed = {at: oracle.necessary(wave[at].messages) for at in came}
+    return [needed[at] for at in range(len(wave))]
+
+
 def _turn(scenario: str, asked: Ask, answer: Answered, necessary: int, total: int) -> Turn:
-    if answer.cached_tokens is None:
-        raise ProbeFailed("The server does not say how many tokens of a prompt were cached.")
+    cached = answer.cached_tokens or 0
     return Turn(
         scenario=scenario,
         session=asked.session,
         prompt=answer.prompt_tokens,
-        cached=answer.cached_tokens,
+        cached=cached,
+        reported=answer.cached_tokens is not None,
         necessary=necessary,
-        prefilled=answer.prompt_tokens - answer.cached_tokens,
+        prefilled=answer.prompt_tokens - cached,
         oracle_prompt=total,
         completion=answer.completion_tokens,
         verdict=answer.verdict,

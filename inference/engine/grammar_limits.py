@@ -35,7 +35,7 @@ LIMITS: Final = LLParserLimits(
 )
 
 
-_COMPLEX: Final = ("too many items", "fuel", "too many expressions", "too big", "too large", "recursion limit")
+_COMPLEX: Final = ("too many", "items; max is", "fuel", "too big", "too large", "recursion limit")
 """What the library says where one of its counts ran out."""
 
 

@@ -144,6 +144,20 @@ def test_every_spelling_says_the_same(compiler: LlgCompiler, tokenizer: JsonToke
     assert tokenizer.decode(write(compiler.compile(MODEL, grammar), seed=1)) == "5"
 
 
+@pytest.mark.parametrize("count", [3, 4096])
+def test_any_of_the_choices_is_written_and_nothing_else(
+    compiler: LlgCompiler, tokenizer: JsonTokenizer, count: int
+) -> None:
+    """As many as may be sent, and some that others begin with."""
+    choices = ["1", "19", "190", *(f"{number} /apples\\" for number in range(count - 3))]
+    grammar = alone(content_grammar(chat(guided_choice=choices)))
+    assert grammar
+    made = compiler.compile(MODEL, grammar)
+    written = {tokenizer.decode(write(made, seed)) for seed in range(60)}
+    assert written <= set(choices)
+    assert len(written) > 20 if count > 3 else written == set(choices)
+
+
 @pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}, {"structured_outputs": {}}])
 def test_without_a_format_an_answer_is_free(fields: dict[str, Any]) -> None:
     assert content_grammar(chat(**fields)) is None

@@ -3,6 +3,7 @@
 from inference.scheduler.request import Generation, Request, Thinking
 from inference.scheduler.scheduler import Scheduler
 from inference.scheduler.settings import SchedulerSettings
+from inference.scheduler.transcript import Spoken
 from inference.scheduler.view import Counters, ModelState, ModelView, RowView, SchedulerView
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "Scheduler",
     "SchedulerSettings",
     "SchedulerView",
+    "Spoken",
     "Thinking",
 ]

@@ -11,6 +11,7 @@ from inference.messages import Tool
 from inference.params import CacheScope, GenerationParams
 from inference.ports import Guide, ModelRef, Tokenizer
 from inference.scheduler.mailbox import Mailbox
+from inference.scheduler.transcript import Spoken
 from inference.streaming.pieces import BrokenCall
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt
@@ -36,7 +37,8 @@ class Request:
     `context_tokens` is the room for prompt and answer together. Without `thinking` the whole answer is content.
     Calls of `tools` are read out of the answer, in the `dialects` of the model and those that any may use; `shown` are
     ids of their markers that are otherwise silent. `guide` steers the draws. `report` is told of calls that could not
-    be read; it is called on the worker thread and does not raise.
+    be read, `note` of each answer that came to its own end (not of one cut by a stop string), before the client hears
+    that it did. Both are called on the worker thread and do not raise.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Request:
     dialects: tuple[str, ...] = ()
     report: Callable[[BrokenCall], None] | None = None
     cache: CacheScope | None = None
+    note: Callable[[Spoken], None] | None = None
 
 
 @dataclass(slots=True, eq=False)

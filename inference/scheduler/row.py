@@ -10,6 +10,7 @@ from inference.params import SamplingParams
 from inference.ports import Job, Sampled
 from inference.scheduler.answer import Answer
 from inference.scheduler.budget import held_tokens
+from inference.scheduler.transcript import Spoken, Transcript
 from inference.scheduler.view import RowView
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Row:
     """
 
     __slots__ = (
-        "_answer", "_first_s", "choices", "completion_tokens", "deadline_s", "done_tokens", "job", "over",
-        "reserve_tokens", "reserved_tokens", "started_s", "ticket",
+        "_answer", "_first_s", "_transcript", "choices", "completion_tokens", "deadline_s", "done_tokens", "job",
+        "over", "reserve_tokens", "reserved_tokens", "started_s", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,7 @@ class Row:
         self.completion_tokens = 0
         self._answer = Answer(request, choice)
         self._answer.events = choices.events
+        self._transcript = None if request.note is None else Transcript()
         self._first_s: float | None = None
 
     @property
@@ -88,8 +90,14 @@ class Row:
             self._first_s = now_s
             self.done_tokens = len(self.job.prompt)
         tokens = output.tokens[: self.job.max_tokens - self.completion_tokens]
+        told = len(self.choices.events)
         used = self._answer.push(tokens, output.logprobs)
         self.completion_tokens += len(tokens) if used is None else used
+        if self._transcript is not None:
+            self._transcript.drew(tokens)
+            self._transcript.told(self.choices.events[told:])
+            if used is not None:
+                self._transcript = None
         reason = output.finish if used is None else FinishReason.STOP
         if reason is None and self.completion_tokens >= self.job.max_tokens:
             reason = FinishReason.LENGTH
@@ -98,14 +106,23 @@ class Row:
 
     def finish(self, reason: FinishReason, now_s: float) -> None:
         """Ends the answer; what its text held back is shown first."""
-        if self._answer.finish():
+        told = len(self.choices.events)
+        cut = self._answer.finish()
+        if cut:
             reason = FinishReason.STOP
+        if self._transcript is not None and not cut:
+            self._transcript.told(self.choices.events[told:])
+            self._note(self._transcript.spoken())
         if reason is FinishReason.STOP and self._answer.called:
             reason = FinishReason.TOOL_CALLS
         self.over = True
         self.choices.finished(
             Finished(reason, self.usage(now_s), self._answer.malformed_calls, self._answer.choice),
         )
+
+    def _note(self, spoken: Spoken) -> None:
+        if (note := self.ticket.request.note) is not None:
+            note(spoken)
 
     def usage(self, now_s: float) -> Usage:
         first_s = self._first_s

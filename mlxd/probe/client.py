@@ -21,7 +21,10 @@ class ProbeFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer. `cached_tokens` is None where the server reports none; `ttft_s` runs to the first piece of text."""
+    """One answer. `cached_tokens` is None where the server reports none; `ttft_s` runs to the first piece of text.
+
+    `ended`: the model ended it, and did not run into a limit.
+    """
 
     message: Message
     prompt_tokens: int
@@ -30,6 +33,7 @@ class Answered:
     ttft_s: float
     total_s: float
     verdict: str
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class _Reading:
     content: str = ""
     reasoning: str = ""
     first_s: float | None = None
+    finish: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
 
     def take(self, event: dict[str, Any], now_s: float) -> None:
@@ -45,6 +50,7 @@ class _Reading:
         self.usage = event.get("usage") or self.usage
         for choice in event.get("choices") or ():
             delta = choice.get("delta") or {}
+            self.finish = choice.get("finish_reason") or self.finish
             self.content += delta.get("content") or ""
             self.reasoning += delta.get("reasoning_content") or delta.get("reasoning") or ""
             if self.first_s is None and (self.content or self.reasoning):
@@ -102,4 +108,5 @@ def _answered(reading: _Reading, verdict: str, total_s: float) -> Answered:
         ttft_s=total_s if reading.first_s is None else reading.first_s,
         total_s=total_s,
         verdict=verdict,
+        ended=reading.finish == "stop",
     )

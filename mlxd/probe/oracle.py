@@ -1,7 +1,9 @@
 """How many tokens a request needs computed at least, by this probe's own reading of the model's text side.
 
-necessary(R) = |R| - the longest common prefix of R with any earlier prompt, or prompt and answer; at least 1. Nothing
-of the server under test is used, and nothing of a prefix tree: every earlier sequence is compared.
+necessary(R) = |R| - the longest common prefix of R with any earlier prompt, or prompt and answer; at least 1. To an
+answer that the model ended itself belongs the token that ended it: templates write it too, and who has fed it to the
+model may keep it. Nothing of the server under test is used, and nothing of a prefix tree: every earlier sequence is
+compared.
 """
 
 from __future__ import annotations
@@ -36,10 +38,17 @@ class Oracle:
         self._seen.append(ids)
         return max(1, len(ids) - known), len(ids)
 
-    def answered(self, messages: Sequence[Message], answer: Message) -> None:
-        """The answer's tokens are known too, as far as an echo of the answer begins with them."""
+    def answered(self, messages: Sequence[Message], answer: Message, *, ended: bool = False) -> None:
+        """The answer's tokens are known too, as far as an echo of the answer begins with them.
+
+        `ended` says that the model ended it, and did not run into a limit.
+        """
         conversation = convert_chat(validate(ChatRequest, {"messages": [*messages, answer]}))
-        self._seen.append(render(self.text, replace(conversation, continue_final=True)).ids)
+        spoken = render(self.text, replace(conversation, continue_final=True)).ids
+        self._seen.append(spoken)
+        closed = render(self.text, conversation).ids if ended else ()
+        if closed[: len(spoken)] == spoken:
+            self._seen.append(closed[: len(spoken) + 1])
 
 
 def common(left: TokenIds, right: TokenIds) -> int:

@@ -77,7 +77,7 @@ def _scenario(name: str, send: Callable[[Sequence[Message]], Answered], oracle: 
             answers = list(threads.map(lambda one: send(one.messages), wave))
         needed = _needed(wave, answers, oracle)
         for one, answer, (necessary, total) in zip(wave, answers, needed, strict=True):
-            oracle.answered(one.messages, answer.message)
+            oracle.answered(one.messages, answer.message, ended=answer.ended)
             yield _turn(name, one, answer, necessary, total)
         try:
             wave = waves.send([answer.message for answer in answers])

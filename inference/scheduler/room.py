@@ -9,6 +9,7 @@ end, but not longer than half its time in the queue.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from inference.ports import Clock
 from inference.prefix_store import PrefixStore
@@ -28,6 +29,7 @@ class Room:
         self._store = store
         self._patience_s = PATIENCE * settings.queue_deadline_s
         self._clock = clock
+        self._impatient_s = inf
         self.limit_bytes = 0
 
     def admits(self, ticket: Ticket, resident: Resident, loads: Sequence[Load], *, alone: bool) -> bool:
@@ -43,10 +45,19 @@ class Room:
         if (over := self._over(loads)) > 0:
             resident.runner.make_room(over, ticket.job_id, request.prompt, request.cache, request.params.kv)
         if (over := self._over(loads, copies=False)) > 0:
-            if not alone and self._clock() - ticket.submitted_s < self._patience_s:
+            patient_until_s = ticket.submitted_s + self._patience_s
+            if not alone and self._clock() < patient_until_s:
+                self._impatient_s = min(self._impatient_s, patient_until_s)
                 return False
             self._store.free(over, ticket.job_id, locked=True)
         self._bound(loads)
+        return True
+
+    def patience_ended(self) -> bool:
+        """Whether somebody has waited long enough since this was last asked, so that another look is worth it."""
+        if self._clock() < self._impatient_s:
+            return False
+        self._impatient_s = inf
         return True
 
     def divide(self, loads: Sequence[Load]) -> None:
@@ -57,9 +68,9 @@ class Room:
         if self.limit_bytes > 0 and (over := self._over(loads)) > 0:
             self._store.free(over, "")
 
-    def give_back(self, nbytes: int, *, locked: bool = False) -> int:
-        """The store gives up to `nbytes` back to the device; how many it gave."""
-        return 0 if self._store is None else self._store.free(nbytes, "", locked=locked)
+    def give_back(self, nbytes: int) -> int:
+        """The store gives up to `nbytes` back to a device that is full, locked or not; how many it gave."""
+        return 0 if self._store is None else self._store.free(nbytes, "", locked=True)
 
     def sweep(self) -> None:
         if self._store is not None:

@@ -132,7 +132,7 @@ class Worker:
         while self._cancelled:
             self._running.cancel(self._cancelled.popleft())
         self._running.end_overdue()
-        if self._running.changed:
+        if self._running.changed or self._room.patience_ended():
             self._running.changed = False
             self._stale = True
             intake.look()
@@ -193,15 +193,14 @@ class Worker:
         self._shrink_store(limit_bytes)
         while self._over(limit_bytes) and (spare := self._residents.spare(())):
             self._residents.unload(spare)
-        self._shrink_store(limit_bytes, locked=True)
         if self._over(limit_bytes):
             intake.pressure = True
             self._running.end_newest(MemoryPressure("The device's memory is full; the newest request was ended."))
 
-    def _shrink_store(self, limit_bytes: int, *, locked: bool = False) -> None:
-        """The store gives back what the device holds too much."""
+    def _shrink_store(self, limit_bytes: int) -> None:
+        """The store gives back what the device holds too much, in the end also what running rows stand on."""
         over = self._loader.memory().active_bytes - limit_bytes
-        if over > 0 and self._room.give_back(over, locked=locked):
+        if over > 0 and self._room.give_back(over):
             self._loader.release_unused()
 
     def _over(self, limit_bytes: int) -> bool:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from threading import Semaphore
 
+from inference.conversation.healing import Recognised
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import left_open, likely_tags, quieted, silent_ids, think_tags, thought_span
@@ -25,11 +26,15 @@ from inference.errors import ModelLoading, ModelNotFound, QueueFull, Unsupported
 from inference.messages import Conversation
 from inference.params import GenerationParams, Grammar
 from inference.ports import CompiledGrammar, GrammarCompiler, Guide, ModelRef, ThoughtSpan, Tokenizer
-from inference.scheduler import Generation, Request, Scheduler, SchedulerView, Thinking
+from inference.scheduler import Request, Scheduler, SchedulerView, Thinking
 from inference.streaming.dialects.choice import AUTO, markers, message_format, spoken
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt, TokenIds
 from mlxd.cache_scope import cache_scope
+from mlxd.echoes import Echoes, with_raw
+from mlxd.ledger.ledger import Ledger, LedgerView
+from mlxd.ledger.recorded import Recorded
+from mlxd.ledger.whose import Whose
 from mlxd.malformed import MalformedCalls
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
@@ -65,6 +70,7 @@ class RuntimeView:
     uptime_s: float
     models: tuple[ServedModel, ...]
     scheduler: SchedulerView
+    ledger: LedgerView
 
 
 @dataclass(slots=True)
@@ -85,7 +91,9 @@ class Runtime:
     reasoning: ReasoningMode = ReasoningMode.AUTO
     tool_call_format: str = AUTO
     malformed: MalformedCalls = field(default_factory=MalformedCalls)
+    echoes: Echoes = field(default_factory=Echoes)
     make_grammars: Callable[[Callable[[ModelRef], Tokenizer]], GrammarCompiler] | None = None
+    ledger: Ledger = field(default_factory=Ledger)
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
@@ -141,23 +149,29 @@ class Runtime:
         request_id: str,
         body_bytes: int = 0,
         session: str = "",
+        conv: str = "",
         salt: bytes = b"",
-    ) -> Generation:
+    ) -> Recorded:
         """Prepares a prompt (of `conversation`, else of `raw_prompt`) and hands it to the scheduler.
 
         Raises any `RequestError`, `BusyError` or `ModelError`. `body_bytes` is the size of the request's body,
-        `session` the conversation that the client says it belongs to; only requests of one `salt` share what is stored.
+        `session` the conversation that the client says it belongs to, `conv` what it is called where the client does
+        not; only requests of one `salt` share what is stored.
         """
         served = self.resolve(model)
         text = await self.text(served)
         grammar = await self._compiled(served, params.grammar)
-        prompt = await self.prepared(served, text, conversation, raw_prompt, params, body_bytes)
+        found = await self.echoes.recognise(served.id, text, conversation, salt, body_bytes)
+        prompt = await self.prepared(served, text, conversation, raw_prompt, params, body_bytes, found)
         tools = () if conversation is None else conversation.tools
         dialects = () if conversation is None else spoken(text.dialects, self.tool_call_format)
         thinking, thought = None, None
         if conversation is not None:
             thinking, thought = self.thinking(text, prompt), self.thought(text, prompt, params, calls=bool(tools))
-        return self.scheduler.submit(
+        scope = cache_scope(text, conversation, prompt, session, salt)
+        whose = Whose(client, session or conv, bool(session), scope.one_shot, params.n, self._tags(text))
+        known = await self.ledger.place(conversation, whose, body_bytes)
+        generation = self.scheduler.submit(
             Request(
                 id=request_id,
                 model=served.ref,
@@ -172,9 +186,11 @@ class Runtime:
                 shown=_shown(text.tokenizer, dialects, calls=bool(tools)),
                 report=partial(self.malformed.note, request_id, served.id),
                 guide=_guide(grammar, thought, split=thinking is not None and not text.traits.channels),
-                cache=cache_scope(text, conversation, prompt, session, salt),
+                cache=scope,
+                note=self.echoes.note(found, text, prompt, thinking),
             )
         )
+        return Recorded(generation, known, self.ledger)
 
     async def prepared(
         self,
@@ -184,10 +200,11 @@ class Runtime:
         raw_prompt: str | TokenIds,
         params: GenerationParams,
         body_bytes: int,
+        found: Recognised | None = None,
     ) -> Prompt:
-        """What the model will read of a request."""
-        source = raw_prompt if conversation is None else conversation
-        prompt = await self.preparer.prepare(served.path, text, source, body_bytes)
+        """What the model will read of a request; its messages that were `found` to be ours as the model spoke them."""
+        source = raw_prompt if conversation is None else with_raw(conversation, found)
+        prompt = self.echoes.counted(await self.preparer.prepare_with_notes(served.path, text, source, body_bytes))
         if conversation is not None and params.thinking_budget_tokens == 0:
             return quieted(text, prompt, self._tags(text))
         return prompt
@@ -252,6 +269,7 @@ class Runtime:
             uptime_s=time.monotonic() - self.started_s,
             models=self.models,
             scheduler=self.scheduler.snapshot(),
+            ledger=self.ledger.view(),
         )
 
     def close(self) -> None:
@@ -260,6 +278,7 @@ class Runtime:
         self._compiling.shutdown(wait=False, cancel_futures=True)
         self.preparer.close()
         self.scheduler.stop()
+        self.ledger.close()
 
 
 def _shown(tokenizer: Tokenizer, dialects: Sequence[str], *, calls: bool) -> frozenset[int]:

@@ -107,6 +107,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         request_id=request_id(request),
         body_bytes=ask.body_bytes,
         session=session.store_name,
+        conv=session.name,
         salt=cache_salt(ask.body, KEYLESS),
     )
     try:

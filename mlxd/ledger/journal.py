@@ -129,7 +129,7 @@ class Journal:
             if self._first is not None:
                 self._first()
         except DatabaseError as error:
-            log.warning("ledger_not_laid_out", reason=_named(error))
+            log.warning("ledger_not_laid_out", reason=outage_name(error))
         try:
             while (batch := self._next()) is not None:
                 if batch:
@@ -211,12 +211,12 @@ class Journal:
             waiting = [ticket for _, ticket in self._waiting]
             view, self._out_until_s = self._view, time.monotonic() + self._retry_s
             dropped = view.dropped + len(batch) - len(kept)
-            self._view = replace(view, state=_named(error), outages=view.outages + 1, dropped=dropped)
+            self._view = replace(view, state=outage_name(error), outages=view.outages + 1, dropped=dropped)
         for ticket in waiting:
             ticket.settle(durable=False)
         connection.close()  # the file may be another one when it works again
         if began:
-            log.error("ledger_not_written", reason=_named(error))
+            log.error("ledger_not_written", reason=outage_name(error))
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
         with self._wake:
@@ -233,7 +233,7 @@ class Journal:
 
         error = self._attempt([(run, Ticket())])
         if error is not None:
-            log.warning("ledger_chore_failed", reason=_named(error))
+            log.warning("ledger_chore_failed", reason=outage_name(error))
         self._chore_due_s = time.monotonic() + (CHORE_PAUSE_S if again else self._chore_s)
 
 
@@ -241,7 +241,7 @@ def _is_outage(error: Exception) -> bool:
     return isinstance(error, DatabaseError) and not isinstance(error, IntegrityError | DataError)
 
 
-def _named(error: Exception) -> str:
+def outage_name(error: Exception) -> str:
     """A word for the trouble; SQLite's text names no content, but it is not ours either."""
     text = str(error).lower()
     words = {

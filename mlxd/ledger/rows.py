@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from django.db.models import Max
@@ -11,15 +12,43 @@ from django.db.models import Max
 from inference.conversation.turn_chain import Edge, Turn
 from mlxd.ledger import models
 from mlxd.ledger.journal import Write
+from mlxd.ledger.record import GenerationRecord
 
 POINT_BYTES = 32
 
 
-def turn_write(turn: Turn, generation: models.Generation, *, named: bool) -> Write:
+def turn_write(turn: Turn, record: GenerationRecord, *, named: bool) -> Write:
     """Writes a finished turn, its session and its generation. Written twice, it is there once."""
+    session, row, generation = _session(turn, named), _turn(turn), _generation(replace(record, edge=turn.edge.value))
+    generation.turn_id = turn.id
+
+    def write() -> None:
+        models.Session.objects.bulk_create(
+            [session], update_conflicts=True, unique_fields=["id"], update_fields=["touched_at"]
+        )
+        models.Turn.objects.bulk_create([row], ignore_conflicts=True)
+        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
+
+    return write
+
+
+def generation_write(record: GenerationRecord) -> Write:
+    """Writes a generation that became no turn."""
+    generation = _generation(record)
+
+    def write() -> None:
+        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
+
+    return write
+
+
+def _session(turn: Turn, named: bool) -> models.Session:
     at = moment(turn.at_s)
-    session = models.Session(id=turn.session, owner=turn.owner, named=named, began_at=at, touched_at=at)
-    row = models.Turn(
+    return models.Session(id=turn.session, owner=turn.owner, named=named, began_at=at, touched_at=at)
+
+
+def _turn(turn: Turn) -> models.Turn:
+    return models.Turn(
         public_id=turn.id,
         session_id=turn.session,
         owner=turn.owner,
@@ -33,27 +62,36 @@ def turn_write(turn: Turn, generation: models.Generation, *, named: bool) -> Wri
         ends=b"".join(turn.ends),
         head=turn.head,
         tools=turn.tools,
-        at=at,
+        at=moment(turn.at_s),
     )
-    generation.turn_id, generation.edge = turn.id, turn.edge.value
-
-    def write() -> None:
-        models.Session.objects.bulk_create(
-            [session], update_conflicts=True, unique_fields=["id"], update_fields=["touched_at"]
-        )
-        models.Turn.objects.bulk_create([row], ignore_conflicts=True)
-        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
-
-    return write
 
 
-def generation_write(generation: models.Generation) -> Write:
-    """Writes a generation that became no turn."""
-
-    def write() -> None:
-        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
-
-    return write
+def _generation(record: GenerationRecord) -> models.Generation:
+    usage, diverged = record.usage, record.diverged
+    return models.Generation(
+        id=secrets.token_hex(16),
+        request_id=record.request_id,
+        owner=record.owner,
+        model=record.model,
+        outcome=record.outcome,
+        edge=record.edge,
+        verdict=usage.verdict,
+        diverged_token=diverged.token if diverged else None,
+        diverged_message=diverged.message if diverged else None,
+        diverged_path=diverged.path if diverged else "",
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        prefilled_tokens=usage.prompt_tokens - usage.cached_tokens,
+        lost_tokens=usage.lost_tokens,
+        completion_tokens=usage.completion_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        malformed_calls=record.malformed_calls,
+        queue_s=usage.queue_s,
+        prefill_s=usage.prefill_s,
+        decode_s=usage.decode_s,
+        total_s=record.total_s,
+        began_at=moment(record.began_s),
+    )
 
 
 def stored_turns(limit: int) -> Iterator[Turn]:
@@ -80,10 +118,6 @@ def stored_turns(limit: int) -> Iterator[Turn]:
 
 def moment(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC)
-
-
-def new_row_id() -> str:
-    return secrets.token_hex(16)
 
 
 def _points(joined: bytes | memoryview) -> tuple[bytes, ...]:

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "cancel_latency",
     "assembly",
     "constrained",
+    "reading",
 )
 LIMIT_S = 180
 

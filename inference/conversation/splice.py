@@ -67,8 +67,9 @@ def splice(
     filled: dict[int, Piece] = {}
     gone: set[int] = set()
     failed: set[int] = set()
+    places = _places(pieces)
     for turn in (turn for turn in turns if turn.message in raw):
-        region = _region(pieces, turn, seams)
+        region = _region(pieces, turn, places.get(turn.message, ()), seams)
         ids = None if region is None else region.ids(raw[turn.message])
         if region is None or ids is None or region.opened < starts[region.first - 1]:
             failed.add(turn.message)
@@ -85,8 +86,16 @@ def splice(
     return tuple(cut), frozenset(failed)
 
 
-def _region(pieces: Sequence[Piece], turn: Turn, seams: Seams) -> Region | None:
-    at = [number for number, piece in enumerate(pieces) if _stands_for(piece, turn)]
+def _places(pieces: Sequence[Piece]) -> dict[int, list[int]]:
+    """The pieces that stand for each turn."""
+    places: dict[int, list[int]] = {}
+    for at, piece in enumerate(pieces):
+        if piece.source is not None and piece.source.path.startswith((_PLACE, _THOUGHT)):
+            places.setdefault(piece.source.message, []).append(at)
+    return places
+
+
+def _region(pieces: Sequence[Piece], turn: Turn, at: Sequence[int], seams: Seams) -> Region | None:
     if not at:
         return None
     own = {name for call in turn.calls for name in (call.name, call.id)}
@@ -120,11 +129,6 @@ def _opened(text: str, seams: Seams) -> int | None:
 def _closed(text: str, seams: Seams) -> int | None:
     """Where the first end marker in `text` begins."""
     return min((at for one in seams.closings if (at := text.find(one)) >= 0), default=None)
-
-
-def _stands_for(piece: Piece, turn: Turn) -> bool:
-    source = piece.source
-    return source is not None and source.message == turn.message and source.path.startswith((_PLACE, _THOUGHT))
 
 
 def _may_stand_in(piece: Piece, turn: Turn, own: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,3 +179,8 @@ def test_a_type_of_the_dialects_own_wins_over_the_schema() -> None:
     text = '<｜DSML｜function_calls><｜DSML｜invoke name="look"><｜DSML｜parameter name="text" string="false">{"a": 1}'
     text += "</｜DSML｜parameter></｜DSML｜invoke></｜DSML｜function_calls>"
     assert parts(read([text], ["deepseek_dsml"])) == [("look", {"text": {"a": 1}})]
+
+
+def test_every_name_of_a_dialect_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tool-calls.md").read_text()
+    assert [name for name in NAMES if f"`{name}`" not in page] == []

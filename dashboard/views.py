@@ -29,8 +29,11 @@ async def status(request: HttpRequest) -> HttpResponse:
     """The whole page, or with `?part=figures` only what changes."""
     view = runtime.current().snapshot()
     ready, reason = runtime.current().readiness()
+    store = view.scheduler.store
     context = {
         "view": view,
+        "hit_percent": 100 * store.hit_ratio if store else 0.0,
+        "cache_bytes": store.room_bytes if store else 0,
         "scheduler": view.scheduler,
         "models": model_rows(view),
         "ready": ready,

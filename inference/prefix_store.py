@@ -30,6 +30,11 @@ class StoreTotals:
     evicted_tokens: int
     evicted_bytes: int
 
+    @property
+    def room_bytes(self) -> int:
+        """What conversations may hold now."""
+        return self.budget_bytes if self.ceiling_bytes is None else min(self.budget_bytes, self.ceiling_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class StoreRemoval:

@@ -191,6 +191,8 @@ async def test_the_figures_add_up(running: Runtime) -> None:
     shown = (await get("/api/status", headers=ADMIN)).json()["scheduler"]["store"]
     assert shown.keys() == totals.keys()
     assert TOKEN not in str(found) and "src/main.py" not in str(found)
+    page = (await get("/")).body.decode()
+    assert f"{100 * totals['hit_ratio']:.0f} %" in page and f"of {counted['prompt_tokens']} prompt tokens" in page
 
 
 async def test_a_model_that_is_not_in_memory_is_not_loaded_to_explain(running: Runtime) -> None:

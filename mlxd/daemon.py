@@ -34,6 +34,7 @@ from mlxd.api import policy
 from mlxd.banner import start_banner
 from mlxd.catalog import named_models
 from mlxd.config import Config
+from mlxd.ledger.ledger import Ledger
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.runtime import Runtime, served_models
 from mlxd.start_errors import InvalidSetting, PortTaken
@@ -141,6 +142,7 @@ class Daemon:
     def serve(self) -> int:
         """Blocks until the end."""
         policy.install(policy.Policy.of(self._config, admin_token(self._state)))
+        self._runtime.ledger = ledger(self._config, self._state)
         runtime.install(self._runtime)
         faulthandler.register(signal.SIGQUIT, file=self._stacks, all_threads=True)
         try:
@@ -249,6 +251,15 @@ def tool_call_format(config: Config) -> str:
         known = ", ".join((AUTO, *sorted(NAMES)))
         raise InvalidSetting(f"There is no tool call format {name[:64]!r}.", cure=f"It may be one of: {known}.")
     return name
+
+
+def ledger(config: Config, state: StateDir) -> Ledger:
+    """What keeps sessions and turns. Django is set up by now. Raises `StartError`."""
+    if not config.ledger:
+        return Ledger()
+    from mlxd.ledger.disk import open_ledger
+
+    return open_ledger(state.database, days=config.retention_days)
 
 
 def scheduler_settings(config: Config) -> SchedulerSettings:

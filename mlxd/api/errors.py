@@ -45,6 +45,12 @@ class InvalidKey(RequestError):
     code = "invalid_api_key"
 
 
+class NotFound(RequestError):
+    """There is nothing of that id, or nothing that the caller may see."""
+
+    code = "not_found"
+
+
 class InsufficientScope(RequestError):
     """The credential is good and does not open this door."""
 
@@ -66,6 +72,7 @@ RULES: Final[dict[type[InferenceError], Rule]] = {
     InvalidKey: Rule(401),
     InsufficientScope: Rule(403),
     ModelNotFound: Rule(404),
+    NotFound: Rule(404),
     BusyError: Rule(busy=True),
     ModelError: Rule(400, permanent=True),
     EngineError: Rule(500),

@@ -208,6 +208,12 @@ class Config:
     ] = "auto"
 
     state_dir: Annotated[Path, About(STATE, "Where mlxd keeps its lock, keys, logs and databases; not read from .env.")]
+    ledger: Annotated[
+        bool, About(STATE, "Keep sessions, turns and figures in a database. Off: in memory, until mlxd ends.")
+    ] = True
+    retention_days: Annotated[
+        float, About(STATE, "Days after which the database forgets a turn; 0 keeps all.", 0, 36500)
+    ] = 7.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], About(LOGS, "Least severe line written.")] = (
         "info"

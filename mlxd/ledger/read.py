@@ -14,7 +14,7 @@ from mlxd.ledger.models import Generation, Session, Turn
 
 type Row = dict[str, Any]
 
-MAX_PAGE = 200
+MAX_CHILDREN = 200
 
 
 def sessions(owner: str | None, limit: int, before: tuple[float, str] | None) -> list[Row]:
@@ -43,7 +43,7 @@ def turn(owner: str | None, turn_id: str) -> Row | None:
     if found is None:
         return None
     children = _of(Turn.objects.filter(parent=turn_id), owner).order_by("id")
-    return _turn(found) | {"children": list(children.values_list("public_id", flat=True)[:MAX_PAGE])}
+    return _turn(found) | {"children": list(children.values_list("public_id", flat=True)[:MAX_CHILDREN])}
 
 
 def _of[R: (Session, Turn)](rows: QuerySet[R], owner: str | None) -> QuerySet[R]:

@@ -28,12 +28,27 @@ class Store:
 
     def room(self, admission: Admission, need_bytes: int, now_s: float, by: str) -> tuple[bool, list[Evicted]]:
         """Whether `need_bytes` more of a class fit now, and what went for it."""
-        held = self.tree.block_bytes[admission]
-        budget = self._within(self.limits.block_budget(admission), held)
-        evicted = []
-        for removed in make_room(self.tree, admission, need_bytes, budget, now_s):
-            evicted += self.take_out(removed, VerdictName.EVICTED, by)
-        return self.tree.block_bytes[admission] + need_bytes <= budget, evicted
+        evicted = self._make_room(admission, need_bytes, self._budget(admission), now_s, by)
+        most = self.limits.block_budget(admission)
+        most = most if self.ceiling_bytes is None else min(most, self.ceiling_bytes)
+        if admission is Admission.MAIN and not self._fits(admission, need_bytes) and need_bytes <= most:
+            # One-shots have what conversations could have, or keep their blocks from being leaves.
+            side_bytes = self.tree.block_bytes[Admission.ONE_SHOT]
+            evicted += self._make_room(Admission.ONE_SHOT, side_bytes, side_bytes, now_s, by)
+            evicted += self._make_room(admission, need_bytes, self._budget(admission), now_s, by)
+        return self._fits(admission, need_bytes), evicted
+
+    def _budget(self, admission: Admission) -> int:
+        return self._within(self.limits.block_budget(admission), self.tree.block_bytes[admission])
+
+    def _fits(self, admission: Admission, need_bytes: int) -> bool:
+        return self.tree.block_bytes[admission] + need_bytes <= self._budget(admission)
+
+    def _make_room(
+        self, admission: Admission, need_bytes: int, budget_bytes: int, now_s: float, by: str
+    ) -> list[Evicted]:
+        gone = make_room(self.tree, admission, need_bytes, budget_bytes, now_s)
+        return [entry for removed in gone for entry in self.take_out(removed, VerdictName.EVICTED, by)]
 
     def snapshot_room(self, need_bytes: int, now_s: float, by: str) -> tuple[bool, list[Evicted]]:
         """As `room`, for recurrent states."""

@@ -30,7 +30,14 @@ class Echoes:
     store: HealingStore = field(default_factory=HealingStore)
 
     async def recognise(
-        self, model_id: str, text: TextModel, conversation: Conversation | None, salt: bytes, body_bytes: int
+        self,
+        model_id: str,
+        text: TextModel,
+        conversation: Conversation | None,
+        salt: bytes,
+        body_bytes: int,
+        *,
+        counted: bool = True,
     ) -> Recognised | None:
         """Which messages of a request are turns of ours; off the loop where the body is large.
 
@@ -40,7 +47,7 @@ class Echoes:
         if conversation is None or conversation.continue_final:
             return None
         scope = f"{model_id}\0{text.digest}\0{salt.hex()}"
-        work = partial(self.store.recognise, scope, conversation, text.traits.think)
+        work = partial(self.store.recognise, scope, conversation, text.traits.think, counted=counted)
         return await asyncio.to_thread(work) if body_bytes > LARGE_BODY_BYTES else work()
 
     def counted(self, rendered: Rendered) -> Prompt:

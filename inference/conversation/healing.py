@@ -87,7 +87,9 @@ class HealingStore:
             while len(self._turns) > 1 and (self._count > self._max_turns or self._bytes > self._max_bytes):
                 self._drop(next(iter(self._turns)))
 
-    def recognise(self, scope: str, conversation: Conversation, think: ThinkTags | None = None) -> Recognised:
+    def recognise(
+        self, scope: str, conversation: Conversation, think: ThinkTags | None = None, *, counted: bool = True
+    ) -> Recognised:
         """Which messages are echoes. `scope` names the model and who may share; `think` are its template's tags."""
         tools = named(conversation.tools)
         prefix = Prefix.of(scope, conversation.tools)
@@ -103,7 +105,8 @@ class HealingStore:
                     turn = as_spoken(turn, spoken)
             digests.append(message_digest(turn))
             prefix = prefix.then(digests[-1])
-        self.count(Counter(outcome.value for outcome in outcomes.values()))
+        if counted:
+            self.count(Counter(outcome.value for outcome in outcomes.values()))
         return Recognised(scope, prefix, tuple(digests), outcomes, raw)
 
     def _recognised(

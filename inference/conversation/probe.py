@@ -175,9 +175,7 @@ def probe(template: JinjaTemplate, structural: Sequence[str], ends: Iterable[str
         keeps_reasoning=keeps_reasoning,
         variables=template.variables - _USED_BY_RENDER,
         control=_control(asked, shape, template.literals, tags[1] if tags else ""),
-        seams=find_seams(
-            lambda turns: asked.made(turns, shape), [opener for opener, _ in THINK_TAGS], structural, ends
-        ),
+        seams=find_seams(lambda turns: asked.made(turns, shape), THINK_TAGS, structural, ends),
     )
 
 

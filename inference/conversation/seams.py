@@ -14,7 +14,7 @@ from inference.conversation.sentinels import Text
 from inference.conversation.shape import Seams
 from inference.conversation.splice import dummies, splice
 from inference.conversation.spoken import RawTurn
-from inference.conversation.turns import Call, Turn
+from inference.conversation.turns import Call, ThinkTags, Turn
 from inference.messages import Role
 
 Ask = Callable[[Sequence[Turn]], Composed | None]
@@ -40,8 +40,8 @@ _LOOP = (_CALLING, _RESULT)
 _END = (_said(Role.ASSISTANT, 5, "a thought"), _said(Role.USER, 6))
 
 
-def find_seams(ask: Ask, openers: Iterable[str], structural: Iterable[str], ends: Iterable[str]) -> Seams | None:
-    """The seams of a template. `openers` open a thought, `ends` are the texts of the ids that end a turn.
+def find_seams(ask: Ask, think: Sequence[ThinkTags], structural: Sequence[str], ends: Iterable[str]) -> Seams | None:
+    """The seams of a template. `think` are markers of thoughts, `ends` the texts of the ids that end a turn.
 
     None where past turns cannot be put back as ids.
     """
@@ -49,9 +49,11 @@ def find_seams(ask: Ask, openers: Iterable[str], structural: Iterable[str], ends
     if plain is None:
         return None
     loop = ask((*_TALK, *_LOOP))
-    openings = {_opening(made, openers, structural) for made in (plain, loop) if made is not None} - {""}
+    openings = {
+        _opening(made, [opener for opener, _ in think], structural) for made in (plain, loop) if made is not None
+    } - {""}
     closings = {*filter(None, ends), _closing(plain, structural)} - {""}
-    seams = Seams(tuple(sorted(openings)), tuple(sorted(closings)))
+    seams = Seams(tuple(sorted(openings)), tuple(sorted(closings)), tuple(closer for _, closer in think))
     talks = [(*_TALK, *_END)] if loop is None else [(*_TALK, *_END), (*_TALK, *_LOOP), (*_TALK, *_LOOP, *_END)]
     return seams if all(_fits(ask, talk, seams) for talk in talks) else None
 

@@ -63,10 +63,11 @@ class ThinkingControl:
 @dataclass(frozen=True, slots=True)
 class Seams:
     """Between which texts of the template a past turn of the assistant stands: how its header may end (without what
-    opens a thought), and the markers that may end it."""
+    opens a thought), the markers that may end it, and those that may end a thought."""
 
     openings: tuple[str, ...]
     closings: tuple[str, ...]
+    thought_ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

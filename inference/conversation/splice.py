@@ -39,20 +39,31 @@ def dummy(turn: Turn, raw: RawTurn) -> Turn:
 class Region:
     """Where a turn stands: the pieces `first` to `last`, with the text up to `opened` before and from `closed` behind.
 
-    `shows_thought`: the template shows the thought of this turn.
+    `shows_thought`: the template shows the thought of this turn. Where it does not, it may write an empty one in its
+    place, which ends at `emptied`.
     """
 
     first: int
     last: int
     opened: int
+    emptied: int
     closed: int
     shows_thought: bool
 
-    def ids(self, raw: RawTurn) -> TokenIds | None:
-        """What the model reads there; None where the template wants the thought out and it cannot be taken out."""
-        if self.shows_thought:
-            return raw.opener + raw.ids
-        return None if raw.thought_tokens is None else raw.ids[raw.thought_tokens :]
+    def filled(self, raw: RawTurn) -> tuple[int, TokenIds] | None:
+        """Up to where the text before stays, and what the model reads behind it; None where the template wants the
+        thought out and it cannot be taken out.
+
+        A turn whose thought is shown goes on behind its header and what this held of a thought; so does one whose
+        header held an empty thought where the template writes such too. A turn that never had a thought goes on right
+        behind its header, whatever the template makes of that.
+        """
+        is_empty = bool(raw.opener) and raw.thought_tokens == 0
+        if self.shows_thought or (is_empty and self.emptied > self.opened):
+            return self.opened, raw.opener + raw.ids
+        if raw.thought_tokens is None:
+            return None
+        return self.emptied if raw.thinks else self.opened, raw.ids[raw.thought_tokens :]
 
 
 def splice(
@@ -70,20 +81,21 @@ def splice(
     places = _places(pieces)
     for turn in (turn for turn in turns if turn.message in raw):
         region = _region(pieces, turn, places.get(turn.message, ()), seams)
-        ids = None if region is None else region.ids(raw[turn.message])
-        if region is None or ids is None or region.opened < starts[region.first - 1]:
+        stand = None if region is None else region.filled(raw[turn.message])
+        if region is None or stand is None or region.opened < starts[region.first - 1]:
             failed.add(turn.message)
             continue
-        texts[region.first - 1] = texts[region.first - 1][: region.opened]
+        cut, ids = stand
+        texts[region.first - 1] = texts[region.first - 1][:cut]
         starts[region.last + 1] = region.closed
         gone.update(range(region.first, region.last + 1))
         filled[region.first] = Piece("", Text("", turn.path, turn.message), ids)
-    cut = [
+    result = [
         filled.get(at) or replace(piece, text=texts[at][starts[at] :])
         for at, piece in enumerate(pieces)
         if at in filled or at not in gone
     ]
-    return tuple(cut), frozenset(failed)
+    return tuple(result), frozenset(failed)
 
 
 def _places(pieces: Sequence[Piece]) -> dict[int, list[int]]:
@@ -118,12 +130,19 @@ def _region(pieces: Sequence[Piece], turn: Turn, at: Sequence[int], seams: Seams
     if opened is None or closed is None:
         return None
     shows = any(piece.source is not None and piece.source.path == _THOUGHT for piece in pieces[at[0] : at[-1] + 1])
-    return Region(opened[0] + 1, closed[0] - 1, opened[1], closed[1], shows)
+    emptied = _emptied(pieces[opened[0]].text, opened[1], seams)
+    return Region(opened[0] + 1, closed[0] - 1, opened[1], emptied, closed[1], shows)
 
 
 def _opened(text: str, seams: Seams) -> int | None:
     """Where a header that stands last in `text` ends."""
     return max((at + len(one) for one in seams.openings if (at := text.rfind(one)) >= 0), default=None)
+
+
+def _emptied(text: str, opened: int, seams: Seams) -> int:
+    """Where a thought that the template left empty ends, with the line feeds behind it; `opened` without one."""
+    found = max((at + len(one) for one in seams.thought_ends if (at := text.rfind(one, opened)) >= 0), default=None)
+    return opened if found is None else len(text) - len(text[found:].lstrip("\n"))
 
 
 def _closed(text: str, seams: Seams) -> int | None:

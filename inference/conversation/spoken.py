@@ -71,7 +71,7 @@ def raw_turn(text: TextModel, prompt: Prompt, ids: TokenIds, tags: ThinkTags | N
         return _channel_turn(text, ids)
     if tags is None:
         return RawTurn.of(ids)
-    opening, spelled = _opening(text.tokenizer, prompt, tags[0]), _Spelled(text.tokenizer, ids)
+    opening, spelled = _opening(text, prompt, tags[0]), _Spelled(text.tokenizer, ids)
     opener, closer = (tag.encode() for tag in tags)
     if not inside and not spelled.written.lstrip(b"\n").startswith(opener):
         return RawTurn.of(ids, opening, None if opener in spelled.written else 0)
@@ -93,10 +93,14 @@ def _channel_turn(text: TextModel, ids: TokenIds) -> RawTurn | None:
     return None if end is None else RawTurn.of(ids, thought_tokens=None if mixed else end)
 
 
-def _opening(tokenizer: Tokenizer, prompt: Prompt, opener: str) -> TokenIds:
-    """What stands in the generation header from the opener of a thought on."""
-    header, wanted = () if prompt.header is None else prompt.ids[prompt.header :], tokenizer.encode_template(opener)
-    return next((header[at:] for at in range(len(header)) if header[at : at + len(wanted)] == wanted), ())
+def _opening(text: TextModel, prompt: Prompt, opener: str) -> TokenIds:
+    """What stands in the generation header behind that of every turn: the opener of a thought, or an empty thought."""
+    if prompt.header is None or text.traits.seams is None:
+        return ()
+    header, encode = prompt.ids[prompt.header :], text.tokenizer.encode_template
+    stems = [encode(stem) for stem in text.traits.seams.openings]
+    used = max((len(stem) for stem in stems if header[: len(stem)] == stem), default=len(header))
+    return header[used:] if opener.encode() in b"".join(map(text.tokenizer.token_bytes, header[used:])) else ()
 
 
 class _Spelled:

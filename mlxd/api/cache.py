@@ -58,9 +58,11 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     running = runtime.current()
     served = running.resolve(ask.body.model)
     text = await running.text(served)
-    prompt = await running.prepared(served, text, ask.conversation, ask.raw_prompt, ask.params, len(raw))
+    salt = cache_salt(ask.body, KEYLESS)
+    echoes = await running.echoes.recognise(served.id, text, ask.conversation, salt, len(raw), counted=False)
+    prompt = await running.prepared(served, text, ask.conversation, ask.raw_prompt, ask.params, len(raw), echoes)
     session = session_of(fields_of(ask.body), header_map(request.scope["headers"]), KEYLESS)
-    scope = cache_scope(text, ask.conversation, prompt, session.store_name, cache_salt(ask.body, KEYLESS))
+    scope = cache_scope(text, ask.conversation, prompt, session.store_name, salt)
     found = await asyncio.wrap_future(running.scheduler.explain(served.ref, prompt, scope, ask.params.kv))
     told: dict[str, Any] = plain(asdict(explained(prompt, found, text.tokenizer)))
     return {"model": served.id, "conversation_id": session.id if session.given else None, **told}

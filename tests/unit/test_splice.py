@@ -7,8 +7,10 @@ from itertools import pairwise
 
 import pytest
 
+from inference.conversation.probe import probe
 from inference.conversation.render import render, render_with_notes
 from inference.conversation.spoken import RawTurn, raw_turn
+from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.messages import Conversation, Message
 from inference.tokens import Prompt, TokenIds
@@ -213,3 +215,65 @@ def test_without_seams_turns_are_rendered_as_sent() -> None:
     made = render_with_notes(without, after, {2: RawTurn.of(odd("the quick fox"))})
     assert made.adaptations["unspliced"] == 1
     assert made.prompt == render(text, after)
+
+
+# --- no marker of its own ends a turn, and every turn thinks, if only in name -----------------------------------
+
+ROLES = """{%- for message in messages %}
+{%- if message.role == 'user' %}{{ '<|User|>\\n' + message.content }}
+{%- elif message.role == 'tool' %}{{ '<|output|>\\n' + message.content }}
+{%- else %}
+{{- '<|Assistant|>' }}
+{%- set thought = message.reasoning_content if message.reasoning_content and loop.last else '' %}
+{{- '\\n<think>' + thought + '</think>' }}
+{{- '\\n' + message.content if message.content else '' }}
+{%- for call in message.tool_calls or [] %}
+{{- '\\n<tool_call>' + call.function.name + call.function.arguments | tojson + '</tool_call>' }}
+{%- endfor %}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|Assistant|>' }}
+{%- if enable_thinking is defined and not enable_thinking %}{{ '\\n<think></think>' }}{% endif %}{% endif %}"""
+
+
+@pytest.fixture(scope="module")
+def roles() -> TextModel:
+    own, template = tokenizer(), JinjaTemplate(ROLES)
+    return TextModel(own, template, 1 << 20, traits=probe(template, own.structural_texts, ("<|User|>", "<|output|>")))
+
+
+def behind_header(text: TextModel, prompt: Prompt, message: int) -> TokenIds:
+    """The ids of a turn and all behind it, its header left out."""
+    header = text.tokenizer.encode_template("<|Assistant|>")
+    start = prompt.boundaries[message].token
+    at = max(at for at in range(start + 1) if prompt.ids[at - len(header) : at] == header)
+    return prompt.ids[at:]
+
+
+def test_the_next_roles_marker_ends_a_turn(roles: TextModel) -> None:
+    assert roles.traits.seams is not None
+    before, spoken = talk(user("a")), odd("\nthe quick fox")
+    raw = raw_turn(roles, render(roles, before), spoken, TAGS, inside=False)
+    assert raw is not None
+    continues(roles, before, spoken, talk(user("a"), assistant("the quick fox"), user("And now?")), raw)
+
+
+def test_an_empty_thought_that_the_template_writes_stays_where_there_was_a_thought(roles: TextModel) -> None:
+    thought, answer = odd("\n<think>I wonder.</think>\n"), odd("the quick fox")
+    raw = raw_turn(roles, render(roles, talk(user("a"))), thought + answer, TAGS, inside=False)
+    assert raw is not None
+    assert raw.thought_tokens == len(thought)
+    after = talk(user("a"), assistant("the quick fox", reasoning="I wonder."), user("And now?"))
+    ids = behind_header(roles, render(roles, after, {1: raw}), 1)
+    written = roles.tokenizer.encode_template("\n<think></think>\n")
+    assert ids[: len(written) + len(answer)] == written + answer
+
+
+def test_a_thought_switched_off_by_the_header_is_not_read_twice(roles: TextModel) -> None:
+    off = {"enable_thinking": False}
+    before, spoken = talk(user("a"), template_args=off), odd("\nthe quick fox")
+    raw = raw_turn(roles, render(roles, before), spoken, TAGS, inside=False)
+    assert raw is not None
+    assert raw.opener == roles.tokenizer.encode_template("\n<think></think>")
+    after = talk(user("a"), assistant("the quick fox"), user("And now?"), template_args=off)
+    continues(roles, before, spoken, after, raw)

@@ -1,0 +1,82 @@
+"""Late binding: what a model has read of a conversation stays as it was, and what changed since is told at the end.
+
+Each kind of volatile span has its own way. Telemetry is left out. Identifiers of messages seen before in this lineage
+are read in the form first seen. Dates, and context that is safe for it, stay where they were read while the request
+goes on from an answer of this lineage, and a change is stated in what the client has just added. Everything else is
+read as it was sent, and so is all of it when one of the conditions fails. Every span gets an entry in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from inference.conversation.lineage_memory import FRESH, Aligned, Draft, LineageMemory, align
+from inference.conversation.reading import Reading, as_sent, follow
+from inference.conversation.span_ledger import SpanLedger
+from inference.conversation.spans import Found, find, fragments, skeleton_digests
+from inference.conversation.volatile import RULES, VolatileRule
+from inference.conversation.volatile_policy import BIND, VolatilePolicy
+from inference.messages import Conversation
+
+MAX_RETAINED = 4
+"""Whole messages of one rule that may stay though the client dropped them; with one more, all is read as sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The conversation to render, the record of what was done, and what to remember when it is answered.
+
+    `origin` has, for each message to render, its number in the request; None for those that are not of it.
+    """
+
+    conversation: Conversation
+    ledger: SpanLedger
+    memory: LineageMemory
+    origin: tuple[int | None, ...]
+
+    def renumbered[Value](self, by_message: Mapping[int, Value]) -> dict[int, Value]:
+        """What belongs to messages of the request, by their numbers in the conversation to render."""
+        return {at: by_message[one] for at, one in enumerate(self.origin) if one is not None and one in by_message}
+
+
+def bind(
+    conversation: Conversation,
+    memory: LineageMemory = FRESH,
+    policy: VolatilePolicy = BIND,
+    *,
+    keys: Sequence[bytes] = (),
+    rules: Sequence[VolatileRule] = RULES,
+) -> Bound:
+    """What to render for a request. `keys` are its messages' meanings without their spans (`skeleton_digests`), where
+    the caller knows them better: a healed answer's is that of the turn the model spoke."""
+    found = find(conversation, rules)
+    drafts = _drafts(conversation, found, keys or skeleton_digests(conversation, found))
+    alignment = align(memory.read, drafts)
+    named = {rule.name: rule for rule in rules}
+    limit_reached = False
+    reading: Reading | None = None
+    if memory.echoed and policy.rebind and alignment.complete:
+        limit_reached = _too_many(alignment.known)
+        reading = None if limit_reached else follow(policy, named, alignment, conversation)
+    if reading is None:
+        pins = {one.draft.number: one.seen for one in alignment.known if one.draft is not None}
+        reading = as_sent(policy, named, drafts, pins if policy.pin else {})
+    ledger = SpanLedger(policy.name, tuple(reading.entries), found.refused, limit_reached)
+    rendered = replace(conversation, messages=tuple(reading.messages))
+    return Bound(rendered, ledger, replace(memory, read=tuple(reading.read), echoed=False), tuple(reading.origin))
+
+
+def _drafts(conversation: Conversation, found: Found, keys: Sequence[bytes]) -> list[Draft]:
+    drafts = []
+    spans = found.by_message(len(conversation.messages))
+    for number, (message, own, key) in enumerate(zip(conversation.messages, spans, keys, strict=True)):
+        whole = own[0] if own and own[0].whole else None
+        drafts.append(Draft(number, message, key, () if whole else tuple(fragments(message, own)), whole))
+    return drafts
+
+
+def _too_many(known: Iterable[Aligned]) -> bool:
+    retained = Counter(one.seen.rule for one in known if one.draft is None and one.seen.rule)
+    return any(count > MAX_RETAINED for count in retained.values())

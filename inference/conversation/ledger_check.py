@@ -1,0 +1,203 @@
+"""Looks in the text of a prompt for everything a client said. It knows neither the renderer nor what it kept note of.
+
+A text counts as read when it stands between its neighbours: behind what came before it in the conversation, and before
+the next long text that occurs only once. Excused is only what the span ledger accounts for, and only when the rule it
+names really finds that text there. Reasoning is left out: templates drop it, and what they drop is counted elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from inference.conversation.dress import parse_arguments
+from inference.conversation.span_ledger import Entry, Fate, SpanLedger
+from inference.conversation.spans import find
+from inference.conversation.volatile import Kind
+from inference.messages import Conversation, Message, Role
+from inference.ports import Tokenizer
+from inference.tokens import Prompt
+
+_ANCHOR_CHARS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A text of the request that the model does not read."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    text: str
+    path: str
+
+
+def content_lost(
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    conversation: Conversation,
+    ledger: SpanLedger | None = None,
+    spoken: Collection[int] = (),
+) -> tuple[Lost, ...]:
+    """What of a request is not in its prompt. `spoken` are its messages that are read as the model spoke them: their
+    arguments may be spelled in other ways."""
+    return lost_from(tokenizer.decode(prompt.ids), conversation, ledger, spoken)
+
+
+def lost_from(
+    text: str, conversation: Conversation, ledger: SpanLedger | None = None, spoken: Collection[int] = ()
+) -> tuple[Lost, ...]:
+    """As `content_lost`, for the text of a prompt."""
+    excused = _excused(conversation, ledger) if ledger else {}
+    loose = [*_tool_texts(conversation), *_arguments(text, conversation, spoken), *_promised(ledger)]
+    instructions: list[_Wanted] = []
+    in_order: list[list[_Wanted]] = []
+    # Templates gather instructions at the front and put results in the order of their calls.
+    for role, run in groupby(enumerate(conversation.messages), key=lambda one: one[1].role):
+        wanted = [text for number, message in run for text in _texts(number, message, excused)]
+        if role is Role.SYSTEM:
+            instructions += wanted
+        elif wanted:
+            in_order.append(wanted)
+    counted = Counter(one.text.strip() for one in instructions)
+    return (
+        *_missing_anywhere(text, loose, {}),
+        *_missing_anywhere(text, instructions, counted),
+        *_missing_in_order(text, in_order),
+    )
+
+
+# --- what is wanted ---------------------------------------------------------------------------------------------
+
+
+def _texts(number: int, message: Message, excused: Mapping[str, list[Entry]]) -> Iterator[_Wanted]:
+    path = message.path or f"messages[{number}]"
+    if any(entry.sent == message.text for entry in excused.get(path, ())):
+        return
+    for part in message.parts:
+        where = part.path or f"{path}.content"
+        pieces = [part.text]
+        for entry in excused.get(where, ()):
+            pieces = _cut(pieces, entry.sent)
+        yield from (_Wanted(piece, where) for piece in pieces)
+
+
+def _cut(pieces: list[str], text: str) -> list[str]:
+    """The pieces without the first place where this text stands."""
+    for at, piece in enumerate(pieces):
+        if text in piece:
+            return [*pieces[:at], *piece.split(text, 1), *pieces[at + 1 :]]
+    return pieces
+
+
+def _tool_texts(conversation: Conversation) -> Iterator[_Wanted]:
+    for at, tool in enumerate(conversation.tools):
+        yield from (_Wanted(text, tool.path or f"tools[{at}]") for text in (tool.name, tool.description))
+
+
+def _arguments(text: str, conversation: Conversation, spoken: Collection[int]) -> Iterator[_Wanted]:
+    """Names and arguments of calls: as they were sent, else value by value."""
+    for number, message in enumerate(conversation.messages):
+        for at, call in enumerate(message.tool_calls if number not in spoken else ()):
+            path = f"{message.path or f'messages[{number}]'}.tool_calls[{at}]"
+            yield _Wanted(call.name, path)
+            if not any(form in text for form in _forms(call.arguments)):
+                yield from (_Wanted(leaf, path) for leaf in _leaves(call.arguments))
+
+
+def _leaves(arguments: str) -> Iterator[str]:
+    """Texts and numbers in the JSON of a call; what is no JSON object is one text."""
+    parsed = parse_arguments(arguments)
+    stack: list[Any] = [arguments if parsed is None else parsed]
+    while stack:
+        match stack.pop():
+            case dict() as value:
+                stack += [*value.keys(), *value.values()]
+            case list() as value:
+                stack += value
+            case str() as value:
+                yield value
+            case int() as value if not isinstance(value, bool):
+                yield str(value)
+
+
+def _promised(ledger: SpanLedger | None) -> Iterator[_Wanted]:
+    """What the ledger says is read somewhere else, or still."""
+    for entry in ledger.entries if ledger else ():
+        if entry.fate in (Fate.RESTATED, Fate.RELOCATED):
+            yield _Wanted(entry.sent, entry.path)
+        elif entry.fate in (Fate.PINNED, Fate.RETAINED):
+            yield _Wanted(entry.read, entry.path)
+
+
+def _excused(conversation: Conversation, ledger: SpanLedger) -> dict[str, list[Entry]]:
+    """Entries for text that need not stand in its place, by path; a claim that no rule bears out there is none."""
+    kinds = {
+        Fate.OMITTED: {Kind.TELEMETRY},
+        Fate.PINNED: {Kind.IDENTIFIER},
+        Fate.RESTATED: {Kind.CLOCK, Kind.CONTEXT},
+        Fate.RELOCATED: {Kind.CLOCK, Kind.CONTEXT},
+    }
+    borne_out = {(span.rule.name, span.path, span.text): span.rule.kind for span in find(conversation).spans}
+    excused: dict[str, list[Entry]] = {}
+    for entry in ledger.entries:
+        if borne_out.get((entry.rule, entry.path, entry.sent)) in kinds.get(entry.fate, ()):
+            excused.setdefault(entry.path, []).append(entry)
+    return excused
+
+
+# --- what is there ----------------------------------------------------------------------------------------------
+
+
+def _missing_anywhere(text: str, wanted: Sequence[_Wanted], times: Mapping[str, int]) -> list[Lost]:
+    """Those that do not occur as often as they must, which is once unless `times` says otherwise."""
+    return [
+        Lost(one.path, one.text)
+        for one in wanted
+        if not any(text.count(form) >= times.get(one.text.strip(), 1) for form in _forms(one.text))
+    ]
+
+
+def _missing_in_order(text: str, groups: Sequence[Sequence[_Wanted]]) -> list[Lost]:
+    limits = _limits(text, groups)
+    lost: list[Lost] = []
+    cursor = 0
+    for group, limit in zip(groups, limits, strict=True):
+        ends = [cursor]
+        needed = Counter(one.text.strip() for one in group)
+        for one in group:
+            form = next((form for form in _forms(one.text) if text.find(form, cursor, limit) >= 0), None)
+            if form is None or text.count(form, cursor, limit) < needed[one.text.strip()]:
+                lost.append(Lost(one.path, one.text))
+            elif form:
+                ends.append(text.find(form, cursor, limit) + len(form))
+        cursor = max(ends)
+    return lost
+
+
+def _limits(text: str, groups: Sequence[Sequence[_Wanted]]) -> list[int]:
+    """For each group, where the next group begins that has a long text which is wanted and occurs only once."""
+    wanted = Counter(one.text.strip() for group in groups for one in group)
+    limits: list[int] = []
+    limit = len(text)
+    for group in reversed(groups):
+        limits.append(limit)
+        long = (plain for one in group if len(plain := one.text.strip()) >= _ANCHOR_CHARS and wanted[plain] == 1)
+        limit = min([limit, *(text.find(plain) for plain in long if text.count(plain) == 1)])
+    return limits[::-1]
+
+
+def _forms(text: str) -> Iterator[str]:
+    """As it is, as JSON, and as JSON inside of JSON; line feeds as the renderer sets them, blanks around it aside."""
+    plain = text.replace("\r\n", "\n").strip()
+    for _ in range(3):
+        yield plain
+        yield json.dumps(plain)[1:-1]
+        plain = json.dumps(plain, ensure_ascii=False)[1:-1]

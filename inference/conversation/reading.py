@@ -1,0 +1,265 @@
+"""What the model is given to read of one request, message by message, with an account of each volatile span.
+
+Two ways: `follow` goes on from what was read before in the lineage, `as_sent` begins with what the client sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from inference.conversation import statements
+from inference.conversation.lineage_memory import Alignment, Draft, Seen, SeenSpan
+from inference.conversation.span_ledger import Entry, Fate
+from inference.conversation.spans import Fragment, VolatileSpan
+from inference.conversation.volatile import Kind, Unit, VolatileRule
+from inference.conversation.volatile_policy import VolatilePolicy
+from inference.messages import Conversation, Message, TextPart
+
+RELOCATE_FACTOR = 4
+"""A span is only relocated when this many times its own length stands between it and the end of the first turn."""
+RETAINED = "mlxd.retained"
+"""The path of text that the client does not send any more."""
+
+Rules = Mapping[str, VolatileRule]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Text to be read, of part `part` of the request's message; None: a part of its own."""
+
+    text: str
+    path: str
+    part: int | None
+
+
+class Reading:
+    """Grows by one message at a time: what to render, where it came from, what to remember and what to account for."""
+
+    def __init__(self, policy: VolatilePolicy, rules: Rules) -> None:
+        self.messages: list[Message] = []
+        self.origin: list[int | None] = []
+        self.read: list[Seen] = []
+        self.entries: list[Entry] = []
+        self.told: list[str] = []  # what is to be stated, in order
+        self._policy = policy
+        self._rules = rules
+
+    def put(self, message: Message, seen: Seen, number: int | None = None) -> None:
+        self.messages.append(message)
+        self.origin.append(number)
+        self.read.append(seen)
+
+    def note(self, rule: VolatileRule, path: str, fate: Fate, sent: str, read: str) -> None:
+        self.entries.append(Entry(rule.name, path, fate, sent, read))
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def whole(self, draft: Draft, span: VolatileSpan) -> None:
+        """A message that is volatile as a whole, and is there."""
+        self.note(span.rule, span.path, Fate.KEPT, span.text, span.text)
+        own = (SeenSpan(span.rule.name, 0, span.text, span.text),)
+        self.put(draft.message, Seen(draft.key, own, message=draft.message, rule=span.rule.name), draft.number)
+
+    def retain(self, seen: Seen, superseded: bool) -> None:
+        """A message that the client does not send (any more), or one of mlxd's own, where the model read it."""
+        assert seen.message is not None
+        if not seen.rule:
+            self.put(seen.message, seen)
+            return
+        rule, own = self._rules[seen.rule], seen.spans[0]
+        self.note(rule, RETAINED, Fate.RETAINED, "", own.text)
+        if own.current is not None and not superseded:
+            self.told.append(statements.gone(rule, own.text))
+        self.put(_retained(seen.message), replace(seen, spans=(replace(own, current=None),)))
+
+    def message(
+        self, draft: Draft, seen: Seen | None, *, follows: bool, relocates: frozenset[str] = frozenset()
+    ) -> None:
+        """A message of the request; `seen`: the same message, read before. A relocated span leaves a pointer."""
+        before = list(seen.spans) if seen else []
+        runs: list[tuple[Fragment, SeenSpan | None]] = []
+        for run in draft.runs:
+            one = None
+            if run.span is not None:
+                match = next((old for old in before if (old.rule, old.at) == (run.span.rule.name, run.at)), None)
+                if match is not None:
+                    before.remove(match)
+                one = self._present(run.span, run.at, match, follows, run.span.rule.name in relocates)
+            runs.append((run, one))
+        missing = [old for old in before if self._stays(old, follows)]
+        texts, spans = _woven(runs, missing, self._rules)
+        added = seen.added if seen is not None and follows else ""
+        self._finish(draft, texts, spans, added)
+
+    def _finish(self, draft: Draft, texts: list[_Run], spans: tuple[SeenSpan, ...], added: str) -> None:
+        parts = _joined(texts)
+        if not parts and draft.spans and not added:  # there was nothing but telemetry in it
+            self.read.append(Seen(draft.key))
+            return
+        message = draft.message if not draft.spans and not spans else replace(draft.message, parts=parts)
+        if added:
+            message = replace(message, parts=(*message.parts, statements.part(added)))
+        self.put(message, Seen(draft.key, spans, added), draft.number)
+
+    def state(self, statement: str) -> None:
+        """At the end of the message put last."""
+        message, seen = self.messages[-1], self.read[-1]
+        self.messages[-1] = replace(message, parts=(*message.parts, statements.part(statement)))
+        self.read[-1] = replace(seen, added=statement)
+
+    # --- spans --------------------------------------------------------------------------------------------------
+
+    def _present(
+        self, span: VolatileSpan, at: int, seen: SeenSpan | None, follows: bool, relocates: bool
+    ) -> SeenSpan | None:
+        """What is read for a span that was sent; None for nothing."""
+        rule, sent = span.rule, span.text
+        read, current, fate = sent, sent, Fate.KEPT
+        if rule.kind is Kind.TELEMETRY and self._policy.omit:
+            self.note(rule, span.path, Fate.OMITTED, sent, "")
+            return None
+        if seen is not None and rule.kind is Kind.IDENTIFIER and self._policy.pin:
+            read, fate = seen.text, _unless_same(sent, seen.text, Fate.PINNED)
+        elif seen is not None and follows and self._policy.rebinds(rule):
+            read = seen.text
+            moved = Fate.RELOCATED if read == statements.pointer(rule) else Fate.RESTATED
+            fate = _unless_same(sent, read, moved)
+            if seen.current is None or sent.strip() != seen.current.strip():
+                fate = Fate.RESTATED
+                self.told.append(statements.changed(rule, seen.current or seen.text, sent))
+        elif relocates:
+            read, fate = statements.pointer(rule), Fate.RELOCATED
+            self.told.append(statements.relocated(rule, sent))
+        self.note(rule, span.path, fate, sent, read)
+        return SeenSpan(rule.name, at, read, current)
+
+    def _stays(self, old: SeenSpan, follows: bool) -> bool:
+        """Whether a span that the client dropped from a message is still read there; if so it is accounted for."""
+        rule = self._rules[old.rule]
+        pinned = rule.kind is Kind.IDENTIFIER and self._policy.pin
+        if not pinned and not (follows and self._policy.rebinds(rule)):
+            return False
+        if not pinned and old.current is not None:
+            self.told.append(statements.gone(rule, old.current))
+        self.note(rule, RETAINED, Fate.RETAINED, "", old.text)
+        return True
+
+
+def follow(policy: VolatilePolicy, rules: Rules, alignment: Alignment, conversation: Conversation) -> Reading | None:
+    """All that was read before as it was, then what is new with the changes stated in it.
+
+    None when something has to be stated and there is no place for it.
+    """
+    reading = Reading(policy, rules)
+    returns = {draft.whole.rule.name for draft in alignment.new if draft.whole is not None}
+    for one in alignment.known:
+        if one.draft is None:
+            reading.retain(one.seen, superseded=one.seen.rule in returns)
+        elif one.draft.whole is not None:
+            reading.whole(one.draft, one.draft.whole)
+        else:
+            reading.message(one.draft, one.seen, follows=True)
+    spot = statements.spot(alignment.new, conversation)
+    if reading.told and spot is None:
+        return None
+    statement = "\n".join(reading.told)
+    for draft in alignment.new:
+        if draft.whole is not None:
+            reading.whole(draft, draft.whole)
+            continue
+        reading.message(draft, None, follows=True)
+        if statement and spot is not None and spot.number == draft.number:
+            reading.state(statement)
+    if statement and spot is not None and spot.number is None:
+        own = statements.own_message(statement)
+        reading.put(own, Seen(b"", message=own))
+    return reading
+
+
+def as_sent(policy: VolatilePolicy, rules: Rules, drafts: Sequence[Draft], pins: Mapping[int, Seen]) -> Reading:
+    """Every message where the client sent it, telemetry left out, identifiers pinned, and what may be relocated
+    stated at the end of the first turn."""
+    reading = Reading(policy, rules)
+    end = statements.first_turn_end(drafts)
+    for draft in drafts:
+        if draft.whole is not None:
+            reading.whole(draft, draft.whole)
+            continue
+        moves = policy.relocate if end is not None and draft.number <= end else frozenset()
+        moves = frozenset(name for name in moves if _worth_moving(name, draft, drafts, end or 0))
+        reading.message(draft, pins.get(draft.number), follows=False, relocates=moves)
+        if reading.told and draft.number == end:
+            reading.state("\n\n".join(reading.told))
+    return reading
+
+
+def _worth_moving(name: str, draft: Draft, drafts: Sequence[Draft], end: int) -> bool:
+    own = [run for run in draft.spans if run.span is not None and run.span.rule.name == name]
+    if not own:
+        return False
+    behind = sum(len(run.text) for run in draft.runs if run.span is None and run.at >= own[-1].at)
+    behind += sum(len(other.message.text) for other in drafts[draft.number + 1 : end])
+    return behind > RELOCATE_FACTOR * sum(len(run.text) for run in own)
+
+
+# --- texts ------------------------------------------------------------------------------------------------------
+
+
+def _unless_same(sent: str, read: str, fate: Fate) -> Fate:
+    return Fate.KEPT if sent.strip() == read.strip() else fate
+
+
+def _retained(message: Message) -> Message:
+    return replace(message, parts=tuple(replace(part, path=RETAINED) for part in message.parts), path=RETAINED)
+
+
+def _woven(
+    runs: Sequence[tuple[Fragment, SeenSpan | None]], missing: Iterable[SeenSpan], rules: Rules
+) -> tuple[list[_Run], tuple[SeenSpan, ...]]:
+    """The runs with spans as they are read, and those that are missing put back where they were."""
+    left = sorted(missing, key=lambda one: one.at)
+    texts: list[_Run] = []
+    spans: list[SeenSpan] = []
+
+    def back(limit: float, beside: Fragment | None) -> None:
+        while left and left[0].at <= limit:
+            old = left.pop(0)
+            apart = beside is None or rules[old.rule].scope.unit is Unit.PART
+            texts.append(_Run(old.text, RETAINED, None) if apart or beside is None else _of(beside, old.text))
+            spans.append(replace(old, current=None) if rules[old.rule].kind is not Kind.IDENTIFIER else old)
+
+    for run, one in runs:
+        back(run.at, run)
+        if run.span is not None:
+            texts += [_of(run, one.text)] if one is not None else []
+            spans += [one] if one is not None else []
+            continue
+        at = 0
+        while left and left[0].at < run.at + len(run.text):
+            cut = left[0].at - run.at
+            texts.append(_of(run, run.text[at:cut]))
+            back(left[0].at, run)
+            at = cut
+        texts.append(_of(run, run.text[at:]))
+    back(float("inf"), runs[-1][0] if runs else None)
+    return texts, tuple(spans)
+
+
+def _of(run: Fragment, text: str) -> _Run:
+    return _Run(text, run.path, run.part)
+
+
+def _joined(texts: Iterable[_Run]) -> tuple[TextPart, ...]:
+    """Runs of one part are one part again: what is tokenised together once is tokenised together always."""
+    parts: list[TextPart] = []
+    of: int | None = None
+    for run in texts:
+        if not run.text:
+            continue
+        if parts and run.part is not None and run.part == of:
+            parts[-1] = replace(parts[-1], text=parts[-1].text + run.text)
+        else:
+            parts.append(TextPart(run.text, run.path))
+        of = run.part
+    return tuple(parts)

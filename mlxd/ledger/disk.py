@@ -48,6 +48,7 @@ class SqliteDisk:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._reader = ThreadPoolExecutor(1, "ledger-read")
+        self._closed = False
         journal.start()
 
     async def keep(self, turn: Turn, record: GenerationRecord, *, named: bool) -> None:
@@ -67,6 +68,9 @@ class SqliteDisk:
         return self._journal.view()
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         if not self._journal.stop():
             log.error("ledger_not_complete", **asdict(self._journal.view()))
         self._reader.submit(connection.close)

@@ -8,7 +8,7 @@ answer waits for the disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -70,14 +70,13 @@ class Scribe(Protocol):
 class Recorded:
     """Stands in for the generation it reads from."""
 
-    __slots__ = ("_answers", "_began_s", "_finished", "_known", "_now_s", "_over", "_scribe", "_source")
+    __slots__ = ("_answers", "_began_s", "_finished", "_known", "_over", "_scribe", "_source")
 
-    def __init__(self, source: Answering, known: Known, scribe: Scribe, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, source: Answering, known: Known, scribe: Scribe) -> None:
         self._source = source
         self._known = known
         self._scribe = scribe
-        self._now_s = now_s
-        self._began_s = now_s()
+        self._began_s = time.time()
         self._answers = Answers(known.whose.choices)
         self._finished: list[Finished] = []
         self._over = False
@@ -152,6 +151,6 @@ class Recorded:
             usage=usage,
             malformed_calls=sum(event.malformed_calls for event in self._finished),
             began_s=self._began_s,
-            total_s=max(0.0, self._now_s() - self._began_s),
+            total_s=max(0.0, time.time() - self._began_s),
             diverged=Divergence.of(self.prompt, usage.verdict) if self._finished else None,
         )

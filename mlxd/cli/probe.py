@@ -147,11 +147,10 @@ def _body(where: str) -> dict[str, Any]:
     try:
         text = Path(path).expanduser().read_text()
         value = json.loads(text.splitlines()[int(line) - 1] if line else text)
+        body = value.get("body", value) if isinstance(value, dict) else None
+        body = json.loads(body) if isinstance(body, str) else body
     except (OSError, ValueError, IndexError) as error:
         raise StartError(f"{where}: {getattr(error, 'strerror', None) or 'no JSON object there'}.") from None
-    body = value.get("body", value) if isinstance(value, dict) else None
-    if isinstance(body, str):
-        body = json.loads(body)
     if not isinstance(body, dict) or "messages" not in body:
         raise StartError(f"{where}: no chat request there (an object with `messages`).")
     return body

@@ -135,23 +135,23 @@ class Lineage:
 
     def _apart(self, asked: Asked, hashes: tuple[bytes, ...], known: _Known, session: str) -> tuple[Edge, Turn | None]:
         """The edge of a request that goes on from no answer."""
-        if asked.one_shot and asked.named:
-            return Edge.SIDE_CALL, self._latest(asked.owner, session)
+        beside = self._latest(asked, session)
+        if asked.one_shot and asked.named and beside is not None:
+            return Edge.SIDE_CALL, beside
         through = known.through  # without a common session two beginnings that are alike are two beginnings
         if through is not None and through.session == session and known.messages > asked.heads:
             return Edge.EDIT, through
-        beside = self._latest(asked.owner, session)
         if beside is None:
             return Edge.START, None
         head = hashes[asked.heads - 1] if asked.heads else b""
         rebuilt = beside.head == head and beside.tools == asked.tools and len(hashes) < beside.messages
         return (Edge.COMPACTION if rebuilt else Edge.BRANCH), beside
 
-    def _latest(self, owner: str, session: str) -> Turn | None:
-        """The tip that moved last in a session, side calls left out."""
-        for line in reversed(self._sessions.get((owner, session), {})):
+    def _latest(self, asked: Asked, session: str) -> Turn | None:
+        """The tip that moved last in a session. To a request with tools those without are side calls."""
+        for line in reversed(self._sessions.get((asked.owner, session), {})):
             tip = self.tip(line)
-            if tip is not None and tip.edge is not Edge.SIDE_CALL:
+            if tip is not None and tip.edge is not Edge.SIDE_CALL and (tip.tools or not asked.tools):
                 return tip
         return None
 

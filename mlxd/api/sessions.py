@@ -34,7 +34,7 @@ HEADERS: Final = (
     "thread-id",
     "x-session-affinity",
 )
-"""In the order in which they win. A header written with underscores is the same header."""
+"""In the order in which they win. A name with underscores would be the same header; our transport lets none through."""
 MAX_HEADER_CHARS: Final = 1024
 DIGEST_CHARS: Final = 32
 SHOWN_CHARS: Final = 12

@@ -110,6 +110,19 @@ def test_arguments_that_are_no_object_are_compared_to_the_letter() -> None:
             assert found.outcomes[2].value == expected
 
 
+def test_every_call_of_a_turn_counts() -> None:
+    calls = tuple(ToolCall(f"call0a{number}", "write", ARGUMENTS) for number in (1, 2))
+    store = remembered(*ASK, turn=replace(SAID, calls=calls))
+    for other, expected in (
+        (calls[1], "not_needed"),
+        (replace(calls[1], id="call0a3"), "refused_edited"),
+        (replace(calls[1], name="read"), "refused_edited"),
+        (replace(calls[1], arguments="{}"), "refused_edited"),
+    ):
+        message = replace(echo(), tool_calls=(calls[0], other))
+        assert recognised(store, *ASK, message).outcomes[2].value == expected
+
+
 # --- turns without calls ----------------------------------------------------------------------------------------
 
 HELLO = SpokenTurn(RawTurn.of((7, 8)), "Hello.")

@@ -37,7 +37,10 @@ def continues(text: TextModel, before: Conversation, spoken: TokenIds, after: Co
     assert second.adaptations["spliced"] == 1
     read = (*first.ids, *spoken)
     assert second.prompt.ids[: len(read)] == read
-    assert after.messages[-1].text.encode() in b"".join(map(text.tokenizer.token_bytes, second.prompt.ids[len(read) :]))
+    behind = b"".join(map(text.tokenizer.token_bytes, second.prompt.ids[len(read) :]))
+    assert text.traits.seams is not None
+    assert behind.startswith(tuple(marker.encode() for marker in text.traits.seams.closings))
+    assert after.messages[-1].text.encode() in behind
     return second.prompt
 
 
@@ -170,6 +173,15 @@ def test_all_turns_of_a_loop_at_once() -> None:
         prompt = render(text, talk(*messages, tools=(READ,)), raw)
         assert prompt.ids[: len(read) + len(spoken)] == (*read, *spoken)
         read = prompt.ids
+
+
+def test_the_last_of_several_headers_is_the_turns_own() -> None:
+    """An answer that said nothing leaves an empty turn, with nothing in it to find it by."""
+    text, spoken = text_model("xml_arguments"), odd("the quick fox")
+    before = talk(*ASK, assistant(""))
+    continues(
+        text, before, spoken, talk(*ASK, assistant(""), assistant("the quick fox"), user("b")), RawTurn.of(spoken)
+    )
 
 
 def test_text_that_looks_like_a_stand_in_is_text() -> None:

@@ -8,20 +8,16 @@ read as it was sent, and so is all of it when one of the conditions fails. Every
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inference.conversation.lineage_memory import FRESH, Aligned, Draft, LineageMemory, align
-from inference.conversation.reading import Reading, as_sent, follow
+from inference.conversation.lineage_memory import FRESH, Draft, LineageMemory, align
+from inference.conversation.reading import as_sent, follow
 from inference.conversation.span_ledger import SpanLedger
 from inference.conversation.spans import Found, find, fragments, skeleton_digests
 from inference.conversation.volatile import RULES, VolatileRule
 from inference.conversation.volatile_policy import BIND, VolatilePolicy
 from inference.messages import Conversation
-
-MAX_RETAINED = 4
-"""Whole messages of one rule that may stay though the client dropped them; with one more, all is read as sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +51,12 @@ def bind(
     drafts = _drafts(conversation, found, keys or skeleton_digests(conversation, found))
     alignment = align(memory.read, drafts)
     named = {rule.name: rule for rule in rules}
-    limit_reached = False
-    reading: Reading | None = None
-    if memory.echoed and policy.rebind and alignment.complete:
-        limit_reached = _too_many(alignment.known)
-        reading = None if limit_reached else follow(policy, named, alignment, conversation)
+    follows = memory.echoed and policy.rebind and alignment.complete
+    reading = follow(policy, named, alignment, conversation) if follows else None
     if reading is None:
         pins = {one.draft.number: one.seen for one in alignment.known if one.draft is not None}
         reading = as_sent(policy, named, drafts, pins if policy.pin else {})
-    ledger = SpanLedger(policy.name, tuple(reading.entries), found.refused, limit_reached)
+    ledger = SpanLedger(policy.name, tuple(reading.entries), found.refused, reading.limit_reached)
     rendered = replace(conversation, messages=tuple(reading.messages))
     return Bound(rendered, ledger, replace(memory, read=tuple(reading.read), echoed=False), tuple(reading.origin))
 
@@ -75,8 +68,3 @@ def _drafts(conversation: Conversation, found: Found, keys: Sequence[bytes]) -> 
         whole = own[0] if own and own[0].whole else None
         drafts.append(Draft(number, message, key, () if whole else tuple(fragments(message, own)), whole))
     return drafts
-
-
-def _too_many(known: Iterable[Aligned]) -> bool:
-    retained = Counter(one.seen.rule for one in known if one.draft is None and one.seen.rule)
-    return any(count > MAX_RETAINED for count in retained.values())

@@ -5,6 +5,7 @@ Two ways: `follow` goes on from what was read before in the lineage, `as_sent` b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,11 @@ from inference.conversation.spans import Fragment, VolatileSpan
 from inference.conversation.volatile import Kind, Unit, VolatileRule
 from inference.conversation.volatile_policy import VolatilePolicy
 from inference.messages import Conversation, Message, TextPart
+
+MAX_RETAINED = 4
+"""Whole messages of one rule that stay where they were read though the client dropped them. Any more are left out, and
+what follows them is computed anew. Leaving all out at that point would cost more than it had saved: on the recorded
+OpenClaw sessions 1,060 tokens once against 90 saved at each of four steps."""
 
 RELOCATE_FACTOR = 4
 """A span is only relocated when this many times its own length stands between it and the end of the first turn."""
@@ -42,6 +48,8 @@ class Reading:
         self.read: list[Seen] = []
         self.entries: list[Entry] = []
         self.told: list[str] = []  # what is to be stated, in order
+        self.limit_reached = False
+        self._retained: Counter[str] = Counter()
         self._policy = policy
         self._rules = rules
 
@@ -67,6 +75,10 @@ class Reading:
         if not seen.rule:
             self.put(seen.message, seen)
             return
+        if self._retained[seen.rule] == MAX_RETAINED:
+            self.limit_reached = True
+            return
+        self._retained[seen.rule] += 1
         rule, own = self._rules[seen.rule], seen.spans[0]
         self.note(rule, RETAINED, Fate.RETAINED, "", own.text)
         if own.current is not None and not superseded:

@@ -37,7 +37,7 @@ class Entry:
 class SpanLedger:
     """`policy` names what was asked for, `refused` the rules that matched too much and were not applied.
 
-    `limit_reached`: so many whole messages were retained that the lineage was rendered as sent again.
+    `limit_reached`: a whole message that the client dropped was left out, as enough of its kind are retained.
     """
 
     policy: str

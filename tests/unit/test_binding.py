@@ -260,7 +260,7 @@ def test_a_dropped_date_stays_and_is_told_to_be_gone() -> None:
     assert sum("no longer" in text for text in texts(client.bound.conversation)) == 1
 
 
-def test_a_vanished_tail_stays_where_it_was_read_until_there_are_too_many() -> None:
+def test_vanished_tails_stay_where_they_were_read_up_to_four() -> None:
     client = Client()
     history: list[Message] = [system("You are."), user("Prune the pear.")]
     client.ask(*history, openclaw_tail())
@@ -272,9 +272,9 @@ def test_a_vanished_tail_stays_where_it_was_read_until_there_are_too_many() -> N
         went_on.append(goes_on(client, *history, openclaw_tail(f"session {number}")))
         assert client.bound is not None
         assert texts(client.bound.conversation)[-1] == openclaw_tail(f"session {number}").text
-        assert client.bound.ledger.limit_reached is (number == 4)
-        assert client.bound.ledger.counts.get("retained", 0) == (number + 1 if number < 4 else number - 4)
-    assert went_on == [True, True, True, True, False, True]
+        assert client.bound.ledger.limit_reached is (number >= 4)
+        assert client.bound.ledger.counts["retained"] == min(4, number + 1)
+    assert went_on == [True, True, True, True, False, False]
 
 
 def test_a_tail_that_does_not_come_again_is_told_to_be_gone() -> None:

@@ -48,7 +48,7 @@ class Generation(models.Model):
     """
 
     id = models.CharField(primary_key=True, max_length=32)
-    request_id = models.CharField(max_length=128, db_index=True)
+    request_id = models.CharField(max_length=128)
     turn = models.ForeignKey(
         Turn, to_field="public_id", on_delete=models.DB_CASCADE, related_name="generations", null=True
     )

@@ -97,22 +97,28 @@ def _generation(record: GenerationRecord) -> models.Generation:
 def stored_turns(limit: int) -> Iterator[Turn]:
     """The newest turns, oldest of them first. Blocks."""
     newest: int = models.Turn.objects.aggregate(last=Max("id"))["last"] or 0
-    for row in models.Turn.objects.filter(id__gt=newest - limit).order_by("id").iterator():
+    fields = (
+        "public_id", "session_id", "owner", "line", "parent", "beside", "edge", "known_messages", "messages",
+        "hashes", "ends", "head", "tools", "at",
+    )  # fmt: skip
+    rows = models.Turn.objects.filter(id__gt=newest - limit).order_by("id").values_list(*fields)
+    for *ids, parent, beside, edge, known, messages, hashes, ends, head, tools, at in rows.iterator():
+        public_id, session, owner, line = ids
         yield Turn(
-            id=row.public_id,
-            session=row.session_id,
-            owner=row.owner,
-            line=row.line,
-            parent=row.parent or None,
-            beside=row.beside or None,
-            edge=Edge(row.edge),
-            known_messages=row.known_messages,
-            messages=row.messages,
-            hashes=_points(row.hashes),
-            ends=_points(row.ends),
-            head=bytes(row.head),
-            tools=bytes(row.tools),
-            at_s=row.at.timestamp(),
+            id=public_id,
+            session=session,
+            owner=owner,
+            line=line,
+            parent=parent or None,
+            beside=beside or None,
+            edge=Edge(edge),
+            known_messages=known,
+            messages=messages,
+            hashes=_points(hashes),
+            ends=_points(ends),
+            head=bytes(head),
+            tools=bytes(tools),
+            at_s=at.timestamp(),
         )
 
 

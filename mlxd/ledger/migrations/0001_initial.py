@@ -46,7 +46,7 @@ class Migration(migrations.Migration):
             name='Generation',
             fields=[
                 ('id', models.CharField(max_length=32, primary_key=True, serialize=False)),
-                ('request_id', models.CharField(db_index=True, max_length=128)),
+                ('request_id', models.CharField(max_length=128)),
                 ('owner', models.CharField(blank=True, default='', max_length=64)),
                 ('model', models.CharField(max_length=256)),
                 ('outcome', models.CharField(max_length=64)),

@@ -26,8 +26,8 @@ def test_streamed_equals_folded(client: openai.OpenAI) -> None:
     assert reasons == [folded.choices[0].finish_reason]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert folded.usage and chunks[-1].usage
-    ignoring_time = {"tokens_per_second"}
-    assert chunks[-1].usage.model_dump(exclude=ignoring_time) == folded.usage.model_dump(exclude=ignoring_time)
+    but = {"tokens_per_second", "prompt_tokens_details"}  # time, and what the first request left in the cache
+    assert chunks[-1].usage.model_dump(exclude=but) == folded.usage.model_dump(exclude=but)
 
 
 def test_usage_is_complete(client: openai.OpenAI) -> None:
@@ -36,7 +36,7 @@ def test_usage_is_complete(client: openai.OpenAI) -> None:
     usage = reply.usage.model_dump()
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
     assert 0 < usage["completion_tokens"] <= 24
-    assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+    assert 0 <= usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
     assert usage["tokens_per_second"] > 0
 
 
@@ -129,8 +129,8 @@ def test_what_is_ignored_does_not_count_as_prompt(client: openai.OpenAI) -> None
         ({"messages": MESSAGES, "temperature": 9}, "temperature", None),
         ({"messages": MESSAGES, "max_tokens": 0}, "max_tokens", None),
         (
-            {"messages": MESSAGES, "response_format": {"type": "json_object"}},
-            "response_format",
+            {"messages": MESSAGES, "extra_body": {"guided_grammar": 'root ::= "a"'}},
+            "guided_grammar",
             "unsupported_parameter",
         ),
         (
@@ -140,7 +140,7 @@ def test_what_is_ignored_does_not_count_as_prompt(client: openai.OpenAI) -> None
         ),
         ({"messages": [{"role": "user", "content": "word " * 400_000}]}, "messages", "context_length_exceeded"),
     ],
-    ids=["no messages", "temperature", "max_tokens", "response_format", "image", "too long"],
+    ids=["no messages", "temperature", "max_tokens", "guided_grammar", "image", "too long"],
 )
 def test_refusals_are_the_sdk_s_own_errors(
     client: openai.OpenAI, body: dict[str, Any], param: str | None, code: str | None

@@ -21,6 +21,7 @@ import structlog
 from django.conf import settings
 from django.urls import resolve
 
+from inference.conversation.healing import HealingStore
 from inference.conversation.preparer import Preparer
 from inference.engine.settings import GRID_TOKENS, CacheSettings, EngineSettings
 from inference.engine.text import load_text
@@ -34,6 +35,7 @@ from mlxd.api import policy
 from mlxd.banner import start_banner
 from mlxd.catalog import named_models
 from mlxd.config import Config
+from mlxd.echoes import Echoes
 from mlxd.ledger.ledger import Ledger
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.runtime import Runtime, served_models
@@ -136,6 +138,7 @@ class Daemon:
             reasoning=ReasoningMode(config.reasoning),
             tool_call_format=tool_call_format(config),
             make_grammars=make_grammars,
+            echoes=Echoes(HealingStore(config.healing_turns)),
             version=__version__,
         )
 

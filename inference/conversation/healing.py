@@ -75,7 +75,7 @@ class HealingStore:
 
     def remember(self, scope: str, before: Prefix, turn: SpokenTurn) -> None:
         """Keeps a finished turn that was the answer to `before`. One that said nothing could not be told apart."""
-        if not turn.calls and not turn.text.strip():
+        if not self._max_turns or not (turn.calls or turn.text.strip()):
             return
         place: Place = (scope, bare_id(turn.calls[0].id)) if turn.calls else before
         with self._lock:

@@ -129,6 +129,16 @@ class Config:
     cache_min_reuse_tokens: Annotated[
         int, About(CACHE, "A shorter beginning in common is computed again.", 1, 16_777_216)
     ] = 1
+    healing_turns: Annotated[
+        int,
+        About(
+            CACHE,
+            "Answers remembered by their tokens, so that they continue what is stored when a client sends them back. 0:"
+            " every answer is read as it was sent.",
+            0,
+            1_000_000,
+        ),
+    ] = 2000
     reuse: Annotated[
         Literal["token", "bitwise"],
         About(
@@ -203,6 +213,14 @@ class Config:
     strip_thinking: Annotated[
         bool, About(ANSWERS, "Leave `reasoning_content` out of answers; its tokens are counted all the same.")
     ] = False
+    volatile: Annotated[
+        Literal["omit", "verbatim"],
+        About(
+            ANSWERS,
+            "Telemetry that clients write into prompts. `omit`: left out, and counted in the log and the answer's"
+            " X-Mlxd-Volatile header. `verbatim`: every prompt is read as it was sent.",
+        ),
+    ] = "omit"
     tool_call_format: Annotated[
         str, About(ANSWERS, "Dialect of tool calls, e.g. `hermes` or `pythonic`. `auto`: what the chat template shows.")
     ] = "auto"

@@ -223,3 +223,21 @@ async def test_the_admin_alone_may_look(path: str) -> None:
         )
         assert answer.status == 401, answer.body
     policy.install(policy.Policy())
+
+
+async def test_the_admin_sees_what_became_of_echoes(running: Runtime) -> None:
+    before = (await get("/api/healing", headers=ADMIN)).json()
+    assert set(before) == {"turns", "bytes", "outcomes", "unspliced"}
+    first = (await post(CHAT, body(FIRST, max_tokens=8))).json()
+    said = first["choices"][0]["message"]
+    more = {"role": "user", "content": "And 13?"}
+    again = (await post(CHAT, body(FIRST, said, more))).json()
+    edited = {"role": "assistant", "content": said["content"] + "!"}
+    await post(CHAT, body(FIRST, edited, more))
+    after = (await get("/api/healing", headers=ADMIN)).json()
+    gained = {name: after["outcomes"][name] - before["outcomes"][name] for name in after["outcomes"]}
+    assert gained == {"not_needed": 1, "healed": 0, "healed_normalised": 0, "refused_edited": 1, "not_found": 0}
+    assert after["turns"] > before["turns"] and after["bytes"] > before["bytes"]
+    known = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= known - 1
+    assert (await get("/api/healing")).status == 401

@@ -188,6 +188,13 @@ def test_a_history_stays_the_same_when_a_client_begins_to_drop_thoughts() -> Non
     assert recognised(store, *dropped).raw[4].ids == (9,)
 
 
+def test_a_store_without_room_keeps_nothing() -> None:
+    store = HealingStore(max_turns=0)
+    store.remember(MODEL, recognised(store, *ASK).prefix, HELLO)
+    assert len(store) == 0
+    assert recognised(store, *ASK, assistant("Hello.")).outcomes[2] == "not_found"
+
+
 def test_what_said_nothing_is_not_kept() -> None:
     store = remembered(*ASK, turn=SpokenTurn(RawTurn.of((7,)), " \n", "a thought"))
     assert len(store) == 0

@@ -11,6 +11,7 @@ from django.db.models import Max
 
 from inference.conversation.turn_chain import Edge, Turn
 from mlxd.ledger import models
+from mlxd.ledger.insert import insert
 from mlxd.ledger.journal import Write
 from mlxd.ledger.record import GenerationRecord
 
@@ -23,11 +24,9 @@ def turn_write(turn: Turn, record: GenerationRecord, *, named: bool) -> Write:
     generation.turn_id = turn.id
 
     def write() -> None:
-        models.Session.objects.bulk_create(
-            [session], update_conflicts=True, unique_fields=["id"], update_fields=["touched_at"]
-        )
-        models.Turn.objects.bulk_create([row], ignore_conflicts=True)
-        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
+        insert(session, "ON CONFLICT(id) DO UPDATE SET touched_at = excluded.touched_at")
+        insert(row)
+        insert(generation)
 
     return write
 
@@ -37,7 +36,7 @@ def generation_write(record: GenerationRecord) -> Write:
     generation = _generation(record)
 
     def write() -> None:
-        models.Generation.objects.bulk_create([generation], ignore_conflicts=True)
+        insert(generation)
 
     return write
 

@@ -115,6 +115,8 @@ def log_request(
     lost_tokens: int | None = None,
     verdict: str | None = None,
     stable_prefix_msg_count: int | None = None,
+    omitted_spans: int | None = None,
+    refused_rules: str | None = None,
     conv: str | None = None,
     completion_tokens: int | None = None,
     queue_ms: float | None = None,
@@ -126,8 +128,9 @@ def log_request(
 ) -> None:
     """The one line of a request. `route` is the template (`/v1/models/{id}`), never the path a client sent.
 
-    `verdict` says why no more of the prompt was reused, `lost_tokens` how many were computed a second time, `conv` names
-    the conversation by a digest. `status` 499 is a client that went away; `error` is an error code, `key_id` 8 hex digits of a key's digest.
+    `verdict` says why no more of the prompt was reused, `lost_tokens` how many were computed again, `conv` names the
+    conversation by a digest. `omitted_spans` of telemetry were left out of the prompt, `refused_rules` matched too
+    much of it. `status` 499 is a client that went away; `error` is a code, `key_id` 8 hex digits of a key's digest.
     """
     facts = {name: value for name, value in locals().items() if value is not None}
     rounded = {name: round(value, 1) if isinstance(value, float) else value for name, value in facts.items()}

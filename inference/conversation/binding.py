@@ -48,7 +48,10 @@ def bind(
     """What to render for a request. `keys` are its messages' meanings without their spans (`skeleton_digests`), where
     the caller knows them better: a healed answer's is that of the turn the model spoke."""
     found = find(conversation, rules)
-    drafts = _drafts(conversation, found, keys or skeleton_digests(conversation, found))
+    if not keys:  # nothing is compared where nothing is bound
+        binds = policy.pin or policy.rebind
+        keys = skeleton_digests(conversation, found) if binds else (b"",) * len(conversation.messages)
+    drafts = _drafts(conversation, found, keys)
     alignment = align(memory.read, drafts)
     named = {rule.name: rule for rule in rules}
     follows = memory.echoed and policy.rebind and alignment.complete

@@ -173,11 +173,13 @@ def _missing_in_order(text: str, groups: Sequence[Sequence[_Wanted]]) -> list[Lo
         ends = [cursor]
         needed = Counter(one.text.strip() for one in group)
         for one in group:
-            form = next((form for form in _forms(one.text) if text.find(form, cursor, limit) >= 0), None)
+            # The form that comes first: a result may stand there as JSON, and the same text as it is further on.
+            places = [(at, form) for form in _forms(one.text) if (at := text.find(form, cursor, limit)) >= 0]
+            at, form = min(places, default=(cursor, None))
             if form is None or text.count(form, cursor, limit) < needed[one.text.strip()]:
                 lost.append(Lost(one.path, one.text))
-            elif form:
-                ends.append(text.find(form, cursor, limit) + len(form))
+            else:
+                ends.append(at + len(form))
         cursor = max(ends)
     return lost
 

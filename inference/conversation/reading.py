@@ -89,6 +89,10 @@ class Reading:
         self, draft: Draft, seen: Seen | None, *, follows: bool, relocates: frozenset[str] = frozenset()
     ) -> None:
         """A message of the request; `seen`: the same message, read before. A relocated span leaves a pointer."""
+        added = seen.added if seen is not None and follows else ""
+        if not draft.spans and not (seen and seen.spans):  # most messages
+            self._finish(draft, None, (), added)
+            return
         before = list(seen.spans) if seen else []
         runs: list[tuple[Fragment, SeenSpan | None]] = []
         for run in draft.runs:
@@ -101,15 +105,13 @@ class Reading:
             runs.append((run, one))
         missing = [old for old in before if self._stays(old, follows)]
         texts, spans = _woven(runs, missing, self._rules)
-        added = seen.added if seen is not None and follows else ""
         self._finish(draft, texts, spans, added)
 
-    def _finish(self, draft: Draft, texts: list[_Run], spans: tuple[SeenSpan, ...], added: str) -> None:
-        parts = _joined(texts)
-        if not parts and draft.spans and not added:  # there was nothing but telemetry in it
+    def _finish(self, draft: Draft, texts: list[_Run] | None, spans: tuple[SeenSpan, ...], added: str) -> None:
+        message = draft.message if texts is None else replace(draft.message, parts=_joined(texts))
+        if not message.parts and draft.message.parts and not added:  # there was nothing but telemetry in it
             self.read.append(Seen(draft.key))
             return
-        message = draft.message if not draft.spans and not spans else replace(draft.message, parts=parts)
         if added:
             message = replace(message, parts=(*message.parts, statements.part(added)))
         self.put(message, Seen(draft.key, spans, added), draft.number)

@@ -14,6 +14,7 @@ from ninja import Router
 
 from inference.prefix_store import PrefixStore, StoreRemoval
 from mlxd import runtime
+from mlxd.api import drift
 from mlxd.api.auth import AdminBearer
 from mlxd.api.cache_answers import explained
 from mlxd.api.errors import InvalidField
@@ -59,10 +60,12 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     served = running.resolve(ask.body.model)
     text = await running.text(served)
     salt = cache_salt(ask.body, KEYLESS)
-    echoes = await running.echoes.recognise(served.id, text, ask.conversation, salt, len(raw), counted=False)
-    prompt = await running.prepared(served, text, ask.conversation, ask.raw_prompt, ask.params, len(raw), echoes)
-    session = session_of(fields_of(ask.body), header_map(request.scope["headers"]), KEYLESS)
-    scope = cache_scope(text, ask.conversation, prompt, session.store_name, salt)
+    headers = header_map(request.scope["headers"])
+    conversation, _ = await drift.settled(ask.conversation, headers, len(raw))
+    echoes = await running.echoes.recognise(served.id, text, conversation, salt, len(raw), counted=False)
+    prompt = await running.prepared(served, text, conversation, ask.raw_prompt, ask.params, len(raw), echoes)
+    session = session_of(fields_of(ask.body), headers, KEYLESS)
+    scope = cache_scope(text, conversation, prompt, session.store_name, salt)
     found = await asyncio.wrap_future(running.scheduler.explain(served.ref, prompt, scope, ask.params.kv))
     told: dict[str, Any] = plain(asdict(explained(prompt, found, text.tokenizer)))
     return {"model": served.id, "conversation_id": session.id if session.given else None, **told}

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from inference.conversation.span_ledger import SpanLedger
 from inference.tokens import Prompt
+from mlxd.api import drift
 from mlxd.api.chunks import Reducer
 from mlxd.api.stable_prefix import whole_messages
 
@@ -18,7 +20,7 @@ UNROUTED: Final = "(none)"
 class Facts:
     """Filled on the way; `reducer` tells how a generation ended. `error` is a code, not a message.
 
-    `conv` names the conversation by a digest.
+    `conv` names the conversation by a digest, `spans` is what became of its volatile text.
     """
 
     route: str = UNROUTED
@@ -28,6 +30,7 @@ class Facts:
     conv: str | None = None
     refused: str | None = None
     reducer: Reducer | None = None
+    spans: SpanLedger | None = None
 
     @property
     def error(self) -> str | None:
@@ -43,6 +46,7 @@ class Facts:
             "prompt_tokens": None if self.prompt is None else len(self.prompt),
             "conv": self.conv,
             "error": self.error,
+            **drift.figures(self.spans),
         }
         if ended is not None:
             usage = ended.usage

@@ -17,7 +17,7 @@ from inference.params import GenerationParams
 from inference.ports import Tokenizer
 from inference.tokens import TokenIds
 from mlxd import runtime
-from mlxd.api import ignored, policy, small_model
+from mlxd.api import drift, ignored, policy, small_model
 from mlxd.api.chunks import Envelope, Reducer, Shape
 from mlxd.api.facts import facts_of
 from mlxd.api.logit_bias import read_bias
@@ -97,10 +97,12 @@ def request_id(request: ASGIRequest) -> str:
 
 async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     """The answer: folded, or headers only with the generation left in the slot. Cancels what it does not hand over."""
-    session = session_of(fields_of(ask.body), header_map(request.scope["headers"]), KEYLESS)
+    headers = header_map(request.scope["headers"])
+    session = session_of(fields_of(ask.body), headers, KEYLESS)
+    conversation, spans = await drift.settled(ask.conversation, headers, ask.body_bytes)
     generation = await runtime.current().open(
         model=ask.body.model,
-        conversation=ask.conversation,
+        conversation=conversation,
         raw_prompt=ask.raw_prompt,
         params=ask.params,
         client=KEYLESS,
@@ -116,7 +118,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         reducer = Reducer(_envelope(ask, generation.model_id), ask.shape)
         facts = facts_of(request.scope)
         facts.model, facts.prompt, facts.conv = generation.model_id, generation.prompt, session.log_name
-        facts.stream, facts.reducer = bool(ask.body.stream), reducer
+        facts.stream, facts.reducer, facts.spans = bool(ask.body.stream), reducer, spans
         if ask.body.stream:
             frames = EventStream(reducer, request.path, request_id(request))
             slot_of(request.scope).stream = Stream(generation, frames, opening)
@@ -129,6 +131,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         generation.cancel()
         raise
     response["X-Conv-Id"] = session.header
+    drift.tell(response, spans)
     _tell(response, opening, generation.prompt_tokens, generation.max_tokens, ask.params.max_tokens)
     if ask.conversation is not None and ask.conversation.tools:
         _warn(response, small_model.warning(runtime.current(), generation.model_id))

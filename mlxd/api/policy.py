@@ -14,14 +14,15 @@ from mlxd.config import Config
 class Policy:
     """`sampling` holds what the configuration sets, by `SamplingParams` name, plus `max_tokens`.
 
-    `strip_thinking`: reasoning is left out of answers. `admin_digest` is the SHA-256 of the admin token; without one
-    nobody is the admin.
+    `strip_thinking`: reasoning is left out of answers. `volatile` names what is done with telemetry in prompts.
+    `admin_digest` is the SHA-256 of the admin token; without one nobody is the admin.
     """
 
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     default_thinking: bool = True
     preserve_thinking: bool = True
     strip_thinking: bool = False
+    volatile: str = "omit"
     keepalive_s: float = 5.0
     admin_digest: bytes | None = None
 
@@ -32,6 +33,7 @@ class Policy:
             default_thinking=config.default_thinking,
             preserve_thinking=config.preserve_thinking,
             strip_thinking=config.strip_thinking,
+            volatile=config.volatile,
             keepalive_s=config.keepalive_s,
             admin_digest=digest(admin_token),
         )

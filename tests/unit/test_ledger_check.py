@@ -119,6 +119,13 @@ def test_calls_read_as_the_model_spoke_them_may_be_spelled_in_another_way() -> N
     assert not lost_from("Hi x", sent, spoken={1})
 
 
+def test_a_text_may_stand_there_as_json_before_it_stands_there_as_it_is() -> None:
+    model = text_model("channels")
+    sent = talk(user("Hi"), assistant("", call("call_one")), result("call_one", "x\ny"), user("x\ny"))
+    assert not content_lost(model.tokenizer, render(model, sent), sent)
+    assert len(content_lost(model.tokenizer, render(model, dropped(sent, 2)), sent)) == 1
+
+
 def test_windows_line_feeds_are_no_loss() -> None:
     sent = Conversation((replace(user("one\r\ntwo"), parts=(TextPart("one\r\ntwo"),)),))
     assert not lost(sent, sent)

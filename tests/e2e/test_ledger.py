@@ -1,0 +1,211 @@
+"""The ledger of a real daemon: what kill -9 leaves, and what a disk that fails takes away."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.daemon import MLXD, ServedDaemon, clean_environment
+from tests.e2e.test_holding_up import SCRIPTED
+
+SCRIPT = {"SCRIPT": json.dumps({"limits": {"vocab_size": 300_000}})}
+LITTLE_DISK = (*SCRIPTED[:3], "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
+               f"{SCRIPTED[3]}", *SCRIPTED[4:])  # fmt: skip
+KILLS = int(os.environ.get("MLXD_TEST_KILLS", "6"))
+"""Each start takes seconds; thirty in a row were survived when this was made."""
+
+
+@contextmanager
+def serving(state: Path, *arguments: str, command: tuple[str, ...] = SCRIPTED) -> Iterator[ServedDaemon]:
+    with ServedDaemon(state, ["--demo", *arguments], command, SCRIPT) as served:
+        served.wait_ready()
+        yield served
+
+
+def asked(served: ServedDaemon, *texts: str, stream: bool = False) -> httpx.Response:
+    """`user, assistant, user …`; the answer is always five tokens long."""
+    messages = [{"role": role, "content": text} for role, text in zip(itertools.cycle(("user", "assistant")), texts)]
+    body = {"messages": messages, "max_tokens": 5, "stream": stream, "session_id": "the session"}
+    return httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
+
+
+def answer(response: httpx.Response) -> str:
+    text: str = response.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def admin(served: ServedDaemon, path: str) -> Any:
+    token = (served.state_dir / "admin.token").read_text().strip()
+    return httpx.get(f"{served.url}{path}", headers={"Authorization": f"Bearer {token}"}).json()
+
+
+def rows(state: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(state / "mlxd.sqlite3")) as database:
+        return database.execute(query, values).fetchall()
+
+
+def until(fact: Callable[[], bool], wait_s: float = 20) -> None:
+    until_s = time.monotonic() + wait_s
+    while not fact():
+        assert time.monotonic() < until_s, "it never came"
+        time.sleep(0.05)
+
+
+def killed_after_the_end(served: ServedDaemon, texts: list[str], pause_s: float) -> tuple[str, str]:
+    """Streams an answer, and kills the daemon so long after its end; the request's id, and what was said."""
+    body = {"messages": [{"role": "user", "content": text} if at % 2 == 0 else {"role": "assistant", "content": text}
+                         for at, text in enumerate(texts)], "max_tokens": 5, "stream": True}  # fmt: skip
+    said = ""
+    with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, timeout=60) as response:
+        for line in response.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+            said += choice["delta"].get("content") or ""
+            if choice["finish_reason"]:
+                break
+        time.sleep(pause_s)
+        served.process.kill()
+        return response.headers["x-request-id"], said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_turn_whose_end_was_read_outlives_kill_9(tmp_path: Path) -> None:
+    state, texts = tmp_path / "state", ["hello"]
+    chance = random.Random(7)
+    for number in range(KILLS):
+        with serving(state) as served:
+            request_id, said = killed_after_the_end(served, texts, chance.uniform(0, 0.05))
+        texts += [said, f"more {number}"]
+        assert rows(state, "PRAGMA integrity_check") == [("ok",)]
+        found = rows(
+            state,
+            "SELECT t.edge, t.messages FROM ledger_generation g JOIN ledger_turn t ON t.public_id = g.turn_id"
+            " WHERE g.request_id = ?",
+            request_id,
+        )
+        assert found == [("resume" if number else "start", 2 * number + 1)], number
+    assert len(rows(state, "SELECT DISTINCT line FROM ledger_turn")) == 1
+    assert len(rows(state, "SELECT id FROM ledger_turn")) == KILLS
+
+
+def test_sessions_and_turns_are_shown_to_the_admin_alone(tmp_path: Path) -> None:
+    with serving(tmp_path / "state") as served:
+        said = answer(asked(served, "hello"))
+        streamed = asked(served, "hello", said, "more", stream=True)
+        assert "data: [DONE]" in streamed.text
+        (session,) = admin(served, "/api/sessions")["sessions"]
+        assert session["turns"] == 2 and session["named"] and "the session" not in json.dumps(session)
+        shown = admin(served, f"/api/sessions/{session['id']}")
+        assert [turn["edge"] for turn in shown["turns"]] == ["extend", "start"] and shown["next"] is None
+        latest, first = shown["turns"]
+        assert latest["parent"] == first["id"]
+        assert admin(served, f"/api/turns/{first['id']}")["children"] == [latest["id"]]
+        (generation,) = latest["generations"]
+        assert generation["request_id"] == streamed.headers["x-request-id"] and generation["outcome"] == "length"
+        page = admin(served, f"/api/sessions/{session['id']}?limit=1")
+        rest = admin(served, f"/api/sessions/{session['id']}?limit=1&before={page['next']}")
+        assert [page["turns"][0]["id"], rest["turns"][0]["id"]] == [latest["id"], first["id"]]
+        for unknown in (
+            "/api/turns/" + "0" * 32,
+            "/api/sessions/" + "f" * 32,
+            "/api/turns/%2e%2e",
+            "/api/sessions/x'--",
+        ):
+            assert admin(served, unknown)["error"]["code"] == "not_found", unknown
+        for bad in ("?limit=0", "?limit=-1", "?limit=1000000000", "?limit=x", "?before=;drop"):
+            assert admin(served, f"/api/sessions{bad}")["error"]["code"] == "invalid_value", bad
+        for path in ("/api/sessions", f"/api/sessions/{session['id']}", f"/api/turns/{first['id']}"):
+            assert httpx.get(f"{served.url}{path}").status_code == 401
+        for file in served.state_dir.glob("mlxd.sqlite3*"):
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert served.terminate() == 0
+    assert not list(served.state_dir.glob("mlxd.sqlite3-*")), "the log is folded into the database at the end"
+
+
+def test_a_newer_database_ends_the_start_and_a_damaged_one_does_not(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with serving(state) as served:
+        asked(served, "hello")
+        assert served.terminate() == 0
+    with closing(sqlite3.connect(state / "mlxd.sqlite3")) as database, database:
+        database.execute(
+            "INSERT INTO django_migrations(app, name, applied) VALUES ('ledger', '9999_later', '2030-01-01')"
+        )
+    before = (state / "mlxd.sqlite3").read_bytes()
+    command = [*MLXD, "serve", "--demo", "--port", "0", "--state-dir", str(state)]
+    refused = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2 and "newer mlxd" in refused.stderr and "Traceback" not in refused.stderr
+    assert (state / "mlxd.sqlite3").read_bytes() == before
+    (state / "mlxd.sqlite3").write_bytes(b"no database " * 1000)
+    with serving(state) as served:
+        assert asked(served, "hello").status_code == 200
+        assert admin(served, "/api/status")["ledger"]["set_aside"].startswith("mlxd.sqlite3.corrupt-")
+        assert len(admin(served, "/api/sessions")["sessions"]) == 1
+
+
+def test_without_a_ledger_nothing_is_written(tmp_path: Path) -> None:
+    with serving(tmp_path / "state", "--no-ledger") as served:
+        assert asked(served, "hello").status_code == 200
+        assert admin(served, "/api/status")["ledger"]["disk"] == "off"
+        assert admin(served, "/api/sessions")["error"]["code"] == "ledger_unavailable"
+    assert not list(served.state_dir.glob("mlxd.sqlite3*"))
+
+
+def test_a_full_disk_stops_no_answer(tmp_path: Path) -> None:
+    """Files of this daemon cannot grow beyond 300 kB: the database is made, and soon takes no more."""
+    with serving(tmp_path / "state", command=LITTLE_DISK) as served:
+        texts = ["hello"]
+        for number in range(60):
+            response = asked(served, *texts)
+            assert response.status_code == 200
+            texts += [answer(response), f"more {number}"]
+            ledger = admin(served, "/api/status")["ledger"]
+            if ledger["disk"] != "ok":
+                break
+        assert ledger["disk"] in ("disk_full", "io_error") and ledger["journal"]["undurable"] > 0
+        began_s = time.monotonic()
+        assert asked(served, *texts).status_code == 200
+        assert time.monotonic() - began_s < 2, "nobody waits for a disk that is known to fail"
+        assert httpx.get(f"{served.url}/health/live").status_code == 200
+        assert len(admin(served, "/api/sessions")["sessions"]) == 1, "what is there can be read"
+        assert served.terminate() == 0
+
+
+def test_a_stalled_disk_stops_no_answer_and_no_health_check(tmp_path: Path) -> None:
+    with serving(tmp_path / "state") as served:
+        said = answer(asked(served, "hello"))
+        with closing(sqlite3.connect(served.state_dir / "mlxd.sqlite3", isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            body = json.dumps({"messages": [{"role": "user", "content": "other"}], "max_tokens": 5})
+            code = "import httpx, sys; print(httpx.post(sys.argv[1], content=sys.argv[2], timeout=60).status_code)"
+            command = [sys.executable, "-c", code, f"{served.url}/v1/chat/completions", body]
+            waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment())
+            slowest_s = 0.0
+            while waiting.poll() is None:
+                began_s = time.monotonic()
+                assert httpx.get(f"{served.url}/health/ready").status_code == 200
+                slowest_s = max(slowest_s, time.monotonic() - began_s)
+            assert waiting.communicate()[0].strip() == "200" and slowest_s < 1
+            began_s = time.monotonic()
+            assert asked(served, "hello", said, "more").status_code == 200
+            assert time.monotonic() - began_s < 2, "it is known to stall"
+            assert admin(served, "/api/status")["ledger"]["disk"] in ("stalled", "locked")
+            holder.execute("ROLLBACK")
+        until(lambda: admin(served, "/api/status")["ledger"]["disk"] == "ok")
+        until(lambda: len(rows(served.state_dir, "SELECT id FROM ledger_turn")) == 3)

@@ -135,11 +135,12 @@ def _write_weights(path: Path, config: dict[str, Any], seed: int) -> None:
     model = module.Model(module.ModelArgs.from_dict(json.loads(json.dumps(config))))
     keys = iter(mx.random.split(mx.random.key(seed), 4096))
     gemma = config["model_type"].startswith("gemma")
-    weights = {name: _weight(name, array, next(keys), gemma) for name, array in tree_flatten(model.parameters())}
+    weights = {name: weight(name, array, next(keys), gemma) for name, array in tree_flatten(model.parameters())}
     mx.save_safetensors(str(path), weights, {"format": "mlx"})
 
 
-def _weight(name: str, array: Any, key: Any, gemma: bool) -> Any:
+def weight(name: str, array: Any, key: Any, gemma: bool) -> Any:
+    """A random value for a parameter: attention is peaked, norms are neutral (gemma adds 1 to its own)."""
     import mlx.core as mx
 
     shape = array.shape

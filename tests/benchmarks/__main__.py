@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from tests.benchmarks import machine
+from tests.benchmarks import machine, rapid_mlx
 from tests.benchmarks.figure import Figure
 
 BENCHMARKS = (
@@ -25,18 +25,26 @@ BENCHMARKS = (
     "assembly",
     "constrained",
     "reading",
+    "probe_peers",
+    "warm_cpu",
+    "store",
 )
 LIMIT_S = 180
+LIMITS_S = {"probe_peers": 1200}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--here", action="store_true", help="run in this process, without a limit")
+    peers = f"install rapid-mlx into {rapid_mlx.home()} first (6 GB)"
+    parser.add_argument("--install-peers", action="store_true", help=peers)
     asked = parser.parse_args()
     names = asked.names or BENCHMARKS
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    if asked.install_peers:
+        rapid_mlx.install()
     if asked.here:
         for name in names:
             run_here(name)
@@ -56,10 +64,10 @@ def run_apart(name: str) -> int:
     command = [sys.executable, "-m", "tests.benchmarks", "--here", name]
     process = subprocess.Popen(command, start_new_session=True)  # a group of its own, to end it whole
     try:
-        code = process.wait(LIMIT_S)
+        code = process.wait(limit_s := LIMITS_S.get(name, LIMIT_S))
     except subprocess.TimeoutExpired:
         code = -1
-        print(Figure(name, not_run=f"stopped after {LIMIT_S} s"), flush=True)
+        print(Figure(name, not_run=f"stopped after {limit_s} s"), flush=True)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -15,11 +15,12 @@ from typing import Any
 
 import httpx
 
-from tests.benchmarks import machine
+from tests.benchmarks import machine, rapid_mlx
 from tests.e2e.daemon import MLXD, ServedDaemon
 
 ROOT = Path(__file__).parents[2]
 START_S = 60.0
+SLOW_START_S = 180.0
 
 
 @contextmanager
@@ -54,23 +55,50 @@ class Peer:
 
 
 @contextmanager
-def mlx_lm_server(model: Path, *, threads: int = 1) -> Iterator[Peer | str]:
+def mlx_lm_server(
+    model: Path, *, threads: int = 1, launch: Sequence[str] = (sys.executable, "-m")
+) -> Iterator[Peer | str]:
     """`mlx_lm.server` with its own defaults, ready; or why there is none."""
     port = machine.free_port()
-    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)]
+    command = [*launch, "mlx_lm", "server", "--model", str(model), "--port", str(port)]
+    with _served("mlx_lm.server", command, port, machine.environment(threads, HF_HUB_OFFLINE="1")) as peer:
+        yield peer
+
+
+@contextmanager
+def rapid_mlx_server(model: Path, *, threads: int = 1, launch: Sequence[str] = ("-m",)) -> Iterator[Peer | str]:
+    """`rapid-mlx serve` with its own defaults and an empty home (it keeps KV there), ready; or why there is none.
+
+    `launch` is what follows the interpreter, which is that of its own environment.
+    """
+    if (python := rapid_mlx.python()) is None:
+        yield "rapid-mlx is not installed (--install-peers)"
+        return
+    port = machine.free_port()
+    command = [str(python), *launch, "rapid_mlx.cli", "serve", str(model), "--port", str(port), "--yes"]
+    with tempfile.TemporaryDirectory(prefix="mlxd-benchmark-") as home:
+        quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "RAPID_MLX_TELEMETRY": "0", "HOME": home}
+        environment = machine.environment(threads, **quiet)
+        with _served("rapid-mlx", command, port, environment, SLOW_START_S) as peer:
+            yield peer
+
+
+@contextmanager
+def _served(
+    name: str, command: Sequence[str], port: int, environment: dict[str, str], start_s: float = START_S
+) -> Iterator[Peer | str]:
     with tempfile.TemporaryFile() as log:
-        environment = machine.environment(threads, HF_HUB_OFFLINE="1")
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"
-            yield Peer(url, process.pid) if _answers(process, url) else "mlx_lm.server did not start"
+            yield Peer(url, process.pid) if _answers(process, url, start_s) else f"{name} did not start"
         finally:
             process.kill()
             process.wait(10)
 
 
-def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
-    until_s = time.monotonic() + START_S
+def _answers(process: subprocess.Popen[bytes], url: str, start_s: float) -> bool:
+    until_s = time.monotonic() + start_s
     while time.monotonic() < until_s and process.poll() is None:
         try:
             if httpx.get(f"{url}/health").status_code == 200:

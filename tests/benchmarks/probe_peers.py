@@ -1,0 +1,160 @@
+"""The scenarios of `mlxd probe` against mlxd, mlx_lm.server and rapid-mlx: what each computes beyond the necessary.
+
+Token counts do not depend on how busy the machine is. What a server says of its cache is checked against what its
+model was called with (`counted.py`).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from inference.conversation.text_model import TextModel
+from inference.engine.text import load_text
+from mlxd.probe.client import ProbeFailed
+from mlxd.probe.oracle import Oracle
+from mlxd.probe.report import Summary, summaries
+from mlxd.probe.run import Target, Turn, play
+from mlxd.probe.scenarios import SCENARIOS
+from tests.benchmarks import counted
+from tests.benchmarks.figure import Figure
+from tests.benchmarks.processes import Peer, mlx_lm_server, mlxd, rapid_mlx_server
+from tests.benchmarks.scenario_models import MODELS, scenario_model
+from tests.e2e.daemon import ServedDaemon
+
+ANSWER_TOKENS: Final = 16
+THREADS: Final = 1
+MAX_RATIO: Final = 1.02
+SNAPSHOT_EVERY_TOKENS: Final = 2048
+"""What a hybrid model may compute more where a divergence lies on no planned boundary."""
+OFF_BOUNDARY: Final = {"insert": 1, "semantic": 1}
+"""How often a scenario parts from what was read in the middle of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a server did in one scenario. `source` counts what its model was called with, decode steps left out."""
+
+    summary: Summary
+    turns: tuple[Turn, ...]
+    source: int
+
+    @property
+    def beyond(self) -> int:
+        """Tokens computed beyond the necessary, cold turns included; servers' answers may differ, so their prompts."""
+        return sum(turn.prefilled - turn.necessary for turn in self.turns)
+
+    @property
+    def unexplained(self) -> int:
+        """Tokens at the source that the server did not say; the last of each prompt is fed by a decode step."""
+        return self.source + len(self.turns) - sum(turn.prefilled for turn in self.turns)
+
+
+type Table = dict[str, Played] | str
+"""By scenario; or why there is none."""
+
+
+def run() -> Iterator[Figure]:
+    for kind in MODELS:
+        yield from compare(kind)
+
+
+def compare(kind: str) -> Iterator[Figure]:
+    model = scenario_model(kind)
+    text = load_text(model)
+    tables = {name: measured(start, model, text) for name, start in SERVERS.items()}
+    ours = tables.pop("mlxd")
+    for name, table in [("mlxd", ours), *tables.items()]:
+        if isinstance(table, str):
+            yield Figure(f"{kind}: {name}", not_run=table)
+    if isinstance(ours, str):
+        return
+    peers = {name: table for name, table in tables.items() if not isinstance(table, str)}
+    for scenario, mine in ours.items():
+        yield against(kind, scenario, mine, {name: table[scenario] for name, table in peers.items()})
+    yield at_the_source(kind, {"mlxd": ours, **peers})
+
+
+def against(kind: str, scenario: str, mine: Played, peers: dict[str, Played]) -> Figure:
+    """One line of the table: ratios over the warm turns, and nobody computes less."""
+    allowed = SNAPSHOT_EVERY_TOKENS * OFF_BOUNDARY.get(scenario, 0) if kind == "hybrid" else 0
+    enough = mine.summary.ratio <= MAX_RATIO or mine.beyond <= allowed
+    least = min((peer.beyond for peer in peers.values()), default=mine.beyond)
+    target = f"<= {MAX_RATIO:.2f}" + (f" or {allowed} tokens" if allowed else "") + ", nobody less"
+    return Figure(
+        f"{kind}: {scenario}",
+        f"{shown(mine)}; " + ", ".join(f"{name} {shown(peer)}" for name, peer in peers.items()),
+        target,
+        enough and mine.beyond <= least and not mine.summary.hidden,
+        ", ".join(f"{word} {count}" for word, count in mine.summary.verdicts.items()),
+    )
+
+
+def shown(played: Played) -> str:
+    one = played.summary
+    return f"{one.ratio:.2f} ({one.prefilled}/{one.necessary}, {played.beyond:+d} in all)"
+
+
+def at_the_source(kind: str, tables: dict[str, dict[str, Played]]) -> Figure:
+    """mlxd's word against the calls of its model: equal but for prefill calls of one token, which look like decode."""
+    gaps = {name: [played.unexplained for played in table.values()] for name, table in tables.items()}
+    turns = sum(len(played.turns) for played in tables["mlxd"].values())
+    return Figure(
+        f"{kind}: counted at the source",
+        "; ".join(f"{name} {sum(found):+d}" for name, found in gaps.items()) + " tokens beyond what it says",
+        f"mlxd <= 0, >= -{turns}",
+        all(-turns <= gap <= 0 for gap in gaps["mlxd"]),
+        "; ".join(f"{name} {found}" for name, found in gaps.items()),
+    )
+
+
+def measured(start: Start, model: Path, text: TextModel) -> Table:
+    """Plays every scenario against one server that runs with its calls counted."""
+    with tempfile.TemporaryDirectory(prefix="mlxd-benchmark-") as made:
+        counter = Path(made) / "tokens"
+        counted.begin(counter)
+        with start(model, counter) as server:
+            if isinstance(server, str):
+                return server
+            oracle = Oracle(text)
+            target = Target(f"{server.url}/v1", str(model), ANSWER_TOKENS)
+            try:
+                return {name: played(target, name, oracle, counter) for name in SCENARIOS}
+            except ProbeFailed as error:
+                return str(error)
+
+
+def played(target: Target, scenario: str, oracle: Oracle, counter: Path) -> Played:
+    before = counted.tokens(counter)
+    turns = tuple(play(target, [scenario], oracle))
+    (summary,) = summaries(turns)
+    print(f"# {target.base_url} {scenario}: {summary.ratio:.2f}", file=sys.stderr)
+    return Played(summary, turns, counted.tokens(counter) - before)
+
+
+type Start = Callable[[Path, Path], AbstractContextManager[Peer | ServedDaemon | str]]
+
+
+def _launch(counter: Path) -> tuple[str, ...]:
+    """What follows an interpreter to run a module with its model's calls counted."""
+    return ("-P", str(Path(counted.__file__)), str(counter))
+
+
+def _mlxd(model: Path, counter: Path) -> AbstractContextManager[ServedDaemon]:
+    return mlxd(model, threads=THREADS, command=(sys.executable, *_launch(counter), "mlxd"))
+
+
+def _mlx_lm(model: Path, counter: Path) -> AbstractContextManager[Peer | str]:
+    return mlx_lm_server(model, threads=THREADS, launch=(sys.executable, *_launch(counter)))
+
+
+def _rapid_mlx(model: Path, counter: Path) -> AbstractContextManager[Peer | str]:
+    return rapid_mlx_server(model, threads=THREADS, launch=_launch(counter))
+
+
+SERVERS: Final[dict[str, Start]] = {"mlxd": _mlxd, "mlx_lm.server": _mlx_lm, "rapid-mlx": _rapid_mlx}

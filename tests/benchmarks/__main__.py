@@ -28,9 +28,10 @@ BENCHMARKS = (
     "probe_peers",
     "warm_cpu",
     "store",
+    "warm_load",
 )
 LIMIT_S = 180
-LIMITS_S = {"probe_peers": 1200}
+LIMITS_S = {"probe_peers": 1200, "warm_load": 3600}
 
 
 def main() -> int:

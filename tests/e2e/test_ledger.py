@@ -192,8 +192,8 @@ def test_a_stalled_disk_stops_no_answer_and_no_health_check(tmp_path: Path) -> N
         said = answer(asked(served, "hello"))
         with closing(sqlite3.connect(served.state_dir / "mlxd.sqlite3", isolation_level=None)) as holder:
             holder.execute("BEGIN IMMEDIATE")
-            body = json.dumps({"messages": [{"role": "user", "content": "other"}], "max_tokens": 5})
-            code = "import httpx, sys; print(httpx.post(sys.argv[1], content=sys.argv[2], timeout=60).status_code)"
+            body = str({"messages": [{"role": "user", "content": "other"}], "max_tokens": 5})
+            code = "import httpx, sys; print(httpx.post(sys.argv[1], json=eval(sys.argv[2]), timeout=60).status_code)"
             command = [sys.executable, "-c", code, f"{served.url}/v1/chat/completions", body]
             waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment())
             slowest_s = 0.0

@@ -277,6 +277,18 @@ def test_vanished_tails_stay_where_they_were_read_up_to_four() -> None:
     assert went_on == [True, True, True, True, False, False]
 
 
+def test_a_tail_does_not_stay_when_the_answer_behind_it_is_not_sent_back() -> None:
+    minted, *exchange = step()
+    client = Client()
+    client.ask(system("You are."), user("Prune the pear."))
+    client.answered(minted)
+    history = (system("You are."), user("Prune the pear."), *exchange)
+    client.ask(*history, openclaw_tail())
+    client.answered("call_that_was_undone")
+    bound = client.ask(*history, user("No, the plum."))
+    assert texts(bound.conversation) == [message.text for message in (*history, user("No, the plum."))]
+
+
 def test_a_tail_that_does_not_come_again_is_told_to_be_gone() -> None:
     minted, *exchange = step()
     client = Client()

@@ -28,6 +28,7 @@ BENCHMARKS = (
     "probe_peers",
     "warm_cpu",
     "store",
+    "ledger",
     "warm_load",
 )
 LIMIT_S = 180

@@ -13,6 +13,7 @@ import pytest
 from inference.streaming.dialects.table import DIALECTS
 from inference.streaming.pieces import Piece, Said
 from inference.streaming.reading import Arguments, Begun, Ended, Source
+from tests.dialects import writers
 from tests.dialects.calls import PLAIN, random_calls, word
 from tests.dialects.table import WAYS, Way, parts, read
 
@@ -173,3 +174,19 @@ def test_every_dialect_ends_early_on_text_that_is_none() -> None:
         for opener in dialect.openers:
             said = read([f"the text {opener}", " is written in books. " * 60], [dialect.name])
             assert "".join(piece.text for piece in said if isinstance(piece, Said)).startswith(f"the text {opener} is")
+
+
+@pytest.mark.slow
+def test_ten_thousand_chunkings_of_nested_elements_say_the_same() -> None:
+    """MiniMax M3 writes leaves without types, so it stands beside the table of dialects that are read back whole."""
+    chance = random.Random(2)
+    text = f"so {writers.minimax_m3(PLAIN[1])} then"
+    wanted = read([text], ["minimax_m3"])
+    assert sum(isinstance(piece, Ended) for piece in wanted) == len(PLAIN[1])
+    for _ in range(CHUNKINGS):
+        assert read(random_cut(text, chance), ["minimax_m3"]) == wanted
+    for _ in range(MUTATIONS):
+        broken = mutated(text, chance)
+        said = read([broken], ["minimax_m3"])
+        check_calls(said)
+        assert read(random_cut(broken, chance), ["minimax_m3"]) == said

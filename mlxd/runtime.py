@@ -20,16 +20,16 @@ from threading import Semaphore
 from inference.conversation.healing import Recognised
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import left_open, likely_tags, quieted, silent_ids, think_tags, thought_span
-from inference.conversation.turns import ThinkTags
+from inference.conversation.thinking import quieted
 from inference.errors import ModelLoading, ModelNotFound, QueueFull, UnsupportedParameter
 from inference.messages import Conversation
 from inference.params import GenerationParams, Grammar
-from inference.ports import CompiledGrammar, GrammarCompiler, Guide, ModelRef, ThoughtSpan, Tokenizer
-from inference.scheduler import Request, Scheduler, SchedulerView, Thinking
-from inference.streaming.dialects.choice import AUTO, markers, message_format, spoken
+from inference.ports import CompiledGrammar, GrammarCompiler, ModelRef, Tokenizer
+from inference.scheduler import Request, Scheduler, SchedulerView
+from inference.streaming.dialects.choice import AUTO, spoken
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt, TokenIds
+from mlxd.answering import guide_of, limit_of, shown_ids, tags_of, thinking_of
 from mlxd.cache_scope import cache_scope
 from mlxd.echoes import Echoes, with_raw
 from mlxd.ledger.ledger import Ledger, LedgerView
@@ -167,9 +167,10 @@ class Runtime:
         dialects = () if conversation is None else spoken(text.dialects, self.tool_call_format)
         thinking, thought = None, None
         if conversation is not None:
-            thinking, thought = self.thinking(text, prompt), self.thought(text, prompt, params, calls=bool(tools))
+            thinking = thinking_of(text, prompt, self.reasoning)
+            thought = limit_of(text, prompt, self.reasoning, params.thinking_budget_tokens, calls=bool(tools))
         scope = cache_scope(text, conversation, prompt, session, salt)
-        whose = Whose(client, session or conv, bool(session), scope.one_shot, params.n, self._tags(text))
+        whose = Whose(client, session or conv, bool(session), scope.one_shot, params.n, tags_of(text, self.reasoning))
         known = await self.ledger.place(conversation, whose, body_bytes)
         generation = self.scheduler.submit(
             Request(
@@ -183,9 +184,9 @@ class Runtime:
                 thinking=thinking,
                 tools=tools,
                 dialects=dialects,
-                shown=_shown(text.tokenizer, dialects, calls=bool(tools)),
+                shown=shown_ids(text.tokenizer, dialects, calls=bool(tools)),
                 report=partial(self.malformed.note, request_id, served.id),
-                guide=_guide(grammar, thought, split=thinking is not None and not text.traits.channels),
+                guide=guide_of(grammar, thought, split=thinking is not None and not text.traits.channels),
                 cache=scope,
                 note=self.echoes.note(found, text, prompt, thinking),
             )
@@ -206,7 +207,7 @@ class Runtime:
         source = raw_prompt if conversation is None else with_raw(conversation, found)
         prompt = self.echoes.counted(await self.preparer.prepare_with_notes(served.path, text, source, body_bytes))
         if conversation is not None and params.thinking_budget_tokens == 0:
-            return quieted(text, prompt, self._tags(text))
+            return quieted(text, prompt, tags_of(text, self.reasoning))
         return prompt
 
     async def _compiled(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
@@ -226,29 +227,6 @@ class Runtime:
     def tokenizer_of(self, model: ModelRef) -> Tokenizer:
         """The tokenizer of a model that a request is being opened for. From any thread."""
         return self._texts[model.id].result().tokenizer
-
-    def thought(self, text: TextModel, prompt: Prompt, params: GenerationParams, *, calls: bool) -> ThoughtSpan | None:
-        """Where the thought of an answer stands among its tokens, and its limit; None where there can be none."""
-        told, limit = self.reasoning is ReasoningMode.PREFILLED, params.thinking_budget_tokens
-        return thought_span(text, prompt, self._tags(text), budget_tokens=limit, prefilled=told, calls=calls)
-
-    def _tags(self, text: TextModel) -> ThinkTags | None:
-        """The markers this model thinks between, whether or not they are shown as text."""
-        return likely_tags(text) if self.reasoning is ReasoningMode.PREFILLED else think_tags(text)
-
-    def thinking(self, text: TextModel, prompt: Prompt) -> Thinking | None:
-        """How the answer to a conversation is split; None where its markers, if any, stay text.
-
-        A prompt that has closed its thought (thinking switched off) is never answered mid-thought.
-        """
-        told = self.reasoning is ReasoningMode.PREFILLED
-        tags = self._tags(text)
-        if tags is None or self.reasoning is ReasoningMode.OFF:
-            return None
-        inside = left_open(text.tokenizer, prompt, tags)
-        inside = told if inside is None else inside
-        mode = ReasoningMode.PREFILLED if inside else ReasoningMode.AUTO
-        return Thinking(*tags, mode, silent_ids(text.tokenizer, tags))
 
     def parameters(self, model_id: str) -> int:
         """How many a loaded model has; 0 for any other."""
@@ -279,22 +257,6 @@ class Runtime:
         self.preparer.close()
         self.scheduler.stop()
         self.ledger.close()
-
-
-def _shown(tokenizer: Tokenizer, dialects: Sequence[str], *, calls: bool) -> frozenset[int]:
-    """Special tokens that the readers of an answer must see."""
-    wanted = calls or message_format(dialects) is not None
-    return silent_ids(tokenizer, markers(dialects)) if wanted else frozenset()
-
-
-def _guide(grammar: CompiledGrammar | None, thought: ThoughtSpan | None, *, split: bool) -> Guide | None:
-    """What steers an answer. `split`: thoughts come before the text that a grammar is for.
-
-    Where they stay text, or are messages that the grammar knows of, it holds from the first token.
-    """
-    if grammar is not None:
-        return Guide(grammar, thought if split else None)
-    return None if thought is None or thought.budget_tokens is None else Guide(thought=thought)
 
 
 _current: Runtime | None = None

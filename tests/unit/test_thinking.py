@@ -12,9 +12,9 @@ from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import left_open, likely_tags, silent_ids, think_tags
 from inference.engine.tokenizer import JsonTokenizer
-from inference.scheduler import Scheduler, Thinking
+from inference.scheduler import Thinking
 from inference.streaming.splitter import ReasoningMode
-from mlxd.runtime import Runtime
+from mlxd.answering import thinking_of
 from tests.conversations import assistant, talk, user
 from tests.tokenizers_in_code import text_model, tokenizer
 
@@ -99,8 +99,7 @@ def test_markers_that_are_special_tokens_are_shown() -> None:
 
 
 def thinking(text: TextModel, mode: str, **rest: Any) -> Thinking | None:
-    runtime = Runtime((), Scheduler(lambda: None), None, lambda path: text, reasoning=ReasoningMode(mode))  # type: ignore[arg-type,return-value]
-    return runtime.thinking(text, render(text, talk(user("a"), **rest)))
+    return thinking_of(text, render(text, talk(user("a"), **rest)), ReasoningMode(mode))
 
 
 def test_the_setting_and_the_prompt_decide_together() -> None:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlxd.cli.options import state_dir_option
+from mlxd.probe.scenarios import SCENARIOS
 from mlxd.start_errors import StartError
 
 if TYPE_CHECKING:
     from inference.conversation.text_model import TextModel
-
-NAMES = ("normal", "insert", "branch", "fanout", "sides", "interleaved", "semantic")
 
 
 class ProbeGroup(click.Group):
@@ -65,9 +64,9 @@ def run(
     from mlxd.probe.report import as_json, lines, summaries
     from mlxd.probe.run import Target, play
 
-    unknown = [name for name in scenarios if name not in NAMES]
+    unknown = [name for name in scenarios if name not in SCENARIOS]
     if unknown:
-        raise StartError(f"There is no scenario {unknown[0]}.", cure=f"There are: {', '.join(NAMES)}.")
+        raise StartError(f"There is no scenario {unknown[0]}.", cure=f"There are: {', '.join(SCENARIOS)}.")
     key = read_key(api_key_file)
     try:
         with ChatServer.at(complete_base_url(base_url or local_url(state_dir)), key) as server:
@@ -75,7 +74,7 @@ def run(
             url = server.base_url
         target = Target(url, model, max_tokens, key)
         turns = []
-        for turn in play(target, scenarios or NAMES, Oracle(_text(tokenizer or model, url))):
+        for turn in play(target, scenarios or tuple(SCENARIOS), Oracle(_text(tokenizer or model, url))):
             turns.append(turn)
             if sys.stderr.isatty():
                 click.echo(f"\r{turn.scenario} {len(turns)}\x1b[K", nl=False, err=True)

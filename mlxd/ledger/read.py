@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Count, Q, QuerySet
 
 from mlxd.ledger.models import Generation, Session, Turn
+from mlxd.ledger.rows import POINT_BYTES
 
 type Row = dict[str, Any]
 
@@ -71,7 +72,7 @@ def _turn(row: Turn) -> Row:
         "edge": row.edge,
         "messages": row.messages,
         "known_messages": row.known_messages,
-        "answers": len(bytes(row.ends)) // 32,
+        "answers": len(bytes(row.ends)) // POINT_BYTES,
         "at_s": row.at.timestamp(),
         "generations": [_generation(generation) for generation in row.generations.all()],
     }

@@ -34,8 +34,6 @@ THINK_TAGS = (
 FINAL_CHANNEL = "<|channel|>final<|message|>"
 """Where the answer begins in models that think in channels (gpt-oss)."""
 
-_USED_BY_RENDER = frozenset({"bos_token", "eos_token", "pad_token", "unk_token"})
-
 
 def _text(word: str, message: int) -> Text:
     return Text(word, f"messages[{message}].content", message)
@@ -160,20 +158,15 @@ def probe(template: JinjaTemplate, structural: Sequence[str], ends: Iterable[str
     asked = Probe(template, markers)
     shape = asked.shape()
     plain = asked.made([_user()], shape)
-    header = plain.tail if plain else ""
-    keeps_reasoning = _keeps_reasoning(asked, shape)
     tags = next((tags for tags in THINK_TAGS if tags[0] in template.literals and tags[1] in template.literals), None)
-    if tags and not keeps_reasoning and not _strips_thoughts(template, tags):
+    if tags and not _keeps_reasoning(asked, shape) and not _strips_thoughts(template, tags):
         tags = None  # it shows answers as they are, thoughts included: taking these apart would lose them
     return Traits(
         shape=shape,
         markers=markers,
-        header=header,
+        header=plain.tail if plain else "",
         think=tags,
         channels=FINAL_CHANNEL in template.literals,
-        opens_thinking=any(header.rstrip().endswith(opener) for opener, _ in THINK_TAGS),
-        keeps_reasoning=keeps_reasoning,
-        variables=template.variables - _USED_BY_RENDER,
         control=_control(asked, shape, template.literals, tags[1] if tags else ""),
         seams=find_seams(lambda turns: asked.made(turns, shape), THINK_TAGS, structural, ends),
     )

@@ -48,15 +48,14 @@ class ThinkingControl:
 
     `switch` is the boolean argument that turns it on and off ("": there is none). `efforts` are the words that
     `reasoning_effort` takes, the least first. `budget` is the argument that tells the model its limit in tokens.
-    `keeper` is the argument, with its value, under which reasoning of past turns is shown; `keeps_past`: it is shown
-    unasked. `closing` is what stands between a thought and its answer ("": the template shows no thought).
+    `keeper` is the argument, with its value, under which reasoning of past turns is shown. `closing` is what stands
+    between a thought and its answer ("": the template shows no thought).
     """
 
     switch: str = ""
     efforts: tuple[str, ...] = ()
     budget: str = ""
     keeper: tuple[str, bool] | None = None
-    keeps_past: bool = False
     closing: str = ""
 
 
@@ -75,19 +74,14 @@ class Traits:
     """Everything probed once per model.
 
     `header` is the usual text that opens an assistant's turn. `think` are the model's think tags when its template
-    takes thoughts apart from answers, `opens_thinking`: the header already holds the opener. `channels`: it thinks in a
-    channel and answers in another. `variables` are the
-    arguments the template reads (`enable_thinking` ...). `keeps_reasoning`: reasoning of the last turns is shown.
-    `control`: what the template can be told about thinking. `seams` None: past turns cannot be put back as ids.
+    takes thoughts apart from answers. `channels`: it thinks in a channel and answers in another. `control`: what the
+    template can be told about thinking. `seams` None: past turns cannot be put back as ids.
     """
 
     shape: Shape = field(default_factory=Shape)
     markers: Markers = field(default_factory=Markers)
     header: str = ""
     think: tuple[str, str] | None = None
-    opens_thinking: bool = False
     channels: bool = False
-    keeps_reasoning: bool = True
-    variables: frozenset[str] = frozenset()
     control: ThinkingControl = field(default_factory=ThinkingControl)
     seams: Seams | None = None

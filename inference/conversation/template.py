@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, meta, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 
 from inference.conversation.sandbox import TICK, ChatEnvironment, TemplateLimitError, collect, deadline_tick
 from inference.errors import TemplateFailed
@@ -19,11 +19,10 @@ _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """`literals` is all text the template itself can write; `variables` what it reads and never sets."""
+    """`literals` is all text the template itself can write."""
 
     template: Template
     literals: str
-    variables: frozenset[str]
 
 
 @lru_cache(maxsize=16)
@@ -39,9 +38,7 @@ def compile_template(source: str) -> Compiled:
     template = Template.from_code(environment, code, environment.make_globals(None))
     literals = [node.data for node in tree.find_all(nodes.TemplateData)]
     literals += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
-    # What is only set inside an `if` counts as undeclared for Jinja; it is no argument of the template all the same.
-    own = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
-    return Compiled(template, "\0".join(literals), frozenset(meta.find_undeclared_variables(tree) - own))
+    return Compiled(template, "\0".join(literals))
 
 
 def local_strftime(format_: str) -> str:
@@ -63,13 +60,6 @@ class JinjaTemplate:
     specials: Mapping[str, str] = field(default_factory=dict)
     strftime_now: Callable[[str], str] = local_strftime
     limit_s: float = 4.0
-
-    @property
-    def variables(self) -> frozenset[str]:
-        """Names the template reads that are not part of every render, e.g. `enable_thinking`."""
-        read = self._compiled(False).variables | self._compiled(True).variables
-        known = _RESERVED | self.specials.keys() | ChatEnvironment().globals.keys()
-        return frozenset(name for name in read if name not in known)
 
     @property
     def literals(self) -> str:

@@ -217,5 +217,3 @@ RULES: tuple[VolatileRule, ...] = (
         "OpenClaw source: where a message came from; it comes and goes with the channel",
     ),
 )
-
-BY_NAME = {rule.name: rule for rule in RULES}

@@ -41,16 +41,12 @@ def test_probing_finds_what_a_template_can_say(style: str) -> None:
     assert text_model(style).traits.shape == SHAPES[style]
 
 
-def test_probing_finds_headers_think_tags_and_variables() -> None:
+def test_probing_finds_headers_and_think_tags() -> None:
     opening = text_model("strict_system").traits
     assert opening.header == "<|im_start|>assistant\n<think>\n"
     assert opening.think == ("<think>", "</think>")
-    assert opening.opens_thinking
-    assert opening.keeps_reasoning
-    assert opening.variables == {"enable_thinking"}
     plain = text_model("alternating").traits
-    assert (plain.header, plain.think, plain.opens_thinking) == ("<start_of_turn>model\n", None, False)
-    assert not plain.keeps_reasoning
+    assert (plain.header, plain.think) == ("<start_of_turn>model\n", None)
 
 
 def test_a_broken_template_cannot_be_probed() -> None:

@@ -54,13 +54,6 @@ def test_the_variant_for_tools_is_used_with_tools() -> None:
     assert template.render(HI, tools=[{"a": 1}], arguments={}) == "with 1"
 
 
-def test_variables_are_what_the_template_reads_and_never_sets() -> None:
-    source = "{% set own = 1 %}{% if x %}{% set late = 2 %}{% endif %}{{ own }}{{ late }}{{ messages }}{{ range(2) }}"
-    assert JinjaTemplate(source).variables == {"x"}
-    assert "enable_thinking" in JinjaTemplate(template_source("chatml")).variables
-    assert "reasoning_effort" in JinjaTemplate(template_source("channels")).variables
-
-
 def test_a_refusal_of_the_template_is_told_and_nothing_else_is() -> None:
     with pytest.raises(TemplateFailed, match="roles must alternate"):
         render("{{ raise_exception('roles must alternate') }}")

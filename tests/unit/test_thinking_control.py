@@ -108,21 +108,18 @@ def test_a_budget_is_read_or_not(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "keeper", "keeps_past"),
+    ("condition", "keeper"),
     [
-        ("false", None, False),
-        ("true", None, True),
-        ("preserve_thinking", ("preserve_thinking", True), False),
-        ("(clear_thinking is defined and not clear_thinking)", ("clear_thinking", False), False),
-        ("not truncate_history_thinking", ("truncate_history_thinking", False), True),
-        ("keep_past_thinking", ("keep_past_thinking", True), False),
+        ("false", None),
+        ("true", None),
+        ("preserve_thinking", ("preserve_thinking", True)),
+        ("(clear_thinking is defined and not clear_thinking)", ("clear_thinking", False)),
+        ("not truncate_history_thinking", ("truncate_history_thinking", False)),
+        ("keep_past_thinking", ("keep_past_thinking", True)),
     ],
 )
-def test_who_keeps_the_reasoning_of_past_turns(
-    condition: str, keeper: tuple[str, bool] | None, keeps_past: bool
-) -> None:
-    found = control(KEEPING.replace("CONDITION", condition))
-    assert (found.keeper, found.keeps_past) == (keeper, keeps_past)
+def test_which_argument_keeps_the_reasoning_of_past_turns(condition: str, keeper: tuple[str, bool] | None) -> None:
+    assert control(KEEPING.replace("CONDITION", condition)).keeper == keeper
 
 
 def test_past_reasoning_is_in_the_prompt_when_the_template_is_told() -> None:

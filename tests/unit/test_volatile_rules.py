@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from inference.conversation.spans import Found, find, fragments, skeleton_digests
-from inference.conversation.volatile import BY_NAME, RULES, Unit
+from inference.conversation.volatile import RULES, Unit, VolatileRule
 from inference.messages import Conversation, Message, Role
 from tests.conversations import assistant, call, result, system, talk, user
 from tests.drift import billing, channel_message, dated_system, git_system, instructions, openclaw_tail, qwen_date
@@ -205,12 +205,12 @@ def test_a_rule_leaves_its_near_misses_alone(name: str, number: int) -> None:
     assert name not in _names(find(CASES[name].near_misses[number]))
 
 
-@pytest.mark.parametrize("name", [rule.name for rule in RULES])
-def test_taking_a_span_out_takes_nothing_else(name: str) -> None:
-    for conversation in CASES[name].pair:
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_taking_a_span_out_takes_nothing_else(rule: VolatileRule) -> None:
+    for conversation in CASES[rule.name].pair:
         found = find(conversation)
         for message, spans in zip(conversation.messages, found.by_message(len(conversation.messages)), strict=True):
-            if BY_NAME[name].scope.unit is not Unit.MESSAGE:
+            if rule.scope.unit is not Unit.MESSAGE:
                 assert "".join(one.text for one in fragments(message, spans)) == message.text
             for span in spans:
                 assert span.whole or message.parts[span.part].text[span.start : span.stop] == span.text

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from django.http import HttpResponse
@@ -42,9 +41,7 @@ async def settled(
     large = body_bytes > OFF_LOOP_BYTES
     chosen = POLICIES[wish]
     bound = await asyncio.to_thread(bind, conversation, policy=chosen) if large else bind(conversation, policy=chosen)
-    if not omitted(bound.ledger):
-        return conversation, bound.ledger
-    return replace(conversation, messages=bound.conversation.messages), bound.ledger
+    return bound.conversation, bound.ledger
 
 
 def omitted(ledger: SpanLedger | None) -> int:

@@ -19,6 +19,7 @@ from threading import Semaphore
 
 from inference.conversation.healing import Recognised
 from inference.conversation.preparer import Preparer
+from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import quieted
 from inference.errors import ModelLoading, ModelNotFound, QueueFull, UnsupportedParameter
@@ -28,7 +29,7 @@ from inference.ports import CompiledGrammar, GrammarCompiler, ModelRef, Tokenize
 from inference.scheduler import Request, Scheduler, SchedulerView
 from inference.streaming.dialects.choice import AUTO, spoken
 from inference.streaming.splitter import ReasoningMode
-from inference.tokens import Prompt, TokenIds
+from inference.tokens import TokenIds
 from mlxd.answering import guide_of, limit_of, shown_ids, tags_of, thinking_of
 from mlxd.cache_scope import cache_scope
 from mlxd.echoes import Echoes, with_raw
@@ -162,7 +163,9 @@ class Runtime:
         text = await self.text(served)
         grammar = await self._compiled(served, params.grammar)
         found = await self.echoes.recognise(served.id, text, conversation, salt, body_bytes)
-        prompt = await self.prepared(served, text, conversation, raw_prompt, params, body_bytes, found)
+        prompt = self.echoes.counted(
+            await self.prepared(served, text, conversation, raw_prompt, params, body_bytes, found)
+        )
         tools = () if conversation is None else conversation.tools
         dialects = () if conversation is None else spoken(text.dialects, self.tool_call_format)
         thinking, thought = None, None
@@ -202,13 +205,13 @@ class Runtime:
         params: GenerationParams,
         body_bytes: int,
         found: Recognised | None = None,
-    ) -> Prompt:
+    ) -> Rendered:
         """What the model will read of a request; its messages that were `found` to be ours as the model spoke them."""
         source = raw_prompt if conversation is None else with_raw(conversation, found)
-        prompt = self.echoes.counted(await self.preparer.prepare_with_notes(served.path, text, source, body_bytes))
+        rendered = await self.preparer.prepare_with_notes(served.path, text, source, body_bytes)
         if conversation is not None and params.thinking_budget_tokens == 0:
-            return quieted(text, prompt, tags_of(text, self.reasoning))
-        return prompt
+            return replace(rendered, prompt=quieted(text, rendered.prompt, tags_of(text, self.reasoning)))
+        return rendered
 
     async def _compiled(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
         """A grammar made ready, off the loop and before the request waits for anything else."""

@@ -63,7 +63,7 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     headers = header_map(request.scope["headers"])
     conversation, _ = await drift.settled(ask.conversation, headers, len(raw))
     echoes = await running.echoes.recognise(served.id, text, conversation, salt, len(raw), counted=False)
-    prompt = await running.prepared(served, text, conversation, ask.raw_prompt, ask.params, len(raw), echoes)
+    prompt = (await running.prepared(served, text, conversation, ask.raw_prompt, ask.params, len(raw), echoes)).prompt
     session = session_of(fields_of(ask.body), headers, KEYLESS)
     scope = cache_scope(text, conversation, prompt, session.store_name, salt)
     found = await asyncio.wrap_future(running.scheduler.explain(served.ref, prompt, scope, ask.params.kv))

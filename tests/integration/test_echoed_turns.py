@@ -205,6 +205,19 @@ async def test_sessions_that_say_the_same_go_on_from_their_own_ids(scripted: tup
     assert runtime.echoes.store.counts["unspliced"] == 2
 
 
+async def test_what_is_only_looked_at_is_not_counted(scripted: tuple[Model, Runtime]) -> None:
+    model, runtime = scripted
+    model.says = "the f<think></think>ox"  # other ids than its text has, and no place of their own in the render
+    said, _ = await answer(runtime, talk(user("a")), LONG)
+    (served,), again = runtime.models, talk(user("a"), said, user("b"))
+    found = await runtime.echoes.recognise(served.id, model.text, again, b"", 0, counted=False)
+    rendered = await runtime.prepared(served, model.text, again, "", LONG, 0, found)
+    assert rendered.adaptations["unspliced"] == 1
+    assert runtime.echoes.store.counts == {}
+    await answer(runtime, again, LONG)
+    assert runtime.echoes.store.counts["unspliced"] == 1
+
+
 async def test_requests_with_a_salt_of_their_own_share_no_turns(scripted: tuple[Model, Runtime]) -> None:
     model, runtime = scripted
     model.says = "the quick fox"

@@ -249,6 +249,17 @@ async def get(path: str, **kwargs: Any) -> Answer:
     return await Call("GET", path, **kwargs).start().result()
 
 
+async def gone(call: Call, after_s: float) -> float:
+    """Seconds from the client's leaving to the end of everything about its request."""
+    await asyncio.sleep(after_s)
+    assert call.task is not None and not call.task.done()
+    loop = asyncio.get_running_loop()
+    left_s = loop.time()
+    call.disconnect()
+    await call.result()
+    return loop.time() - left_s
+
+
 def chat(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Hi"}], **fields}
 

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from inference.errors import GenerationFailed
 from inference.events import Admitted, Channel, Delta, Event, Failed, Finished, FinishReason, TokenLogprob, Usage
 from inference.params import KVQuantisation
-from mlxd import runtime
-from mlxd.api import policy
 from tests.integration.api_scripted import PROMPT_TOKENS, StandIn, chat, post
 
 CHAT, RAW = "/v1/chat/completions", "/v1/completions"
-
-
-@pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    made = StandIn()
-    runtime.install(made)  # type: ignore[arg-type]
-    yield made
-    runtime.install(None)
-    policy.install(policy.Policy())
 
 
 def scored(text: str, choice: int = 0, **fields: Any) -> Delta:

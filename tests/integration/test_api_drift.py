@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mlxd import access_log, runtime
+from mlxd import access_log
 from mlxd.api import policy
 from mlxd.config import Config
 from tests.drift import billing, git_system
@@ -16,15 +15,6 @@ from tests.integration.api_scripted import StandIn, chat, post
 CHAT = "/v1/chat/completions"
 HEADER = "x-mlxd-volatile"
 SENT = [{"role": "system", "content": f"{billing('39c')}\nYou are."}, {"role": "user", "content": "Hi"}]
-
-
-@pytest.fixture
-def stand_in() -> Iterator[StandIn]:
-    made = StandIn()
-    runtime.install(made)  # type: ignore[arg-type]
-    yield made
-    runtime.install(None)
-    policy.install(policy.Policy())
 
 
 def read(stand_in: StandIn) -> list[str]:

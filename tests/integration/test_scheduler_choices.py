@@ -160,10 +160,12 @@ async def test_memory_is_reserved_for_each() -> None:
     script = Script(limits=limits(), decode_s=0.002)
     with scheduled(script, loader=ScriptedLoader(script, limit_bytes=2_000_000)) as scheduler:
         await events(scheduler.submit(request()))
+        await until(lambda: scheduler.snapshot().running == 0)  # what is shown lags behind the last event
         one = scheduler.submit(request("x" * 100, max_tokens=100))
         await until(lambda: scheduler.snapshot().running == 1)
         single = scheduler.snapshot().reserved_bytes - 1_000_000
         await events(one)
+        await until(lambda: scheduler.snapshot().running == 0)
         three = scheduler.submit(request("x" * 100, max_tokens=100, n=3))
         await until(lambda: scheduler.snapshot().running == 3)
         assert scheduler.snapshot().reserved_bytes - 1_000_000 == 2 * single  # rows and one copy: 4 against 2

@@ -1,4 +1,4 @@
-"""A small ASGI application on the real transport, run as a process by test_transport.py.
+"""A small ASGI application on the real transport, run as a process by transport_client.py.
 
     python transport_app.py '{"limits": {...}, "gate": {...}, "host": "127.0.0.1", "port": 0}'
 

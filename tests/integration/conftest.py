@@ -1,0 +1,51 @@
+"""A server process for tests of the transport, and a scripted runtime under the real application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxd import runtime
+from mlxd.api import policy
+from tests.integration.api_scripted import StandIn
+from tests.integration.transport_client import SHORT, Served, start
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server with short limits for all tests that leave it as they found it."""
+    server = start(tmp_path_factory.mktemp("served"), limits=SHORT)
+    yield server
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+    assert "secret" not in server.log
+    assert "unhandled" not in server.log
+    assert "too long to shut down" not in server.log
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Starts servers of one test's own."""
+    servers: list[Served] = []
+
+    def begin(**options: Any) -> Served:
+        servers.append(start(tmp_path, **options))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.stop()
+        assert "unhandled" not in server.log
+        assert "Traceback" not in server.log
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    made = StandIn()
+    runtime.install(made)  # type: ignore[arg-type]
+    yield made
+    runtime.install(None)
+    policy.install(policy.Policy())

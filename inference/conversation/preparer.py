@@ -8,16 +8,14 @@ with its process; the request gets an error and the next one a new process.
 from __future__ import annotations
 
 import asyncio
-import socket
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+from inference.child import Child, ChildEnded
 from inference.conversation.preparer_process import Answer, Job, Order, Packed, Unknown, prepare_now
 from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
@@ -25,9 +23,6 @@ from inference.errors import Draining, EngineError, InferenceError, TemplateFail
 from inference.tokens import Prompt
 
 LARGE_BODY_BYTES = 64 << 10
-_CODE = "from inference.conversation.preparer_process import main; main()"
-# As a module (-m) its classes would be those of `__main__`, which this side cannot unpickle.
-_COMMAND = (sys.executable, "-P", "-c", _CODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ class Preparer:
     @property
     def process_pid(self) -> int | None:
         """The id of the process for large bodies, None while there is none."""
-        return self._large.pid
+        return self._large.child.pid
 
     async def prepare(self, model_path: Path, text: TextModel, job: Job, body_bytes: int) -> Prompt:
         """The prompt of a conversation, or of a raw completion. `body_bytes` is the size of the request's body.
@@ -97,9 +92,9 @@ class Preparer:
     def close(self) -> None:
         """Ends the process at once and takes no more work. Requests still waiting get `Draining`."""
         self._closed.set()
-        self._large.kill_for_good()
+        self._large.child.kill_for_good()
         self._speaker.shutdown(wait=True, cancel_futures=True)
-        self._large.end()
+        self._large.child.end()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, name: str) -> None:
@@ -113,98 +108,30 @@ class _PreparingProcess:
     def __init__(self, deadline_s: float, count: Callable[[str], None]) -> None:
         self._deadline_s = deadline_s
         self._count = count
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._closed = False
-
-    @property
-    def pid(self) -> int | None:
-        process = self._process
-        return process.pid if process is not None and process.poll() is None else None
+        self.child = Child("inference.conversation.preparer_process", lambda: count("started"))
 
     def prepare(self, path: Path, text: TextModel, job: Job) -> Rendered:
         """Blocks until the process answered, died or was killed at the deadline."""
-        overdue = threading.Event()
         try:
-            connection = self._connected()
-            timer = threading.Timer(self._deadline_s, self._kill_overdue, (overdue,))
-            timer.start()
-            try:
-                answer = _exchange(connection, Order(f"{path}\0{text.digest}", None, job), text)
-            finally:
-                timer.cancel()
-        except InferenceError:
-            raise
-        except Exception as error:  # end of file, reset, or an answer that is none: start afresh
-            self.end()
-            raise self._failure(overdue) from error
+            answer = self._exchange(Order(f"{path}\0{text.digest}", None, job), text)
+        except ChildEnded as ended:
+            self._count("overdue" if ended.overdue else "died")
+            if ended.overdue:
+                raise TemplateFailed(f"Preparing the prompt took longer than {self._deadline_s:g} s.") from ended
+            raise EngineError("The process that prepares prompts ended; send the request again.") from ended
         if isinstance(answer, InferenceError):
             raise answer
         if not isinstance(answer, Packed):
             raise EngineError("The process that prepares prompts does not keep the model.")
         return answer.unpacked()
 
-    def kill_for_good(self) -> None:
-        """Whatever runs fails now, and nothing starts again. `end` is called when the speaking thread is done."""
-        self._closed = True
-        if self._process is not None:
-            self._process.kill()
-
-    def _connected(self) -> Connection:
-        if self._closed:
-            raise _draining()
-        if self._connection is None or self.pid is None:
-            self.end()
-            self._start()
-        assert self._connection is not None
-        return self._connection
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            number = theirs.fileno()
-            self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [*_COMMAND, str(number)],
-                pass_fds=(number,),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the daemon; this process ends when its socket does
-            )
-        self._connection = Connection(ours.detach())
-        self._count("started")
-
-    def _kill_overdue(self, overdue: threading.Event) -> None:
-        overdue.set()
-        if self._process is not None:
-            self._process.kill()
-
-    def _failure(self, overdue: threading.Event) -> InferenceError:
-        if self._closed:
-            return _draining()
-        if overdue.is_set():
-            self._count("overdue")
-            return TemplateFailed(f"Preparing the prompt took longer than {self._deadline_s:g} s.")
-        self._count("died")
-        return EngineError("The process that prepares prompts ended; send the request again.")
-
-    def end(self) -> None:
-        """Leaves nothing behind: no process, no descriptor."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = self._connection = None
-
-
-def _exchange(connection: Connection, order: Order, text: TextModel) -> Answer:
-    """The process is asked by the model's key first: it usually holds the model already."""
-    connection.send(order)
-    answer: Answer = connection.recv()
-    if isinstance(answer, Unknown):
-        connection.send(replace(order, model=text))
-        answer = connection.recv()
-    return answer
+    def _exchange(self, order: Order, text: TextModel) -> Answer:
+        """The process is asked by the model's key first: it usually holds the model already."""
+        until_s = time.monotonic() + self._deadline_s
+        answer: Answer = self.child.ask(order, self._deadline_s)
+        if isinstance(answer, Unknown):
+            answer = self.child.ask(replace(order, model=text), until_s - time.monotonic())
+        return answer
 
 
 def _draining() -> Draining:

@@ -68,11 +68,11 @@ class Entrance:
     # --- prefill ------------------------------------------------------------------------------------------------
 
     def advanced(self, row: PrefillRow) -> list[StepOutput]:
-        """A chunk of a row is computed and stored: who waited for just that comes in."""
+        """A chunk of a row is computed and stored: who waited for just that comes in, all when no more is stored."""
         if self._store is None or row.trail is None or not row.claim:
             return []
-        if row.trail.broken:
-            return self._wake(self._store.in_flight.end(row.claim))
+        if row.trail.over:
+            return self._unclaim(row)
         return self._wake(self._store.in_flight.advance(row.claim, row.trail.stored_tokens))
 
     def completed(self, row: PrefillRow) -> list[StepOutput]:

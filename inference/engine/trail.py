@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 class Trail:
     """One row's. `stored_tokens` of its sequence are in the store; `cuts` are where prefill has to stop.
 
-    Whatever goes wrong in here costs the row its place in the store and nothing else: `broken` trails do nothing.
+    Whatever goes wrong in here costs the row its place in the store and nothing else. A trail that is `over` copies
+    nothing any more: it failed, or a block found no room and nothing can be stored behind a gap.
     """
 
     def __init__(self, cache: PrefixCache, lease: Lease, needs: StoreNeeds, prompt: Prompt) -> None:
@@ -43,7 +44,7 @@ class Trail:
         self._next_block = depth // GRID_TOKENS
         self._exact = depth % GRID_TOKENS == 0 and all(node.exact for node in reuse.nodes)
         self.stored_tokens = depth
-        self.broken = False
+        self.over = False
         self.cuts: tuple[int, ...] = ()
         self.plan(())
 
@@ -82,7 +83,7 @@ class Trail:
 
     def is_due(self, length: int) -> bool:
         """Whether a row of this length must be recorded now: a block is full, or a window is about to move on."""
-        return not self.broken and length >= self._recorder.due_at
+        return not self.over and length >= self._recorder.due_at
 
     def drew(self, state: KVState, row: int, ids: TokenIds) -> None:
         """Commits what is complete of a row that has read `ids`; `row` is its place in the lane's state."""
@@ -117,13 +118,13 @@ class Trail:
         mx.clear_cache()
 
     def _guard(self, work: Callable[[], None]) -> None:
-        if self.broken:
+        if self.over:
             return
         try:
             work()
         except Exception as error:
             log.error("a row could not be stored: %s", type(error).__name__)
-            self.broken = True
+            self.over = True
             self.discard()
 
     def _commit(
@@ -137,7 +138,9 @@ class Trail:
             self._lease, ids, self._next_block, handles, () if taken is None else (taken,), exact=self._exact
         )
         self._next_block += len(blocks)
-        if not done.refused_tokens and handles:
+        if done.refused_tokens:
+            self.over = True
+        elif handles:
             self.stored_tokens = handles[-1].end
         _give_back(done.evicted)
 

@@ -15,7 +15,7 @@ from inference.ports import Job
 from tests import tiny_models
 from tests.engine.harness import Loaded
 from tests.engine.test_warm_lives import Faulty
-from tests.engine.warm_rows import CLOSE, Answer, BruteForce, WarmModel, ask
+from tests.engine.warm_rows import CLOSE, ROOM, Answer, BruteForce, WarmModel, ask
 
 Load = Callable[[str], Loaded]
 ids = tiny_models.prompt_ids
@@ -129,6 +129,22 @@ def test_a_fault_behind_the_shared_part_takes_it_from_those_who_run(dense: Loade
     assert all_right(warm, {"a1": answers["a1"]})
     warm.load()
     assert warm.ask(ask("again", prompts[0])).gap(warm.cold(ask("again", prompts[0]))) < CLOSE
+
+
+@each_class
+def test_nobody_waits_for_what_finds_no_room(load: Load, architecture: str) -> None:
+    """Nothing is stored behind a gap: the first block that is refused ends the wait, not the end of the prompt."""
+    warm = WarmModel(load(architecture), replace(ROOM, max_conversation_tokens=512))
+    waiting: list[tuple[bool, int]] = []
+
+    def look(runner: MlxRunner) -> None:
+        waiting.append((any(row.row.job.id == "a0" for row in runner._queue), len(runner._entrance)))
+
+    answers = warm.play(*(jobs := agents(2, ids(3000, seed=50))), each_step=look)
+    reading = [count for is_read, count in waiting if is_read]
+    assert reading[:2] == [1, 0] and len(reading) > 4, "one waits until the second chunk, which finds no room"
+    assert all_right(warm, answers)
+    assert warm.cache.counters.refused_tokens <= 2 * 256 * len(jobs), "and no more is copied in vain"
 
 
 def test_a_waiter_that_leaves_leaves_the_others_waiting(dense: Loaded) -> None:

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Final
 
 from inference.events import Channel
-from inference.streaming.markers import open_chars
+from inference.streaming.markers import any_of, open_chars
 from inference.streaming.splitter import Piece
 
 MAX_HEADER_CHARS: Final = 512
@@ -193,19 +193,18 @@ class ChannelSplitter:
         return text[len(first) :]
 
     def _body(self, text: str) -> str:
-        ends = [(place, one) for one in self._ends if (place := text.find(one)) >= 0]
-        if not ends:
+        found = any_of(self._ends).search(text)
+        if found is None:
             shown = len(text) - open_chars(text, self._ends)
             self._say(text[:shown])
             self._held = text[shown:]
             return ""
-        place, end = min(ends)
-        self._say(text[:place])
-        starts = end == self._format.headers[0]
+        self._say(text[: found.start()])
+        starts = found[0] == self._format.headers[0]
         if self._place is _Place.TO_THE_LETTER and not starts:
-            self._say(end)
+            self._say(found[0])
         self._place, self._unannounced = _Place.BETWEEN, Channel.CONTENT
-        return text[place if starts else place + len(end) :]
+        return text[found.start() if starts else found.end() :]
 
     def _open(self, channel: Channel) -> None:
         self._place, self.channel = _Place.BODY, channel

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 @lru_cache(maxsize=256)
 def any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
-    """Finds the first of `markers`, the longest where several begin at one place."""
-    return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
+    """Finds the first of `markers`, the longest where several begin at one place; without any it finds nothing."""
+    return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))) or r"(?!)")
 
 
 def open_chars(text: str, markers: tuple[str, ...], at: int = 0) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 
 from inference.streaming.dialect import Dialect
-from inference.streaming.markers import open_chars
+from inference.streaming.markers import any_of, open_chars
 
 type Readers = dict[str, tuple[Dialect, ...]]
 
@@ -21,8 +20,7 @@ class Openers:
         self._openers = _by_text((opener, one) for one in dialects for opener in one.openers)
         self._starts = _by_text((start, one) for one in dialects for start in one.starts)
         self._texts = tuple(self._openers)
-        longest_first = sorted(self._openers, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._pattern = any_of(self._texts)
         self._longest = max(map(len, (*self._openers, *self._starts)), default=1)
 
     def find(self, text: str, at: int, before: int) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from inference.messages import Tool
-from inference.streaming.call_values import is_text, typed, written
+from inference.streaming.call_values import is_text, parsed, typed, written
 from inference.streaming.json_text import Sink
 from inference.streaming.reading import Broken, Reading, Source
 
@@ -38,18 +38,21 @@ class Parameters:
     def read(self, key: str, read: Callable[[Sink], Reading[None]]) -> Reading[None]:
         """An argument whose text `read` passes on: as it comes where it is text whatever it says, else typed."""
         if is_text(self._tool, key):
-            yield from self._stream(key, read)
+            yield from self.read_text(key, read)
             return
-        held: list[str] = []
-        yield from read(held.append)
-        text = "".join(held)
+        text = yield from _held(read)
         self.add_text(key, text.removeprefix("\n").removesuffix("\n") if self._trim else text)
 
-    def end(self) -> None:
-        """Closes the object."""
-        self._source.arguments("{}" if self._empty else "}")
+    def read_json(self, key: str, read: Callable[[Sink], Reading[None]]) -> Reading[None]:
+        """An argument that the model calls JSON; text that is none is typed by the schema."""
+        text = yield from _held(read)
+        try:
+            self.add(key, written(parsed(text)))
+        except ValueError:
+            self.add_text(key, text)
 
-    def _stream(self, key: str, read: Callable[[Sink], Reading[None]]) -> Reading[None]:
+    def read_text(self, key: str, read: Callable[[Sink], Reading[None]]) -> Reading[None]:
+        """An argument that is a string whatever the schema says, as it comes."""
         self._key(key)
         self._source.arguments('"')
         fresh, feed = self._trim, ""
@@ -65,6 +68,17 @@ class Parameters:
         yield from read(say)
         self._source.arguments('"')
 
+    def end(self) -> None:
+        """Closes the object."""
+        self._source.arguments("{}" if self._empty else "}")
+
     def _key(self, key: str) -> None:
         self._source.arguments(f"{'{' if self._empty else ', '}{written(key)}: ")
         self._empty = False
+
+
+def _held(read: Callable[[Sink], Reading[None]]) -> Reading[str]:
+    """What `read` passes on, in one piece."""
+    held: list[str] = []
+    yield from read(held.append)
+    return "".join(held)

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from inference.events import Channel
+from inference.streaming.markers import open_chars
 
 Piece = tuple[Channel, str]
 
@@ -138,13 +139,7 @@ class Splitter:
         """How many characters at the end of `text` may be the beginning of a marker."""
         if self._edge and self.thinking and self._opener.startswith(text):
             return len(text)
-        marker = self._closer if self.thinking else self._opener
-        size = min(len(marker) - 1, len(text))
-        if text.find(marker[0], len(text) - size) < 0:
-            return 0
-        while size and not text.endswith(marker[:size]):
-            size -= 1
-        return size
+        return open_chars(text, (self._closer if self.thinking else self._opener,))
 
     def _say(self, text: str, pieces: list[Piece]) -> None:
         """Adds text that is in no marker; at its end, line feeds wait where a marker would take them along."""

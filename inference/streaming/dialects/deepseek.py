@@ -24,9 +24,6 @@ _FENCE: Final = "```"
 
 
 def _read(source: Source) -> Reading[None]:
-    if source.opener == SECTION:
-        yield from source.space()
-        yield from source.expect(CALL)
     yield from calls(source, _call, CALL, SECTION_END)
 
 

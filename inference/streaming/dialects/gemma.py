@@ -116,8 +116,6 @@ def _reader(quote: str, closer: str) -> Callable[[Source], Reading[None]]:
         source.end()
 
     def read(source: Source) -> Reading[None]:
-        yield from source.space()
-        yield from source.expect(CALL)
         yield from calls(source, call, CALL, closer)
 
     return read

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from inference.messages import Tool
-from inference.streaming.call_values import is_text, parsed, written
 from inference.streaming.dialect import Dialect
 from inference.streaming.dialects.attributes import attributes
 from inference.streaming.dialects.sections import calls
@@ -48,29 +46,24 @@ def _call(source: Source, tags: _Tags) -> Reading[None]:
         yield from source.space()
         if (yield from source.expect(tags.parameter, tags.invoke_end)) == tags.invoke_end:
             break
-        yield from _parameter(source, tags, parameters, source.tool(named["name"]))
+        yield from _parameter(source, tags, parameters)
     parameters.end()
     source.end()
 
 
-def _parameter(source: Source, tags: _Tags, parameters: Parameters, tool: Tool) -> Reading[None]:
+def _parameter(source: Source, tags: _Tags, parameters: Parameters) -> Reading[None]:
     about = yield from attributes(source, ">")
-    key, string = about.get("name", ""), about.get("string")
+    key = about.get("name", "")
     if not key:
         raise Broken("no key")
-    if string is None or (string == "true" and is_text(tool, key)):
-        yield from parameters.read(key, tags.value(source))
-        return
-    held: list[str] = []
-    yield from tags.value(source)(held.append)
-    text = "".join(held)
-    if string == "true":
-        parameters.add(key, written(text))
-        return
-    try:
-        parameters.add(key, written(parsed(text)))
-    except ValueError:
-        parameters.add_text(key, text)
+    match about.get("string"):
+        case None:
+            read = parameters.read
+        case "true":
+            read = parameters.read_text
+        case _:
+            read = parameters.read_json
+    yield from read(key, tags.value(source))
 
 
 def _dialect(name: str, prefix: str, *sections: str) -> Dialect:
@@ -78,8 +71,6 @@ def _dialect(name: str, prefix: str, *sections: str) -> Dialect:
     openers, closers = (tuple(f"{mark}{section}>" for section in sections) for mark in ("<", "</"))
 
     def read(source: Source) -> Reading[None]:
-        yield from source.space()
-        yield from source.expect(tags.invoke)
         yield from calls(source, lambda source: _call(source, tags), tags.invoke, *closers)
 
     return Dialect(name, read, openers=openers, markers=(*openers, *closers, *filter(None, [prefix])))

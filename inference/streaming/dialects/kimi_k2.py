@@ -23,9 +23,6 @@ _ID: Final = re.compile(r"(?:functions\.)?(?P<name>.*?)(?::\d+)?", re.DOTALL)
 
 
 def _read(source: Source) -> Reading[None]:
-    if source.opener == SECTION:
-        yield from source.space()
-        yield from source.expect(CALL)
     yield from calls(source, _call, CALL, SECTION_END)
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 from typing import Final
 
 from inference.messages import Tool
-from inference.streaming.call_values import is_text, parsed, written
 from inference.streaming.dialect import Dialect
 from inference.streaming.dialects.attributes import attributes
 from inference.streaming.dialects.sections import calls
-from inference.streaming.json_text import Sink, json_object
+from inference.streaming.json_text import json_object
 from inference.streaming.parameters import Parameters
 from inference.streaming.reading import Broken, Reading, Source
 
@@ -30,8 +29,6 @@ _BREAKS: Final = {_CALL_END: (_CALL,)}
 
 
 def _read(source: Source) -> Reading[None]:
-    yield from source.space()
-    yield from source.expect(_CALL)
     yield from calls(source, _call, _CALL, _TOOLS_END)
 
 
@@ -57,25 +54,10 @@ def _arguments(source: Source, tool: Tool) -> Reading[None]:
         key = about.get("key", "")
         if not key:
             raise Broken("no key")
-        if about.get("type", "string") == "string" and is_text(tool, key):
-            yield from parameters.read(key, lambda sink: _value(source, sink))
-        else:
-            held: list[str] = []
-            yield from _value(source, held.append)
-            _add(parameters, key, "".join(held), about.get("type", "string"))
+        read = parameters.read_text if about.get("type", "string") == "string" else parameters.read_json
+        yield from read(key, lambda sink: source.value(sink, _ENDS, _BREAKS))
         yield from source.space()
     parameters.end()
-
-
-def _value(source: Source, sink: Sink) -> Reading[None]:
-    yield from source.value(sink, _ENDS, _BREAKS)
-
-
-def _add(parameters: Parameters, key: str, text: str, kind: str) -> None:
-    try:
-        parameters.add(key, written(text if kind == "string" else parsed(text)))
-    except ValueError:
-        parameters.add_text(key, text)
 
 
 KIMI_K3: Final = Dialect("kimi_k3", _read, openers=(_TOOLS,), markers=(_OPEN, _CLOSE, _SEP))

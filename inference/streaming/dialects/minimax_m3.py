@@ -28,8 +28,6 @@ Elements = list[tuple[str, Any]]
 
 
 def _read(source: Source) -> Reading[None]:
-    yield from source.space()
-    yield from source.expect(_INVOKE)
     yield from calls(source, _call, _INVOKE, _CLOSER)
 
 

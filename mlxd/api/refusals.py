@@ -40,7 +40,6 @@ _CHAT: Final = (
     Unsupported("functions", bool, "is the retired form: send tools"),
     Unsupported("function_call", lambda call: call not in ("auto", "none"), "is the retired form: send tool_choice"),
     Unsupported("chat_template", _always, "is not taken from a request: the model's own template is used"),
-    Unsupported("add_generation_prompt", lambda value: not value, "false is not offered"),
     Unsupported("modalities", lambda kinds: kinds != ["text"], "other than text is not offered"),
     Unsupported("audio", _always, "is not offered"),
     Unsupported("web_search_options", _always, "is not offered"),
@@ -59,6 +58,9 @@ def refuse_chat(request: ChatRequest) -> None:
     if request.top_logprobs and not request.logprobs:
         raise InvalidField("top_logprobs needs logprobs: true.", param="top_logprobs")
     _refuse(request, _CHAT)
+    if request.add_generation_prompt is False and not request.continue_final_message:
+        message = "add_generation_prompt false is only offered with continue_final_message: true."
+        raise UnsupportedParameter(message, param="add_generation_prompt")
 
 
 def refuse_completion(request: CompletionRequest) -> None:

@@ -372,6 +372,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     ("B62 interrupted", turns({"role": "user", "content": "a"}, {"role": "assistant", "content": None})),
     ("B64 parts", user(content=[{"type": "text", "text": "a"}, {"type": "text", "text": ""}])),
     ("B65 systems", turns(*({"role": r, "content": "x"} for r in ("user", "system", "developer", "system", "user")))),
+    ("B66 continued", {**turns({"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}),
+                       "continue_final_message": True, "add_generation_prompt": False}),
     ("B66 same roles", turns(*({"role": r, "content": "x"} for r in ("assistant", "user", "user", "assistant")))),
     ("B67 result without call", turns({"role": "tool", "tool_call_id": "gone", "content": "x"})),
     ("B68 call without result", {"messages": [*calls(CALL)["messages"], {"role": "user", "content": "stop"}]}),

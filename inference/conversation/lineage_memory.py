@@ -48,12 +48,15 @@ class Seen:
 class LineageMemory:
     """`read` is what the model read up to its last answer. `minted` are the ids of calls it made, without punctuation.
 
-    `session` is the client's own id, "" for none. `echoed`: the request at hand is proven to go on from here.
+    `session` is the client's own id, "" for none. `began_s` is the Unix time of the lineage's first request, 0.0 before
+    there was one: what its template's clock goes on showing. `echoed`: the request at hand is proven to go on from
+    here.
     """
 
     read: tuple[Seen, ...] = ()
     minted: frozenset[str] = frozenset()
     session: str = ""
+    began_s: float = 0.0
     echoed: bool = False
 
     def answered(self, call_ids: Iterable[str], session: str = "") -> LineageMemory:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from inference.conversation.lineage_memory import FRESH, LineageMemory
+
 
 class Edge(StrEnum):
     """How a turn hangs in the tree. `extend` and `resume` carry a line on, all others begin one."""
@@ -51,7 +53,7 @@ class Turn:
     `parent` is the deepest turn whose messages it strictly extends, `beside` the one it stands next to: what it edits,
     what it summarises, whom it works for. Of its `messages` the first `known_messages` were known from earlier turns;
     `hashes` are the points behind the others, `ends` the point behind each answer, `head` the one behind the
-    instructions.
+    instructions. `memory` is what the model has read up to here, by its volatile spans.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Turn:
     head: bytes
     tools: bytes
     at_s: float
+    memory: LineageMemory = FRESH
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
-"""The tables. They hold figures, ids, hashes and names of ours, and nothing that a client or a model wrote.
+"""The tables. What a client or a model wrote is in `Spoken` and `Memory` alone; all others hold figures, ids, hashes
+and names of ours.
 
 `owner` is the name of the key a request came with, "" for everyone without one. Rows are looked up by (owner, id).
 """
@@ -72,3 +73,32 @@ class Generation(models.Model):
     decode_s = models.FloatField(default=0.0)
     total_s = models.FloatField(default=0.0)
     began_at = models.DateTimeField(db_index=True)
+
+
+class Spoken(models.Model):
+    """What the model said as one answer, to be found at the place where an echo of it is looked for. Content.
+
+    `body` is written by `mlxd.ledger.spoken_bytes` and has `size` bytes. `turn` is missing for an answer that became no
+    turn: one of several whose request was given up.
+    """
+
+    id = models.CharField(primary_key=True, max_length=32)
+    place = models.BinaryField(db_index=True)
+    turn = models.ForeignKey(Turn, to_field="public_id", on_delete=models.DB_CASCADE, related_name="spoken", null=True)
+    body = models.BinaryField()
+    size = models.PositiveIntegerField(db_index=True)
+    at = models.DateTimeField(db_index=True)
+
+
+class Memory(models.Model):
+    """What the model has read up to a turn, as far as it is not what the client sent. Content.
+
+    `body` is written by `mlxd.ledger.memory_bytes` and has `size` bytes.
+    """
+
+    turn = models.OneToOneField(
+        Turn, to_field="public_id", primary_key=True, on_delete=models.DB_CASCADE, related_name="memory"
+    )
+    body = models.BinaryField()
+    size = models.PositiveIntegerField(db_index=True)
+    at = models.DateTimeField(db_index=True)

@@ -27,11 +27,23 @@ class Channel(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Parting:
+    """Where a prompt leaves the last request of its session: at token `token`, where `stored` was read instead.
+
+    `stored` is empty where that request ended there.
+    """
+
+    token: int
+    stored: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts and times of one generation.
 
     `cached_tokens` of `prompt_tokens` were not computed again: what is left when those that the model was called with
-    are taken off. `verdict` says why it was not more, `lost_tokens` how many were computed a second time.
+    are taken off. `verdict` says why it was not more, `lost_tokens` how many were computed a second time, and `parting`
+    where it left its session, if it did.
     `completion_tokens` counts sampled tokens except the one that ended the turn. Times are seconds by the monotonic
     clock.
     """
@@ -45,6 +57,7 @@ class Usage:
     decode_s: float = 0.0
     verdict: str = "none"
     lost_tokens: int = 0
+    parting: Parting | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -74,13 +87,14 @@ class Warmth(StrEnum):
 class Looked:
     """What a store has of a prompt. `cached_tokens` need not be computed; `verdict` says why not more.
 
-    `lost_tokens` were computed before and have to be computed again.
+    `lost_tokens` were computed before and have to be computed again. `parting` is where it leaves its session.
     """
 
     warmth: Warmth = Warmth.DISABLED
     cached_tokens: int = 0
     verdict: str = "disabled"
     lost_tokens: int = 0
+    parting: Parting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,7 @@ class Admitted:
     """The request has its place, and this is how warm it would begin now.
 
     `warmth` is fresh, hit, snapshot or disabled, `verdict` says why it is not more; both are `none` where nobody knows.
+    `parting` is where it leaves its session.
     """
 
     request_id: str
@@ -107,6 +122,7 @@ class Admitted:
     cached_tokens: int = 0
     verdict: str = "none"
     warmth: str = "none"
+    parting: Parting | None = None
 
     @property
     def to_compute_tokens(self) -> int:

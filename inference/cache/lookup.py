@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from inference.cache.blocks import BLOCK_TOKENS, token_slice
 from inference.cache.node import Snapshot
+from inference.cache.parting import parting
 from inference.cache.reuse import Query, Reuse, ReuseMode
 from inference.cache.store import Store
 from inference.cache.tree import Match
 from inference.cache.verdict import Evidence, judge
+from inference.events import Parting
 
 
 def find(store: Store, query: Query) -> Reuse:
@@ -17,20 +19,22 @@ def find(store: Store, query: Query) -> Reuse:
     if depth < store.limits.min_reuse_tokens:
         depth, stored = 0, None
     nodes = match.blocks[: -(-depth // BLOCK_TOKENS)]
+    parts = parting(store.sessions.get(query.session), match, query)
     return Reuse(
         query=query,
         depth_tokens=depth,
         handles=tuple(node.handle for node in nodes if node.handle is not None),
         snapshot=None if stored is None else stored.handle,
         kv_depth_tokens=match.depth,
-        verdict=judge(_evidence(store, query, match, depth)),
+        verdict=judge(_evidence(store, query, match, depth, parts)),
         version=store.tree.version,
         nodes=nodes,
         stored=stored,
+        parting=parts,
     )
 
 
-def _evidence(store: Store, query: Query, match: Match, resumed: int) -> Evidence:
+def _evidence(store: Store, query: Query, match: Match, resumed: int, parts: Parting | None) -> Evidence:
     digest, at = (match.path[-1].digest, match.path[-1].end) if match.path else (query.root.key, 0)
     session = store.sessions.get(query.session)
     return Evidence(
@@ -44,7 +48,7 @@ def _evidence(store: Store, query: Query, match: Match, resumed: int) -> Evidenc
         bitwise=query.mode is ReuseMode.BITWISE,
         loss=store.attribution.loss(digest, at, query.packed, match.tail_tokens, query.limit),
         session_root=None if session is None else session.root,
-        session_parts=session is not None and bool(session.entries) and not match.reaches(session.entries[-1]),
+        parts_at=None if parts is None else parts.token,
     )
 
 

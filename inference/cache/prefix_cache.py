@@ -60,8 +60,13 @@ class PrefixCache:
         query = reuse.query
         return self._store.tree.match(query.root, query.packed, query.limit).behind(count)
 
-    def hold(self, reuse: Reuse, request_id: str, admission: Admission = Admission.MAIN) -> Lease:
-        """Locks what a lookup found, or what is there now if the store has changed since: see `Lease.reuse`."""
+    def hold(
+        self, reuse: Reuse, request_id: str, admission: Admission = Admission.MAIN, *, counted: bool = True
+    ) -> Lease:
+        """Locks what a lookup found, or what is there now if the store has changed since: see `Lease.reuse`.
+
+        `counted` False is for further answers to a request that has counted already.
+        """
         tree, now_s = self._store.tree, self._clock()
         if reuse.version != tree.version:
             reuse = find(self._store, reuse.query)
@@ -75,7 +80,8 @@ class PrefixCache:
             reuse.stored.hits += 1
             reuse.stored.last_used_s = now_s
         self._store.sessions.seen(reuse.query.session, reuse.query.root, now_s)
-        self.counters.took(reuse)
+        if counted:
+            self.counters.took(reuse)
         self._leases += 1
         return Lease(request_id, admission, reuse, tip)
 
@@ -113,11 +119,11 @@ class PrefixCache:
             return ()
         evicted: list[Evicted] = []
         store, query, now_s = self._store, lease.reuse.query, self._clock()
-        session = query.session if lease.admission is Admission.MAIN else ""
+        session, one_shot = query.session, lease.admission is Admission.ONE_SHOT
         store.sessions.seen(session, query.root, now_s)
         if lease.tip.attached:
             touch(lease.tip, now_s)
-            store.sessions.ended(session, lease.tip)
+            store.sessions.ended(session, lease.tip, one_shot=one_shot)
         for entry in store.sessions.over(session, store.limits.max_entries_per_session):
             evicted += store.trim(entry, VerdictName.EVICTED, lease.request_id)
         for name in store.sessions.beyond(store.limits.max_sessions):

@@ -8,6 +8,7 @@ from enum import StrEnum
 from inference.cache.blocks import BlockHandle, Root, SnapshotHandle
 from inference.cache.node import Admission, Node, Snapshot
 from inference.cache.verdict import Verdict
+from inference.events import Parting
 
 
 class ReuseMode(StrEnum):
@@ -38,7 +39,8 @@ class Reuse:
 
     `handles[i]` holds the tokens from 256 i on; all but the last are whole, the last is used up to the depth.
     `snapshot` is there exactly when the model needs one and the depth is not 0; its depth is `depth_tokens`.
-    `kv_depth_tokens` is how far blocks match, snapshots and mode aside. Nothing is locked by it.
+    `kv_depth_tokens` is how far blocks match, snapshots and mode aside. `parting` is where the prompt leaves the last
+    request of its session. Nothing is locked by it.
     """
 
     query: Query
@@ -50,6 +52,7 @@ class Reuse:
     version: int
     nodes: tuple[Node, ...] = field(repr=False)
     stored: Snapshot | None = field(repr=False)
+    parting: Parting | None = field(default=None, repr=False)
 
     @property
     def prompt_tokens(self) -> int:

@@ -1,7 +1,8 @@
 """Where the requests of each session end in the tree: what the limits per session are counted by.
 
 An entry is the end of one request's path. A request that goes on from an entry takes its place; one that branches off
-adds its own.
+adds its own. A one-shot leaves an entry only where there is none yet, for it may be the first turn of a conversation;
+if what comes next does not go on from it, it was a side call, and its entry goes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from inference.cache.node import Node
 
 @dataclass(slots=True)
 class Session:
-    """`entries` oldest first; `root` is where its last request was."""
+    """`entries` oldest first; `root` is where its last request was. `unsure`: its only entry is that of a one-shot."""
 
     name: str
     root: Root
     last_used_s: float
     entries: list[Node] = field(default_factory=list)
+    unsure: bool = False
 
 
 class Sessions:
@@ -41,14 +43,15 @@ class Sessions:
         session.root, session.last_used_s = root, now_s
         self._sessions[name] = session
 
-    def ended(self, name: str, tip: Node) -> None:
+    def ended(self, name: str, tip: Node, *, one_shot: bool = False) -> None:
         """A request of a known session ended at `tip`."""
         session = self._sessions.get(name)
-        if session is None or tip.parent is None:
+        if session is None or tip.parent is None or (one_shot and session.entries and not session.unsure):
             return
         before = set(tip.upwards())
-        for entry in [entry for entry in session.entries if entry in before]:
+        for entry in [entry for entry in session.entries if session.unsure or entry in before]:
             self._drop(session, entry)
+        session.unsure = one_shot
         session.entries.append(tip)
         tip.tips.add(name)
 

@@ -40,7 +40,8 @@ SNAPSHOT_SLACK_TOKENS = 64
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`at_token` is the first prompt token that is computed for the reason `name`.
+    """`at_token` is the first prompt token that is computed for the reason `name`; of `DIVERGED`, the first that is not
+    as in the session's last request, even where others have stored more.
 
     `lost_tokens` were computed before and are computed again. `by` is the request for which room was made.
     """
@@ -53,7 +54,7 @@ class Verdict:
     def __str__(self) -> str:
         if self.name is VerdictName.EVICTED:
             return f"{self.name}(by {self.by})" if self.by else str(self.name)
-        return f"{self.name}({self.at_token})" if self.name is VerdictName.DIVERGED else str(self.name)
+        return f"{self.name}(token {self.at_token})" if self.name is VerdictName.DIVERGED else str(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class Evidence:
 
     `limit` is how much of the prompt may be reused at all, `wanted` the least that is worth it, `matched` the depth of
     the blocks that match and `resumed` the depth that will be reused of it. `at_end`: the match ends where something
-    stored ends. `session_root` is below what the session's last request was, None when it is new; `session_parts`: the
-    prompt leaves the path of that request.
+    stored ends. `session_root` is below what the session's last request was, None when it is new; `parts_at` is where
+    the prompt leaves the path of that request, None where it does not.
     """
 
     root: Root
@@ -85,7 +86,7 @@ class Evidence:
     bitwise: bool
     loss: Loss | None
     session_root: Root | None
-    session_parts: bool
+    parts_at: int | None
 
 
 def judge(seen: Evidence) -> Verdict:
@@ -97,7 +98,9 @@ def judge(seen: Evidence) -> Verdict:
         return Verdict(seen.loss.reason, seen.matched, seen.loss.tokens + behind, seen.loss.by)
     if seen.needs_snapshot and behind > SNAPSHOT_SLACK_TOKENS:
         return Verdict(VerdictName.NO_SNAPSHOT, seen.resumed, behind)
-    return Verdict(_by_path(seen), seen.matched, behind)
+    name = _by_path(seen)
+    parts_at = seen.parts_at if name is VerdictName.DIVERGED else None
+    return Verdict(name, seen.matched if parts_at is None else parts_at, behind)
 
 
 def _by_path(seen: Evidence) -> VerdictName:
@@ -109,7 +112,7 @@ def _by_path(seen: Evidence) -> VerdictName:
         return VerdictName.FIRST_SEEN
     if seen.at_end:
         return VerdictName.EXTENDED
-    return VerdictName.DIVERGED if seen.session_parts else VerdictName.BRANCHED
+    return VerdictName.DIVERGED if seen.parts_at is not None else VerdictName.BRANCHED
 
 
 def _change_of_root(before: Root | None, now: Root) -> VerdictName | None:

@@ -128,7 +128,14 @@ class Intake:
             return False
         ticket.announced = True
         looked = resident.runner.lookup(request.prompt, request.cache, request.params.kv)
-        admitted = Admitted(request.id, ticket.prompt_tokens, looked.cached_tokens, looked.verdict, looked.warmth.value)
+        admitted = Admitted(
+            request.id,
+            ticket.prompt_tokens,
+            looked.cached_tokens,
+            looked.verdict,
+            looked.warmth.value,
+            looked.parting,
+        )
         return ticket.mailbox.put((admitted,))
 
     def _refuse_for_model(self, ticket: Ticket) -> None:

@@ -131,6 +131,7 @@ class Row:
             cached_tokens=self.choices.cached_tokens,
             verdict=self.choices.looked.verdict,
             lost_tokens=self.choices.looked.lost_tokens,
+            parting=self.choices.looked.parting,
             completion_tokens=self.completion_tokens,
             reasoning_tokens=self._answer.reasoning_tokens,
             queue_s=self.started_s - self.ticket.submitted_s,

@@ -125,7 +125,7 @@ async def test_explaining_tells_what_the_request_then_gets_and_changes_nothing(r
     )
     assert told["prefill_tokens"] == usage["prompt_tokens"] - told["cached_tokens"] > 0
     assert (told["kv"], told["verdict"]) == (then.headers["x-conv-kv"], then.headers["x-mlxd-verdict"])
-    assert told["verdict"] == f"diverged({told['matched_tokens']})"
+    assert told["verdict"] == f"diverged(token {told['matched_tokens']})"
 
 
 async def test_explaining_names_the_message_the_field_and_both_texts(running: Runtime) -> None:

@@ -6,12 +6,15 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inference.cache.blocks import Root
 from inference.cache.limits import CacheLimits
 from inference.cache.node import Admission
 from inference.cache.reuse import ReuseMode
 from inference.cache.verdict import VerdictName
+from inference.events import Parting
 from tests.cache_driver import Driver
 
 ROOT = Root("m", "w", settings="kv16", template="t")
@@ -61,7 +64,7 @@ def test_branched_and_diverged_differ_by_whose_path_it_leaves(driver: Driver) ->
     assert driver.cache.lookup(ROOT, ids).verdict.name is VerdictName.BRANCHED
     assert driver.cache.lookup(ROOT, ids, session="two").verdict.name is VerdictName.BRANCHED
     mine = driver.cache.lookup(ROOT, ids, session="one").verdict
-    assert (mine.name, mine.at_token, str(mine)) == (VerdictName.DIVERGED, 600, "diverged(600)")
+    assert (mine.name, mine.at_token, str(mine)) == (VerdictName.DIVERGED, 600, "diverged(token 600)")
 
 
 def test_too_short(driver: Driver) -> None:
@@ -206,3 +209,55 @@ def test_the_stats_are_json_and_sum_up(driver: Driver) -> None:
     assert (model["model"], model["tokens"], model["nbytes"]) == ("m", 700 + 800 - 512, stats["block_bytes"])
     assert (model["snapshots"], model["snapshot_bytes"], stats["sessions"]) == (1, 500, 1)
     assert stats["counters"]["stored_tokens"] == model["tokens"]
+
+
+def test_a_parting_is_told_from_the_path_that_the_request_follows_furthest(driver: Driver) -> None:
+    """Its own, even where the last request was a sub-agent's and where other sessions have stored more."""
+    stored(driver, session="one")
+    stored(driver, (*TALK[:100], *range(400)), session="one")
+    stored(driver, (*TALK[:300], *range(400)), session="other")
+    found = driver.cache.lookup(ROOT, (*TALK[:300], *range(350), 7, 8, 9), session="one")
+    assert (found.depth_tokens, str(found.verdict)) == (650, "diverged(token 300)")
+    assert found.parting == Parting(300, TALK[300:316])
+
+
+@pytest.mark.parametrize("ids", [(*TALK, 5), TALK[:400], TALK[:1]])
+def test_what_goes_on_or_ends_within_parts_from_nothing(driver: Driver, ids: tuple[int, ...]) -> None:
+    stored(driver, session="one")
+    stored(driver, (*TALK[:100], *range(400)), session="one")
+    assert driver.cache.lookup(ROOT, ids, session="one").parting is None
+
+
+@given(common=st.integers(0, 700), own=st.integers(1, 40), other=st.integers(1, 40), grid=st.booleans())
+@settings(max_examples=60)
+def test_the_first_difference_is_where_the_lists_differ(common: int, own: int, other: int, grid: bool) -> None:
+    driver = Driver(PLENTY)
+    common = common // 256 * 256 if grid else common
+    before, now = (*TALK[:common], *range(1, own + 1)), (*TALK[:common], *range(100, 100 + other), 99)
+    stored(driver, before, session="one")
+    assert driver.cache.lookup(ROOT, now, session="one").parting == Parting(common, before[common : common + 16])
+
+
+def test_the_second_turn_of_a_short_conversation_knows_its_session(driver: Driver) -> None:
+    first = driver.start(ROOT, TALK, session="one", admission=Admission.ONE_SHOT)
+    driver.compute(first, len(TALK))
+    driver.finish(first)
+    assert driver.cache.lookup(ROOT, (*TALK, 1, 2), session="one").verdict.name is VerdictName.EXTENDED
+    parted = driver.cache.lookup(ROOT, (*TALK[:600], 1, 2), session="one")
+    assert str(parted.verdict) == "diverged(token 600)"
+    stored(driver, (*TALK, 1, 2), session="one")
+    [entry] = driver.cache._store.sessions.get("one").entries  # type: ignore[union-attr]
+    assert entry.end == 702
+
+
+def test_a_side_call_is_not_what_its_session_is_compared_with(driver: Driver) -> None:
+    def title(ids: tuple[int, ...]) -> None:
+        row = driver.start(ROOT, ids, session="one", admission=Admission.ONE_SHOT)
+        driver.compute(row, len(ids))
+        driver.finish(row)
+
+    title(tuple(range(5000, 5100)))
+    stored(driver, session="one")
+    title(tuple(range(6000, 6100)))
+    session = driver.cache._store.sessions.get("one")
+    assert session is not None and [entry.end for entry in session.entries] == [700]

@@ -100,7 +100,8 @@ class ModelStore:
         """
         if job.cache is None or self._refusal is not None:
             return self._fresh(), None, Looked()
-        lease = self._cache.hold(self._find(job.prompt.ids, job.cache, job.kv), job.id, _admission(job.cache))
+        found = self._find(job.prompt.ids, job.cache, job.kv)
+        lease = self._cache.hold(found, job.id, _admission(job.cache), counted=not job.fork_of)
         try:
             state = self._assembled(lease.reuse, job)
             trail = Trail(self._cache, lease, self._needs, job.prompt)
@@ -121,7 +122,7 @@ class ModelStore:
         reuse = self._cache.lookup(root, ids, session=job.cache.session)
         if reuse.depth_tokens != len(ids) - 1:
             return None
-        lease = self._cache.hold(reuse, job.id, _admission(job.cache))
+        lease = self._cache.hold(reuse, job.id, _admission(job.cache), counted=False)
         return Trail(self._cache, lease, self._needs, job.prompt)
 
     def claim(self, job: Job, offset: int) -> None:
@@ -160,4 +161,4 @@ def _admission(scope: CacheScope) -> Admission:
 def looked(reuse: Reuse) -> Looked:
     """A lookup's result as it leaves the engine."""
     warmth = Warmth.FRESH if not reuse.depth_tokens else Warmth.SNAPSHOT if reuse.snapshot else Warmth.HIT
-    return Looked(warmth, reuse.depth_tokens, str(reuse.verdict), reuse.verdict.lost_tokens)
+    return Looked(warmth, reuse.depth_tokens, str(reuse.verdict), reuse.verdict.lost_tokens, reuse.parting)

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from inference.engine.blocks import KVBlock
+from inference.engine.blocks import KVBlock, KVPart
 from inference.engine.kv import KVState, quantised_from
 from inference.engine.kv_columns import (
     GROWING,
@@ -52,8 +52,9 @@ def assemble(
     _require_chain(blocks, depth)
     if quantised is not None and depth >= quantised_from(quantised):
         fresh = quantise(fresh, quantised)
-    for entry, parts in zip(attention_leaves(fresh), _layers(blocks, len(attention_leaves(fresh))), strict=True):
-        _fill(entry, blocks, parts, depth, room_tokens)
+    parts = [part for block in blocks for part in block.parts if part.start < depth]
+    for entry, arrays in zip(attention_leaves(fresh), _layers(parts, len(attention_leaves(fresh))), strict=True):
+        _fill(entry, parts, arrays, depth, room_tokens)
     if recurrent_leaves(fresh):
         if snapshot is None or snapshot.depth != depth:
             raise KVMismatch(f"Recurrent layers need a snapshot at {depth} tokens.")
@@ -80,58 +81,58 @@ def _require_chain(blocks: Sequence[KVBlock], depth: int) -> None:
         raise KVMismatch(f"Blocks of {at} tokens do not end where {depth} tokens do.")
 
 
-def _layers(blocks: Sequence[KVBlock], count: int) -> Iterator[list[list[mx.array]]]:
-    """For each attention layer: its arrays in each block."""
-    if any(len(block.per_layer) != count for block in blocks):
+def _layers(parts: Sequence[KVPart], count: int) -> Iterator[list[list[mx.array]]]:
+    """For each attention layer: its arrays in each part."""
+    if any(len(part.per_layer) != count for part in parts):
         raise KVMismatch("A block is of another model.")
-    views = [iter(block.packed.arrays) for block in blocks]
+    views = [iter(part.packed.arrays) for part in parts]
     for layer in range(count):
         yield [
-            [array for _ in range(block.per_layer[layer]) if (array := next(view)) is not None]
-            for block, view in zip(blocks, views, strict=True)
+            [array for _ in range(part.per_layer[layer]) if (array := next(view)) is not None]
+            for part, view in zip(parts, views, strict=True)
         ]
 
 
-def _fill(entry: Any, blocks: Sequence[KVBlock], parts: list[list[mx.array]], depth: int, room_tokens: int) -> None:
+def _fill(entry: Any, parts: Sequence[KVPart], arrays: list[list[mx.array]], depth: int, room_tokens: int) -> None:
     if type(entry) in RINGS:
-        _fill_ring(entry, blocks, parts, depth)
+        _fill_ring(entry, parts, arrays, depth)
     elif type(entry) in GROWING:
-        _fill_growing(entry, blocks, parts, depth, room_tokens)
+        _fill_growing(entry, parts, arrays, depth, room_tokens)
     else:
         raise KVMismatch(f"{type(entry).__name__} has no rule.")
 
 
 def _fill_growing(
-    entry: Any, blocks: Sequence[KVBlock], parts: list[list[mx.array]], depth: int, room_tokens: int
+    entry: Any, parts: Sequence[KVPart], arrays: list[list[mx.array]], depth: int, room_tokens: int
 ) -> None:
     """mlx-lm copies a buffer whole each time it grows, so there is room for one token at the very least."""
     if type(entry) is QuantizedKVCache:
-        parts = [_quantised(part, entry) for part in parts]
-    if len({len(part) for part in parts}) > 1 or (type(entry) is KVCache) != (len(parts[0]) == _PLAIN):
+        arrays = [_quantised(some, entry) for some in arrays]
+    if len({len(some) for some in arrays}) > 1 or (type(entry) is KVCache) != (len(arrays[0]) == _PLAIN):
         raise KVMismatch("A row that is not quantised cannot be made of quantised blocks.")
     columns = ((depth + room_tokens) // GRID_TOKENS + 1) * GRID_TOKENS
-    arrays = [_joined(layer, blocks, 0, depth, columns - depth) for layer in zip(*parts, strict=True)]
-    half = len(arrays) // 2
-    entry.keys, entry.values = arrays if half == 1 else (tuple(arrays[:half]), tuple(arrays[half:]))
+    whole = [_joined(layer, parts, 0, depth, columns - depth) for layer in zip(*arrays, strict=True)]
+    half = len(whole) // 2
+    entry.keys, entry.values = whole if half == 1 else (tuple(whole[:half]), tuple(whole[half:]))
     entry.offset = depth
 
 
-def _fill_ring(entry: Any, blocks: Sequence[KVBlock], parts: list[list[mx.array]], depth: int) -> None:
+def _fill_ring(entry: Any, parts: Sequence[KVPart], arrays: list[list[mx.array]], depth: int) -> None:
     """The last window, oldest first. A full ring without spare columns is what decode expects to rotate."""
     first = max(0, depth - entry.max_size)
-    entry.keys, entry.values = (_joined(layer, blocks, first, depth, 0) for layer in zip(*parts, strict=True))
+    entry.keys, entry.values = (_joined(layer, parts, first, depth, 0) for layer in zip(*arrays, strict=True))
     entry.offset = depth
     entry._idx = depth - first
 
 
-def _joined(layer: Sequence[mx.array], blocks: Sequence[KVBlock], first: int, depth: int, room_tokens: int) -> mx.array:
+def _joined(layer: Sequence[mx.array], parts: Sequence[KVPart], first: int, depth: int, room_tokens: int) -> mx.array:
     """Tokens `first` to `depth` of one array and room behind them, in a buffer of its own."""
     pieces = []
-    for array, block in zip(layer, blocks, strict=True):
-        if block.end <= first:
+    for array, part in zip(layer, parts, strict=True):
+        if part.end <= first:
             continue
-        if block.start < first or block.end > depth:
-            array = array[:, :, max(0, first - block.start) : depth - block.start]
+        if part.start < first or part.end > depth:
+            array = array[:, :, max(0, first - part.start) : depth - part.start]
         pieces.append(array)
     if room_tokens:
         _, heads, _, width = pieces[0].shape
@@ -140,11 +141,11 @@ def _joined(layer: Sequence[mx.array], blocks: Sequence[KVBlock], first: int, de
     return mx.contiguous(pieces[0]) if len(pieces) == 1 else mx.concatenate(pieces, axis=2)
 
 
-def _quantised(part: list[mx.array], entry: Any) -> list[mx.array]:
+def _quantised(arrays: list[mx.array], entry: Any) -> list[mx.array]:
     """Rounding is by token and group, so a block quantised here is bitwise what a quantised row holds."""
-    if len(part) != _PLAIN:
-        return part
-    return [array for plain in part for array in mx.quantize(plain, group_size=entry.group_size, bits=entry.bits)]
+    if len(arrays) != _PLAIN:
+        return arrays
+    return [array for plain in arrays for array in mx.quantize(plain, group_size=entry.group_size, bits=entry.bits)]
 
 
 def _arrays(leaf: Any) -> list[mx.array]:

@@ -57,6 +57,11 @@ def pack(arrays: Iterable[mx.array | None]) -> Packed:
     return packed([_stack(members) for _, members in groups.values()], places)
 
 
+def copied(stacks: Sequence[mx.array], places: Sequence[int]) -> Packed:
+    """As `packed`, of copies that keep nothing of the originals' buffers."""
+    return packed([mx.contiguous(stack) for stack in stacks], places)
+
+
 def along_tokens(parts: Sequence[Packed]) -> Packed:
     """Parts of one layout, joined on the token axis (the third) into one, unevaluated."""
     stacks = zip(*(part.stacks for part in parts), strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from inference.engine import kv
 from inference.engine.assembly import assemble
-from inference.engine.blocks import KVBlock, cut, store_needs
+from inference.engine.blocks import KVBlock, cut, joined, store_needs
 from inference.engine.kv import KVState
 from inference.engine.mlx_lm_door import make_prompt_cache
 from inference.engine.prefill import pieces
@@ -136,7 +136,7 @@ def answer(model: Any, ids: TokenIds, state: KVState | None = None, offset: int 
 
 
 def bits(blocks: Iterable[KVBlock]) -> list[np.ndarray]:
-    return [np.array(stack) for block in blocks for stack in block.packed.stacks]
+    return [np.array(stack) for block in blocks for stack in joined(block).stacks]
 
 
 def same_bits(left: Iterable[np.ndarray], right: Iterable[np.ndarray]) -> bool:

@@ -14,6 +14,7 @@ import mlx.core as mx
 import pytest
 
 from inference.engine import kv
+from inference.engine.blocks import block_of, joined
 from inference.engine.kv import KVState
 from inference.engine.kv_columns import KVMismatch, attention_leaves, recurrent_leaves
 from inference.engine.mlx_lm_door import RotatingKVCache, make_prompt_cache
@@ -105,7 +106,7 @@ def layers_exchanged(model: Any, stored: Stored) -> KVState:
     def exchanged(packed: Packed) -> Packed:
         return repacked([mx.contiguous(stack[::-1]) for stack in packed.stacks], packed.places)
 
-    blocks = [replace(block, packed=exchanged(block.packed)) for block in stored.blocks]
+    blocks = [block_of(one.start, one.end, exchanged(joined(one)), one.per_layer) for one in stored.blocks]
     return resumed(model, Stored(IDS, blocks, stored.snapshots), DEPTH)
 
 
@@ -181,7 +182,7 @@ def test_a_block_that_was_written_is_noticed(dense: Loaded) -> None:
     """The check for stored bits can fail: an array of a block is an array that could be written."""
     stored = read_and_store(dense.model, IDS)
     before = bits(stored.blocks)
-    stored.blocks[0].packed.stacks[0][0, 0, 5, 3] += 1.0
+    stored.blocks[0].parts[0].packed.stacks[0][0, 0, 5, 3] += 1.0
     assert not same_bits(before, bits(stored.blocks))
 
 

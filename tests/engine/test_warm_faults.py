@@ -18,7 +18,7 @@ from inference.cache.blocks import Root
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.tree import PrefixTree
 from inference.engine import assembly, recorder, store, trail
-from inference.engine.blocks import KVBlock
+from inference.engine.blocks import KVBlock, block_of, joined
 from inference.engine.fingerprint import fingerprint
 from inference.engine.kv import KVState
 from inference.engine.kv_columns import attention_leaves
@@ -67,7 +67,8 @@ def recorded(monkeypatch: Patch, spoil: Callable[[mx.array], mx.array]) -> None:
 
     def bad(state: KVState, start: int, end: int, row: int = 0) -> KVBlock:
         block = good(state, start, end, row)
-        return replace(block, packed=packed([spoil(stack) for stack in block.packed.stacks], block.packed.places))
+        whole = joined(block)
+        return block_of(start, end, packed([spoil(stack) for stack in whole.stacks], whole.places), block.per_layer)
 
     monkeypatch.setattr(recorder, "capture", bad)
 

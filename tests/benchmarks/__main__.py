@@ -28,6 +28,7 @@ BENCHMARKS = (
     "probe_peers",
     "warm_cpu",
     "store",
+    "eviction",
     "ledger",
     "warm_load",
 )

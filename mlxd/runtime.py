@@ -17,11 +17,9 @@ from functools import partial
 from pathlib import Path
 from threading import Semaphore
 
-from inference.conversation.healing import Recognised
 from inference.conversation.preparer import Preparer
-from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import quieted
+from inference.conversation.volatile_policy import BIND, VolatilePolicy
 from inference.errors import ModelLoading, ModelNotFound, QueueFull, UnsupportedParameter
 from inference.messages import Conversation
 from inference.params import GenerationParams, Grammar
@@ -30,12 +28,11 @@ from inference.scheduler import Request, Scheduler, SchedulerView
 from inference.streaming.dialects.choice import AUTO, spoken
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import TokenIds
-from mlxd.answering import guide_of, limit_of, shown_ids, tags_of, thinking_of
-from mlxd.cache_scope import cache_scope
-from mlxd.echoes import Echoes, with_raw
+from mlxd.answering import guide_of, limit_of, shown_ids, thinking_of
+from mlxd.conversing import Asking, Conversing
+from mlxd.echoes import Echoes
 from mlxd.ledger.ledger import Ledger, LedgerView
 from mlxd.ledger.recorded import Recorded
-from mlxd.ledger.whose import Whose
 from mlxd.malformed import MalformedCalls
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
@@ -152,29 +149,35 @@ class Runtime:
         session: str = "",
         conv: str = "",
         salt: bytes = b"",
+        volatile: VolatilePolicy = BIND,
     ) -> Recorded:
-        """Prepares a prompt (of `conversation`, else of `raw_prompt`) and hands it to the scheduler.
+        """Prepares a prompt and hands it to the scheduler; what is asked is told in `Asking`.
 
-        Raises any `RequestError`, `BusyError` or `ModelError`. `body_bytes` is the size of the request's body,
-        `session` the conversation that the client says it belongs to, `conv` what it is called where the client does
-        not; only requests of one `salt` share what is stored.
+        Raises any `RequestError`, `BusyError` or `ModelError`.
         """
         served = self.resolve(model)
         text = await self.text(served)
         grammar = await self._compiled(served, params.grammar)
-        found = await self.echoes.recognise(served.id, text, conversation, salt, body_bytes)
-        prompt = self.echoes.counted(
-            await self.prepared(served, text, conversation, raw_prompt, params, body_bytes, found)
+        asking = Asking(
+            params=params,
+            conversation=conversation,
+            raw_prompt=raw_prompt,
+            client=client,
+            body_bytes=body_bytes,
+            session=session,
+            conv=conv,
+            salt=salt,
+            volatile=volatile,
         )
+        understood = await self.conversing.understand(served.ref, text, asking)
+        prompt = understood.prompt
         tools = () if conversation is None else conversation.tools
         dialects = () if conversation is None else spoken(text.dialects, self.tool_call_format)
         thinking, thought = None, None
         if conversation is not None:
             thinking = thinking_of(text, prompt, self.reasoning)
             thought = limit_of(text, prompt, self.reasoning, params.thinking_budget_tokens, calls=bool(tools))
-        scope = cache_scope(text, conversation, prompt, session, salt)
-        whose = Whose(client, session or conv, bool(session), scope.one_shot, params.n, tags_of(text, self.reasoning))
-        known = await self.ledger.place(conversation, whose, body_bytes)
+        listening = self.echoes.listening(understood.found, text, prompt, thinking)
         generation = self.scheduler.submit(
             Request(
                 id=request_id,
@@ -190,28 +193,16 @@ class Runtime:
                 shown=shown_ids(text.tokenizer, dialects, calls=bool(tools)),
                 report=partial(self.malformed.note, request_id, served.id),
                 guide=guide_of(grammar, thought, split=thinking is not None and not text.traits.channels),
-                cache=scope,
-                note=self.echoes.note(found, text, prompt, thinking),
+                cache=understood.scope,
+                note=None if listening is None else listening.note,
             )
         )
-        return Recorded(generation, known, self.ledger)
+        return Recorded(generation, understood.known, self.ledger, listening)
 
-    async def prepared(
-        self,
-        served: ServedModel,
-        text: TextModel,
-        conversation: Conversation | None,
-        raw_prompt: str | TokenIds,
-        params: GenerationParams,
-        body_bytes: int,
-        found: Recognised | None = None,
-    ) -> Rendered:
-        """What the model will read of a request; its messages that were `found` to be ours as the model spoke them."""
-        source = raw_prompt if conversation is None else with_raw(conversation, found)
-        rendered = await self.preparer.prepare_with_notes(served.path, text, source, body_bytes)
-        if conversation is not None and params.thinking_budget_tokens == 0:
-            return replace(rendered, prompt=quieted(text, rendered.prompt, tags_of(text, self.reasoning)))
-        return rendered
+    @property
+    def conversing(self) -> Conversing:
+        """The way from a request to its prompt, for requests and for questions about them."""
+        return Conversing(self.echoes, self.ledger, self.preparer, self.reasoning)
 
     async def _compiled(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
         """A grammar made ready, off the loop and before the request waits for anything else."""

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inference.conversation.lineage_memory import FRESH, Draft, LineageMemory, align
+from inference.conversation.meaning import Meaning, meaning_of
 from inference.conversation.reading import as_sent, follow
 from inference.conversation.span_ledger import SpanLedger
-from inference.conversation.spans import Found, find, fragments, skeleton_digests
+from inference.conversation.spans import Found, fragments
 from inference.conversation.volatile import RULES, VolatileRule
 from inference.conversation.volatile_policy import BIND, VolatilePolicy
 from inference.messages import Conversation
@@ -42,16 +43,15 @@ def bind(
     memory: LineageMemory = FRESH,
     policy: VolatilePolicy = BIND,
     *,
+    meaning: Meaning | None = None,
     keys: Sequence[bytes] = (),
     rules: Sequence[VolatileRule] = RULES,
 ) -> Bound:
-    """What to render for a request. `keys` are its messages' meanings without their spans (`skeleton_digests`), where
-    the caller knows them better: a healed answer's is that of the turn the model spoke."""
-    found = find(conversation, rules)
-    if not keys:  # nothing is compared where nothing is bound
-        binds = policy.pin or policy.rebind
-        keys = skeleton_digests(conversation, found) if binds else (b"",) * len(conversation.messages)
-    drafts = _drafts(conversation, found, keys)
+    """What to render for a request; `meaning` is its own, where it was read already. `keys` are the digests of its
+    messages where the caller knows them better: a healed answer's is that of the turn the model spoke."""
+    meaning = meaning or meaning_of(conversation, rules=rules)
+    found = meaning.found
+    drafts = _drafts(conversation, found, keys or meaning.digests)
     alignment = align(memory.read, drafts)
     named = {rule.name: rule for rule in rules}
     follows = memory.echoed and policy.rebind and alignment.complete

@@ -28,9 +28,10 @@ class Prefix:
     digest: bytes
 
     @classmethod
-    def of(cls, scope: str, tools: Sequence[Tool]) -> Prefix:
-        """Before the first message. `scope` parts what must never be mixed: models, and clients of their own."""
-        return cls(_digest([scope, tools_digest(tools).hex()]))
+    def of(cls, scope: str, tools: bytes) -> Prefix:
+        """Before the first message. `scope` parts what must never be mixed: models, and clients of their own. `tools`
+        is the digest of all tools."""
+        return cls(_digest([scope, tools.hex()]))
 
     def then(self, message: bytes) -> Prefix:
         """With one more message, given as its digest."""

@@ -5,37 +5,43 @@ whole history before it and its text: text alone picks the wrong turn (of 75 rec
 several turns fit and their ids differ, none is taken.
 
 The history counts a recognised turn as the model spoke it, so it stays the same when a client trims or drops something
-of it later.
+of it later. What drifts is no part of it: neither a date in the instructions nor a message that will not come again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from inference.conversation.canonical import Prefix, bare_id, message_digest
+from inference.conversation.canonical import Prefix, bare_id
 from inference.conversation.echo import Outcome, compared, named
+from inference.conversation.meaning import Meaning, said_digest, with_thought
 from inference.conversation.sentinels import Text
 from inference.conversation.spoken import RawTurn, SpokenTurn
-from inference.conversation.turns import Call, ThinkTags, Turn, turns_of
-from inference.messages import Conversation, Role, Tool
+from inference.conversation.turns import Call, Turn, line_feeds
+from inference.messages import Role, Tool, ToolCall
 
 MAX_TURNS = 2000
 MAX_BYTES = 128 << 20
 MAX_TWINS = 8
 """Turns kept of one history: a client may ask the same again and again."""
 
-Place = tuple[str, str] | Prefix
-"""Where a turn is looked for: (scope, bare id of its first call), or the history before it."""
+Place = bytes
+"""Where a turn is looked for: the digest of its scope and the id of its first call, or of the history before it."""
+
+type Seek = Callable[[Place], Sequence[SpokenTurn]]
+"""What else is known of a place that is not in the store; the latest turn last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
     """A conversation's assistant messages, by number. `prefix` is all of it: what the next answer will stand behind.
 
-    `digests` has one for each message. `raw` has the ids of the turns that are to be rendered as the model spoke them.
+    `digests` has one for each message, as `Meaning.digests`; that of a recognised turn is what the model spoke. `raw`
+    has the ids of the turns that are to be rendered as the model spoke them.
     """
 
     scope: str
@@ -60,6 +66,10 @@ class HealingStore:
         return self._count
 
     @property
+    def max_turns(self) -> int:
+        return self._max_turns
+
+    @property
     def nbytes(self) -> int:
         return self._bytes
 
@@ -73,46 +83,58 @@ class HealingStore:
         with self._lock:
             self._counts.update(counts)
 
-    def remember(self, scope: str, before: Prefix, turn: SpokenTurn) -> None:
-        """Keeps a finished turn that was the answer to `before`. One that said nothing could not be told apart."""
+    def remember(self, scope: str, before: Prefix, turn: SpokenTurn) -> Place | None:
+        """Keeps a finished turn that was the answer to `before`; its place. One that said nothing could not be told
+        apart, and is not kept."""
         if not self._max_turns or not (turn.calls or turn.text.strip()):
-            return
-        place: Place = (scope, bare_id(turn.calls[0].id)) if turn.calls else before
-        with self._lock:
-            kept = self._turns.get(place, ())
-            if turn in kept:
-                self._turns.move_to_end(place)
-                return
-            self._put(place, (*kept, turn)[-MAX_TWINS:])
-            while len(self._turns) > 1 and (self._count > self._max_turns or self._bytes > self._max_bytes):
-                self._drop(next(iter(self._turns)))
+            return None
+        place = place_of(scope, before, turn.calls)
+        self._add(place, (turn,))
+        return place
 
-    def recognise(
-        self, scope: str, conversation: Conversation, think: ThinkTags | None = None, *, counted: bool = True
-    ) -> Recognised:
-        """Which messages are echoes. `scope` names the model and who may share; `think` are its template's tags."""
-        tools = named(conversation.tools)
-        prefix = Prefix.of(scope, conversation.tools)
+    def restore(self, place: Place, turns: Sequence[SpokenTurn]) -> bool:
+        """Takes in the turns of a place as those that go first. False: there is no room for more."""
+        with self._lock:
+            nbytes = self._bytes + sum(turn.nbytes for turn in turns)
+            if self._count + len(turns) > self._max_turns or nbytes > self._max_bytes:
+                return False
+            if turns and place not in self._turns:
+                self._put(place, tuple(turns)[-MAX_TWINS:])
+                self._turns.move_to_end(place, last=False)
+        return True
+
+    def forget(self, place: Place, turns: Collection[SpokenTurn]) -> None:
+        """Lets go of these turns of a place."""
+        with self._lock:
+            kept = tuple(turn for turn in self._turns.get(place, ()) if turn not in turns)
+            self._put(place, kept) if kept else self._drop(place)
+
+    def recognise(self, scope: str, meaning: Meaning, *, counted: bool = True, seek: Seek | None = None) -> Recognised:
+        """Which messages are echoes. `scope` names the model and who may share; what `seek` finds is kept from now."""
+        tools = named(meaning.conversation.tools)
+        prefix = Prefix.of(scope, meaning.tools)
         outcomes: dict[int, Outcome] = {}
         raw: dict[int, RawTurn] = {}
         digests: list[bytes] = []
-        for turn in turns_of(conversation, think, Counter()):
+        for turn, digest in zip(meaning.turns, meaning.digests, strict=True):
+            thought = "".join(part.text for part in turn.reasoning)
             if turn.role is Role.ASSISTANT:
-                outcome, spoken = self._recognised(scope, prefix, turn, tools)
+                outcome, spoken = self._recognised(place_of(scope, prefix, turn.calls), turn, tools, seek)
                 outcomes[turn.message] = outcome
                 if spoken is not None:
-                    raw[turn.message] = spoken.raw
-                    turn = as_spoken(turn, spoken)
-            digests.append(message_digest(turn))
-            prefix = prefix.then(digests[-1])
+                    raw[turn.message], thought = spoken.raw, line_feeds(spoken.reasoning, Counter())
+                    digest = said_digest(as_spoken(turn, spoken)) if outcome is Outcome.HEALED_NORMALISED else digest
+            digests.append(digest)
+            if turn.message not in meaning.passing:
+                prefix = prefix.then(with_thought(digest, thought))
         if counted:
             self.count(Counter(outcome.value for outcome in outcomes.values()))
         return Recognised(scope, prefix, tuple(digests), outcomes, raw)
 
     def _recognised(
-        self, scope: str, prefix: Prefix, turn: Turn, tools: Mapping[str, Tool]
+        self, place: Place, turn: Turn, tools: Mapping[str, Tool], seek: Seek | None
     ) -> tuple[Outcome, SpokenTurn | None]:
-        found = self._at((scope, bare_id(turn.calls[0].id)) if turn.calls else prefix)
+        found = self._at(place) or self._sought(place, seek)
         verdicts = [(compared(turn, spoken, tools), spoken) for spoken in found]
         fitting = [one for one in verdicts if one[0] is not Outcome.REFUSED_EDITED]
         if not fitting:
@@ -129,6 +151,21 @@ class HealingStore:
             self._turns.move_to_end(place)
             return found
 
+    def _sought(self, place: Place, seek: Seek | None) -> tuple[SpokenTurn, ...]:
+        found = tuple(seek(place)) if seek is not None and self._max_turns else ()
+        if found:
+            self._add(place, found)
+        return found
+
+    def _add(self, place: Place, turns: tuple[SpokenTurn, ...]) -> None:
+        with self._lock:
+            kept = self._turns.get(place, ())
+            if new := tuple(turn for turn in turns if turn not in kept):
+                self._put(place, (*kept, *new)[-MAX_TWINS:])
+            self._turns.move_to_end(place)
+            while len(self._turns) > 1 and (self._count > self._max_turns or self._bytes > self._max_bytes):
+                self._drop(next(iter(self._turns)))
+
     def _put(self, place: Place, turns: tuple[SpokenTurn, ...]) -> None:
         self._drop(place)
         self._turns[place] = turns
@@ -139,6 +176,13 @@ class HealingStore:
         turns = self._turns.pop(place, ())
         self._count -= len(turns)
         self._bytes -= sum(turn.nbytes for turn in turns)
+
+
+def place_of(scope: str, before: Prefix, calls: Sequence[Call] | Sequence[ToolCall]) -> Place:
+    """A turn with calls is found by the first of them, wherever it stands; any other by what stands before it."""
+    if not calls:
+        return before.digest
+    return hashlib.sha256(f"{scope}\0{bare_id(calls[0].id)}".encode("utf-8", "surrogatepass")).digest()
 
 
 def as_spoken(turn: Turn, spoken: SpokenTurn) -> Turn:

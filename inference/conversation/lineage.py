@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from inference.conversation.lineage_memory import LineageMemory
 from inference.conversation.turn_chain import Asked, Edge, Placed, Turn, after, chain
 
 RESUME_AFTER_S = 3600.0
@@ -27,14 +28,21 @@ RESUME_AFTER_S = 3600.0
 MAX_TURNS = 10_000
 """About a kilobyte each. A turn that fell out is no parent any more; nothing else depends on it."""
 
+MAX_TWINS = 16
+"""Where more turns than this end in the same words, nobody knows which of them a request goes on from."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What of a request's chain is known: how many of its messages and through whom, and whom it strictly extends."""
+    """What of a request's chain is known: how many of its messages and through whom, and whom it strictly extends.
+
+    `memories` has what that one remembers, or nothing where turns that are the same in content remember other things.
+    """
 
     messages: int = 0
     through: Turn | None = None
     parent: Turn | None = None
+    memories: tuple[LineageMemory, ...] = ()
 
 
 class Lineage:
@@ -67,7 +75,7 @@ class Lineage:
         if known.parent is not None and not asked.named:
             session = known.parent.session
         edge, beside = self._edge(asked, hashes, known, session)
-        return Placed(asked, hashes, session, edge, known.messages, known.parent, beside)
+        return Placed(asked, hashes, session, edge, known.messages, known.parent, beside, known.memories)
 
     def commit(self, placed: Placed, answers: Sequence[bytes]) -> Turn:
         """Records a finished turn. `answers` are the digests of what was answered, one for each choice."""
@@ -90,9 +98,17 @@ class Lineage:
             head=placed.head,
             tools=placed.asked.tools,
             at_s=placed.asked.at_s,
+            memory=placed.memory,
         )
         self._add(turn)
         return turn
+
+    def forget(self, session: str) -> int:
+        """Lets go of a session's turns, whoever asked for them; how many there were."""
+        doomed = [turn for turn in self._turns.values() if turn.session == session]
+        for turn in doomed:
+            self._forget(turn)
+        return len(doomed)
 
     def restore(self, turns: Iterable[Turn]) -> None:
         """Takes in turns of an earlier process, oldest first."""
@@ -108,17 +124,28 @@ class Lineage:
                 known = _Known(messages, self._turns[found])
             ended = self._ends.get(point)
             if ended:
-                ender = self._nearest(ended, asked.session if asked.named else "")
+                session = asked.session if asked.named else ""
+                ender = self._nearest(ended, session)
                 if not known.messages:
                     known = _Known(messages, ender)
                 if messages < len(hashes):  # strictly: an answer to be continued is no new turn behind itself
-                    return replace(known, parent=ender)
+                    return replace(known, parent=ender, memories=self._agreed(ender, ended, session))
         return known
 
     def _nearest(self, turn_ids: Sequence[str], session: str) -> Turn:
         """Of turns that are the same in content: the latest of that session, else the latest."""
-        own = [turn_id for turn_id in turn_ids if self._turns[turn_id].session == session]
-        return self._turns[(own or turn_ids)[-1]]
+        return self._twins(turn_ids, session)[-1]
+
+    def _agreed(self, ender: Turn, turn_ids: Sequence[str], session: str) -> tuple[LineageMemory, ...]:
+        """What a turn remembers, if all that a request could go on from in its stead are of one reading with it."""
+        twins = self._twins(turn_ids, session)
+        sure = len(twins) <= MAX_TWINS and all(ender.memory.same_reading(twin.memory) for twin in twins)
+        return (ender.memory,) if sure else ()
+
+    def _twins(self, turn_ids: Sequence[str], session: str) -> list[Turn]:
+        """Of turns that are the same in content those of that session, else all."""
+        turns = [self._turns[turn_id] for turn_id in turn_ids]
+        return [turn for turn in turns if turn.session == session] or turns
 
     def _edge(self, asked: Asked, hashes: tuple[bytes, ...], known: _Known, session: str) -> tuple[Edge, Turn | None]:
         parent, through = known.parent, known.through

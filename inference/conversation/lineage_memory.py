@@ -59,6 +59,10 @@ class LineageMemory:
     began_s: float = 0.0
     echoed: bool = False
 
+    def same_reading(self, other: LineageMemory) -> bool:
+        """Whether a request may go on from either: the same was read, and the same would prove it."""
+        return (self.read, self.minted, self.session) == (other.read, other.minted, other.session)
+
     def answered(self, call_ids: Iterable[str], session: str = "") -> LineageMemory:
         """The record to keep of a turn that is finished; `call_ids` are those the client was given."""
         made = {bare for one in call_ids if len(bare := bare_id(one)) >= MIN_PROVING_CHARS}

@@ -11,13 +11,14 @@ import traceback
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from inference.conversation.render import Rendered, render_raw, render_with_notes
+from inference.conversation.render import NOTHING_RAW, Rendered, render_raw, render_with_notes
 from inference.conversation.spoken import RawTurn
+from inference.conversation.template import showing
 from inference.conversation.text_model import TextModel
 from inference.errors import EngineError, InferenceError
 from inference.messages import Conversation
@@ -30,10 +31,14 @@ MAX_MODELS = 4
 
 @dataclass(frozen=True, slots=True)
 class Echoed:
-    """A conversation with the ids of those of its assistant messages that are read as the model spoke them."""
+    """A conversation with the ids of those of its assistant messages that are read as the model spoke them.
+
+    `at_s` is the Unix time that the template's clock shows; 0.0: the present.
+    """
 
     conversation: Conversation
-    raw: Mapping[int, RawTurn]
+    raw: Mapping[int, RawTurn] = NOTHING_RAW
+    at_s: float = 0.0
 
 
 Job = Conversation | Echoed | RawPrompt
@@ -95,8 +100,8 @@ def prepare_now(model: TextModel, job: Job) -> Rendered:
     match job:
         case Conversation():
             return render_with_notes(model, job)
-        case Echoed(conversation, raw):
-            return render_with_notes(model, conversation, raw)
+        case Echoed(conversation, raw, at_s):
+            return render_with_notes(replace(model, template=showing(model.template, at_s)), conversation, raw)
         case _:
             return Rendered(render_raw(model, job), {})
 

@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from inference.conversation.canonical import message_digest
 from inference.conversation.matchers import Range
-from inference.conversation.turns import ThinkTags, turns_of
 from inference.conversation.volatile import RULES, WRAPPERS, Place, Unit, VolatileRule
 from inference.messages import Conversation, Message, Role, TextPart
 
@@ -42,16 +40,28 @@ class VolatileSpan:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """In the order of the conversation; no two overlap. `refused` are rules that matched too much."""
+    """In the order of the conversation; no two overlap. `refused` are rules that matched too much.
+
+    `matched` are also the spans of refused rules: histories are compared without them, because a rule may be refused
+    for a short prompt and not for the longer one that goes on from it.
+    """
 
     spans: tuple[VolatileSpan, ...] = ()
     refused: tuple[str, ...] = ()
+    matched: tuple[VolatileSpan, ...] = ()
 
     def by_message(self, messages: int) -> list[tuple[VolatileSpan, ...]]:
-        grouped: list[list[VolatileSpan]] = [[] for _ in range(messages)]
-        for span in self.spans:
-            grouped[span.message].append(span)
-        return [tuple(spans) for spans in grouped]
+        return _grouped(self.spans, messages)
+
+    def matched_by_message(self, messages: int) -> list[tuple[VolatileSpan, ...]]:
+        return _grouped(self.matched, messages)
+
+
+def _grouped(spans: Sequence[VolatileSpan], messages: int) -> list[tuple[VolatileSpan, ...]]:
+    grouped: list[list[VolatileSpan]] = [[] for _ in range(messages)]
+    for span in spans:
+        grouped[span.message].append(span)
+    return [tuple(one) for one in grouped]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,8 @@ def _guarded(spans: list[VolatileSpan], total_chars: int) -> Found:
     for span in spans:
         chars[span.rule.name] += 0 if span.whole else len(span.text)
     refused = {name for name, count in chars.items() if count > GUARD_CHARS and count > GUARD_SHARE * total_chars}
-    return Found(tuple(span for span in spans if span.rule.name not in refused), tuple(sorted(refused)))
+    kept = tuple(span for span in spans if span.rule.name not in refused)
+    return Found(kept, tuple(sorted(refused)), tuple(spans))
 
 
 def fragments(message: Message, spans: Sequence[VolatileSpan]) -> list[Fragment]:
@@ -145,14 +156,3 @@ def without(message: Message, spans: Sequence[VolatileSpan]) -> Message:
         return replace(message, parts=(TextPart(f"\0{spans[0].rule.name}"),))
     kept = (TextPart(one.text, one.path) for one in fragments(message, spans) if one.span is None)
     return replace(message, parts=tuple(kept))
-
-
-def skeleton_digests(
-    conversation: Conversation, found: Found | None = None, think: ThinkTags | None = None
-) -> tuple[bytes, ...]:
-    """What each message means apart from its volatile spans: equal digests are equal in meaning, spans aside."""
-    found = find(conversation) if found is None else found
-    messages = conversation.messages
-    bare = tuple(without(*one) for one in zip(messages, found.by_message(len(messages)), strict=True))
-    turns = turns_of(Conversation(bare, conversation.tools), think, Counter())
-    return tuple(message_digest(turn) for turn in turns)

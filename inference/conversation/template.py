@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 
 from inference.conversation.sandbox import TICK, ChatEnvironment, TemplateLimitError, collect, deadline_tick
 from inference.errors import TemplateFailed
+from inference.ports import ChatTemplate
 
 MIN_OUTPUT_CHARS = 8 << 20
 _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now", TICK})
@@ -41,9 +42,16 @@ def compile_template(source: str) -> Compiled:
     return Compiled(template, "\0".join(literals))
 
 
-def local_strftime(format_: str) -> str:
-    """The date a template asks for, by the machine's clock."""
-    return time.strftime(format_)
+def local_strftime(format_: str, at_s: float | None = None) -> str:
+    """The date a template asks for, in local time; without `at_s` (Unix time) by the machine's clock."""
+    return time.strftime(format_, time.localtime(at_s))
+
+
+def showing(template: ChatTemplate | None, at_s: float) -> ChatTemplate | None:
+    """The template with its clock stopped at a Unix time; as it is for 0.0."""
+    if not at_s or not isinstance(template, JinjaTemplate):
+        return template
+    return replace(template, strftime_now=partial(local_strftime, at_s=at_s))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from inference.conversation.lineage_memory import FRESH, LineageMemory
@@ -75,7 +75,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A request and its place; `hashes` is its whole chain. What it says of the tree may be old at commit."""
+    """A request and its place; `hashes` is its whole chain. What it says of the tree may be old at commit.
+
+    `memories` are those of the turn it goes on from, if that is one turn for sure. `memory` is what will have been read
+    once it is answered.
+    """
 
     asked: Asked
     hashes: tuple[bytes, ...]
@@ -84,6 +88,12 @@ class Placed:
     known_messages: int
     parent: Turn | None
     beside: Turn | None
+    memories: tuple[LineageMemory, ...] = ()
+    memory: LineageMemory = FRESH
+
+    def answered(self, call_ids: Iterable[str]) -> Placed:
+        """With the calls that the client was given."""
+        return replace(self, memory=self.memory.answered(call_ids))
 
     @property
     def head(self) -> bytes:

@@ -29,3 +29,6 @@ class VolatilePolicy:
 VERBATIM = VolatilePolicy("verbatim")
 OMIT = VolatilePolicy("omit", omit=True)
 BIND = VolatilePolicy("bind", omit=True, pin=True, rebind=True)
+
+POLICIES = {one.name: one for one in (BIND, OMIT, VERBATIM)}
+"""Those that can be asked for by name."""

@@ -25,7 +25,7 @@ from mlxd.api.schemas.types import Body, Name
 from mlxd.api.sessions import fields_of, header_map, session_name, session_of
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
-from mlxd.cache_scope import cache_scope
+from mlxd.conversing import Asking
 
 router = Router(tags=["cache"])
 admin = AdminBearer()
@@ -59,13 +59,22 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     running = runtime.current()
     served = running.resolve(ask.body.model)
     text = await running.text(served)
-    salt = cache_salt(ask.body, KEYLESS)
     headers = header_map(request.scope["headers"])
-    conversation, _ = await drift.settled(ask.conversation, headers, len(raw))
-    echoes = await running.echoes.recognise(served.id, text, conversation, salt, len(raw), counted=False)
-    prompt = (await running.prepared(served, text, conversation, ask.raw_prompt, ask.params, len(raw), echoes)).prompt
     session = session_of(fields_of(ask.body), headers, KEYLESS)
-    scope = cache_scope(text, conversation, prompt, session.store_name, salt)
+    asking = Asking(
+        params=ask.params,
+        conversation=ask.conversation,
+        raw_prompt=ask.raw_prompt,
+        client=KEYLESS,
+        body_bytes=len(raw),
+        session=session.store_name,
+        conv=session.name,
+        salt=cache_salt(ask.body, KEYLESS),
+        volatile=drift.wanted(headers, served.id),
+        counted=False,
+    )
+    understood = await running.conversing.understand(served.ref, text, asking)
+    prompt, scope = understood.prompt, understood.scope
     found = await asyncio.wrap_future(running.scheduler.explain(served.ref, prompt, scope, ask.params.kv))
     told: dict[str, Any] = plain(asdict(explained(prompt, found, text.tokenizer)))
     return {"model": served.id, "conversation_id": session.id if session.given else None, **told}

@@ -1,65 +1,49 @@
-"""What a request says about drifting text, applied before anything else sees its conversation.
+"""What is done with drifting text in a request: as it wishes, else as is set for its model, else for all of them.
 
-Telemetry lines that clients put into prompts (a billing header that changes with every conversation) say nothing to a
-model and stand before everything else, so one changed letter makes a prompt of 17k tokens new. They are left out,
-counted and listed unless the request or the server says `verbatim`.
+The answer's header tells which policy was used and what was done; the line in the log has the counts.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 from django.http import HttpResponse
 
-from inference.conversation.binding import bind
 from inference.conversation.span_ledger import Fate, SpanLedger
-from inference.conversation.volatile_policy import OMIT, VERBATIM
+from inference.conversation.volatile_policy import POLICIES, VolatilePolicy
 from inference.errors import InvalidParameter
-from inference.messages import Conversation
 from mlxd.api import policy
 
 HEADER: Final = "X-Mlxd-Volatile"
-POLICIES: Final = {one.name: one for one in (OMIT, VERBATIM)}
-OFF_LOOP_BYTES: Final = 256 * 1024
-"""Searching half a megabyte takes 3 ms."""
+_CHANGES: Final = (Fate.OMITTED, Fate.PINNED, Fate.RESTATED, Fate.RELOCATED, Fate.RETAINED)
+"""All but what is read as it was sent."""
 
 
-async def settled(
-    conversation: Conversation | None, headers: Mapping[str, str], body_bytes: int
-) -> tuple[Conversation | None, SpanLedger | None]:
-    """The conversation to go on with, and what became of its volatile spans; None for a raw completion.
-
-    Raises `InvalidParameter` for a header that names no policy.
-    """
-    wish = headers.get(HEADER.lower(), "").strip().lower() or policy.current().volatile
+def wanted(headers: Mapping[str, str], model_id: str) -> VolatilePolicy:
+    """What may be done for a request. Raises `InvalidParameter` for a header that names no policy."""
+    set_ = policy.current()
+    wish = headers.get(HEADER.lower(), "").strip().lower() or set_.volatile_of.get(model_id, set_.volatile)
     if wish not in POLICIES:
         raise InvalidParameter(f"The header {HEADER} must be one of: {', '.join(POLICIES)}.", param=HEADER)
-    if conversation is None:
-        return None, None
-    large = body_bytes > OFF_LOOP_BYTES
-    chosen = POLICIES[wish]
-    bound = await asyncio.to_thread(bind, conversation, policy=chosen) if large else bind(conversation, policy=chosen)
-    return bound.conversation, bound.ledger
-
-
-def omitted(ledger: SpanLedger | None) -> int:
-    """How many spans the model does not read."""
-    return 0 if ledger is None else ledger.counts.get(Fate.OMITTED, 0)
+    return POLICIES[wish]
 
 
 def tell(response: HttpResponse, ledger: SpanLedger | None) -> None:
-    """Which policy was used, and how much was left out by it."""
-    if ledger is None:
-        return
-    count = omitted(ledger)
-    response[HEADER] = f"{ledger.policy}; omitted={count}" if count else ledger.policy
+    """Which policy was used, and what was done by it."""
+    if ledger is not None:
+        done = (f"{fate}={count}" for fate, count in _changes(ledger).items())
+        response[HEADER] = "; ".join((ledger.policy, *done))
 
 
 def figures(ledger: SpanLedger | None) -> dict[str, str | int]:
     """For the line in the log: what was done, where something was."""
     if ledger is None:
         return {}
-    counts: dict[str, str | int] = {"omitted_spans": count} if (count := omitted(ledger)) else {}
+    counts: dict[str, str | int] = {f"{fate}_spans": count for fate, count in _changes(ledger).items()}
     return counts | ({"refused_rules": ",".join(ledger.refused)} if ledger.refused else {})
+
+
+def _changes(ledger: SpanLedger) -> dict[str, int]:
+    """How many spans were not read as they were sent, by what became of them."""
+    return {fate.value: count for fate in _CHANGES if (count := ledger.counts.get(fate.value, 0))}

@@ -99,10 +99,10 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     """The answer: folded, or headers only with the generation left in the slot. Cancels what it does not hand over."""
     headers = header_map(request.scope["headers"])
     session = session_of(fields_of(ask.body), headers, KEYLESS)
-    conversation, spans = await drift.settled(ask.conversation, headers, ask.body_bytes)
-    generation = await runtime.current().open(
+    running = runtime.current()
+    generation = await running.open(
         model=ask.body.model,
-        conversation=conversation,
+        conversation=ask.conversation,
         raw_prompt=ask.raw_prompt,
         params=ask.params,
         client=KEYLESS,
@@ -111,7 +111,9 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         session=session.store_name,
         conv=session.name,
         salt=cache_salt(ask.body, KEYLESS),
+        volatile=drift.wanted(headers, running.resolve(ask.body.model).id),
     )
+    spans = generation.known.spans
     try:
         opening = await generation.next_batch(ADMITTED_WAIT_S)
         _raise_early(opening)

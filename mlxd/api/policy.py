@@ -7,36 +7,51 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from inference.conversation.volatile_policy import BIND, POLICIES
 from mlxd.config import Config
+from mlxd.start_errors import InvalidSetting
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`sampling` holds what the configuration sets, by `SamplingParams` name, plus `max_tokens`.
 
-    `strip_thinking`: reasoning is left out of answers. `volatile` names what is done with telemetry in prompts.
-    `admin_digest` is the SHA-256 of the admin token; without one nobody is the admin.
+    `strip_thinking`: reasoning is left out of answers. `volatile` names what is done with drifting text in prompts,
+    `volatile_of` the same for models by their ids. `admin_digest` is the SHA-256 of the admin token; without one nobody
+    is the admin.
     """
 
     sampling: Mapping[str, float | int] = field(default_factory=dict)
     default_thinking: bool = True
     preserve_thinking: bool = True
     strip_thinking: bool = False
-    volatile: str = "omit"
+    volatile: str = BIND.name
+    volatile_of: Mapping[str, str] = field(default_factory=dict)
     keepalive_s: float = 5.0
     admin_digest: bytes | None = None
 
     @classmethod
     def of(cls, config: Config, admin_token: str) -> Self:
+        """Raises `InvalidSetting`."""
         return cls(
             sampling=config.sampling_defaults(),
             default_thinking=config.default_thinking,
             preserve_thinking=config.preserve_thinking,
             strip_thinking=config.strip_thinking,
             volatile=config.volatile,
+            volatile_of=dict(map(_volatile_of, config.volatile_models)),
             keepalive_s=config.keepalive_s,
             admin_digest=digest(admin_token),
         )
+
+
+def _volatile_of(setting: str) -> tuple[str, str]:
+    """A model's id and a policy, from `ID=POLICY`."""
+    model_id, _, name = setting.rpartition("=")
+    if not model_id or name not in POLICIES:
+        known = ", ".join(POLICIES)
+        raise InvalidSetting(f"--volatile-model {setting[:64]!r} is not ID=POLICY.", cure=f"POLICY is one of: {known}.")
+    return model_id, name
 
 
 def digest(secret: str) -> bytes:

@@ -214,13 +214,18 @@ class Config:
         bool, About(ANSWERS, "Leave `reasoning_content` out of answers; its tokens are counted all the same.")
     ] = False
     volatile: Annotated[
-        Literal["omit", "verbatim"],
+        Literal["bind", "omit", "verbatim"],
         About(
             ANSWERS,
-            "Telemetry that clients write into prompts. `omit`: left out, and counted in the log and the answer's"
-            " X-Mlxd-Volatile header. `verbatim`: every prompt is read as it was sent.",
+            "Text that drifts in prompts. `bind`: telemetry is left out, and what a conversation's model has read of"
+            " dates, message ids and the like stays as it was, changes told at the end. `omit`: telemetry only."
+            " `verbatim`: every prompt is read as it was sent. The answer's X-Mlxd-Volatile header says what was done.",
         ),
-    ] = "omit"
+    ] = "bind"
+    volatile_models: Annotated[
+        tuple[str, ...],
+        About(ANSWERS, "The same for one model: ID=POLICY, its id as /v1/models lists it.", flag="volatile-model"),
+    ] = ()
     tool_call_format: Annotated[
         str, About(ANSWERS, "Dialect of tool calls, e.g. `hermes` or `pythonic`. `auto`: what the chat template shows.")
     ] = "auto"

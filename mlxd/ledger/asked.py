@@ -1,39 +1,37 @@
-"""What a request shows of itself to the lineage: its messages' digests, and those of what was answered.
-
-Thoughts are left out: a client that drops them goes on with the same conversation.
-"""
+"""What a request shows of itself to the lineage: its messages' digests, and those of what was answered."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from inference.conversation.canonical import message_digest, tools_digest
+from inference.conversation.meaning import Meaning, said_digest
 from inference.conversation.turn_chain import Asked
-from inference.conversation.turns import ThinkTags, Turn, turns_of
+from inference.conversation.turns import ThinkTags, turns_of
 from inference.events import Channel, Delta, Event, ToolCallDelta
 from inference.messages import Conversation, Message, Role, TextPart, ToolCall
 from mlxd.ledger.whose import Whose
 
 
-def asked_of(conversation: Conversation, whose: Whose) -> Asked:
-    """A request without its time. Milliseconds for a large one."""
-    turns = turns_of(conversation, whose.think, Counter())
+def asked_of(meaning: Meaning, whose: Whose, digests: Sequence[bytes] = ()) -> Asked:
+    """A request without its time. `digests` are those of its messages where they are known better than by `meaning`.
+
+    Messages that are volatile as a whole are left out of its history, unless there is nothing else.
+    """
+    digests = digests or meaning.digests
+    turns = meaning.turns
     heads = next((at for at, turn in enumerate(turns) if turn.role is not Role.SYSTEM), len(turns))
+    lasting = tuple(digest for at, digest in enumerate(digests) if at not in meaning.passing)
     return Asked(
-        digests=tuple(map(_digest, turns)),
+        digests=lasting or tuple(digests),
         heads=heads,
-        tools=tools_digest(conversation.tools) if conversation.tools else b"",
+        tools=meaning.tools if meaning.conversation.tools else b"",
         session=whose.session,
         named=whose.named,
         owner=whose.owner,
         one_shot=whose.one_shot,
     )
-
-
-def _digest(turn: Turn) -> bytes:
-    return message_digest(replace(turn, reasoning=()) if turn.reasoning else turn)
 
 
 @dataclass(slots=True)
@@ -56,7 +54,7 @@ class Answer:
         calls = (replace(self.calls[at], arguments="".join(self.arguments[at])) for at in sorted(self.calls))
         said = Message(Role.ASSISTANT, (TextPart(text),) if text else (), tool_calls=tuple(calls))
         (turn,) = turns_of(Conversation((said,)), think, Counter())
-        return _digest(turn)
+        return said_digest(turn)
 
 
 class Answers:
@@ -69,6 +67,11 @@ class Answers:
         for event in events:
             if isinstance(event, Delta | ToolCallDelta):
                 self._choices[event.choice].add(event)
+
+    @property
+    def call_ids(self) -> tuple[str, ...]:
+        """Of all calls the client was given."""
+        return tuple(call.id for answer in self._choices for call in answer.calls.values())
 
     def digests(self, think: ThinkTags | None) -> tuple[bytes, ...]:
         return tuple(answer.digest(think) for answer in self._choices)

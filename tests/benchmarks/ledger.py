@@ -109,6 +109,7 @@ def middle(rounds: list[list[float]]) -> str:
 def placing() -> Iterator[Figure]:
     """A request of 500 kB among ten thousand turns; on a thread of its own, because it is a large one."""
     from inference.conversation.lineage import Lineage
+    from inference.conversation.meaning import meaning_of
     from inference.conversation.turn_chain import Asked
     from inference.messages import Conversation, Message, Role, TextPart, ToolCall
     from mlxd.ledger.asked import asked_of
@@ -127,7 +128,7 @@ def placing() -> Iterator[Figure]:
     digest_ms, place_ms = [], []
     for _ in range(15):
         began = time.thread_time()
-        asked = asked_of(conversation, Whose())
+        asked = asked_of(meaning_of(conversation), Whose())
         compared = time.thread_time()
         lineage.place(asked)
         digest_ms.append(1e3 * (compared - began))

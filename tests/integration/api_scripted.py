@@ -14,6 +14,8 @@ from inference.conversation.shape import Traits
 from inference.errors import GenerationFailed, InferenceError, ModelNotFound
 from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, Usage
 from inference.tokens import Prompt
+from mlxd.ledger.recorded import Known
+from mlxd.ledger.whose import Whose
 from mlxd.malformed import MalformedCalls
 from mlxd.runtime import ServedModel
 
@@ -37,6 +39,7 @@ class ScriptedGeneration:
         self.prompt_tokens = PROMPT_TOKENS
         self.prompt = Prompt(tuple(range(PROMPT_TOKENS)))
         self.max_tokens = max_tokens
+        self.known = Known(Whose())
         self.cancelled = False
         self.reads = 0
         self.ended = False

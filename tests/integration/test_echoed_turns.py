@@ -19,6 +19,7 @@ from inference.params import GenerationParams, SamplingParams
 from inference.ports import Job, ModelLimits
 from inference.scheduler import Scheduler
 from inference.tokens import TokenIds
+from mlxd.conversing import Asking
 from mlxd.echoes import Echoes
 from mlxd.runtime import Runtime, ServedModel
 from tests.conversations import READ, assistant, result, system, talk, user
@@ -210,9 +211,10 @@ async def test_what_is_only_looked_at_is_not_counted(scripted: tuple[Model, Runt
     model.says = "the f<think></think>ox"  # other ids than its text has, and no place of their own in the render
     said, _ = await answer(runtime, talk(user("a")), LONG)
     (served,), again = runtime.models, talk(user("a"), said, user("b"))
-    found = await runtime.echoes.recognise(served.id, model.text, again, b"", 0, counted=False)
-    rendered = await runtime.prepared(served, model.text, again, "", LONG, 0, found)
-    assert rendered.adaptations["unspliced"] == 1
+    before = runtime.ledger.view().turns
+    asking = Asking(params=LONG, conversation=again, counted=False)
+    understood = await runtime.conversing.understand(served.ref, model.text, asking)
+    assert understood.found is not None and understood.found.raw and runtime.ledger.view().turns == before
     assert runtime.echoes.store.counts == {}
     await answer(runtime, again, LONG)
     assert runtime.echoes.store.counts["unspliced"] == 1

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from inference.conversation.healing import HealingStore, Recognised
+from inference.conversation.meaning import meaning_of
 from inference.conversation.render import render, render_with_notes
 from inference.conversation.spoken import RawTurn, SpokenTurn
 from inference.messages import Conversation, Message, Role, TextPart, ToolCall
@@ -124,7 +125,7 @@ def replay(order: list[Exchange]) -> dict[str, Tally]:
     due: dict[Place, SpokenTurn] = {}
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     for one in order:
-        found = store.recognise("model", one.conversation, ("<think>", "</think>"))
+        found = store.recognise("model", meaning_of(one.conversation, ("<think>", "</think>")))
         tallies[one.client].judge(one, found, due)
         store.remember("model", found.prefix, one.answer)
         due[one.place] = one.answer
@@ -190,7 +191,7 @@ def test_every_recognised_turn_is_spliced(style: str) -> None:
     """Turns stand in their place whatever surrounds them, and around them the prompt is what it was."""
     text, store, counts = text_model(style), HealingStore(), Counter[str]()
     for one in exchanges():
-        found = store.recognise("model", one.conversation)
+        found = store.recognise("model", meaning_of(one.conversation))
         made = render_with_notes(text, one.conversation, found.raw)
         counts.update({"recognised": len(found.raw), "spliced": made.adaptations.get("spliced", 0)})
         assert all(raw.ids[0] in made.prompt.ids for raw in found.raw.values()) or made.adaptations.get("unspliced")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from inference.conversation.lineage import Lineage
+from inference.conversation.meaning import meaning_of
 from inference.conversation.turn_chain import Edge, Turn
 from inference.events import Delta, ToolCallDelta
 from mlxd.api.convert import convert_chat
@@ -65,7 +66,7 @@ def replay(lineage: Lineage, exchanges: list[Exchange], *, ids: bool) -> Iterato
         named = session_of(body, headers, "")
         alone = not conversation.tools and not any(message.role == "assistant" for message in conversation.messages)
         whose = Whose("", named.store_name if ids else "", named.given and ids, alone)
-        placed = lineage.place(replace(asked_of(conversation, whose), at_s=float(number)))
+        placed = lineage.place(replace(asked_of(meaning_of(conversation), whose), at_s=float(number)))
         yield lineage.commit(placed, (answer_digest(answer),)), body
 
 

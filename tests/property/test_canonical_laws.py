@@ -266,7 +266,7 @@ def test_a_result_is_named_by_its_call() -> None:
 @given(messages=st.lists(texts, min_size=1, max_size=5), place=st.data())
 def test_a_prefix_is_its_whole_history(messages: list[str], place: st.DataObject) -> None:
     def prefix(texts: list[str], scope: str = "m", tools: tuple[Tool, ...] = ()) -> Prefix:
-        made = Prefix.of(scope, tools)
+        made = Prefix.of(scope, tools_digest(tools))
         for one in texts:
             made = made.then(digest(Message(Role.USER, (TextPart(one),))))
         return made

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.conversation.healing import HealingStore
+from inference.conversation.meaning import meaning_of
 from inference.conversation.render import render, render_with_notes
 from inference.conversation.spoken import RawTurn, SpokenTurn
 from inference.messages import Message, TextPart, ToolCall
@@ -54,7 +55,7 @@ class World:
 
     def step(self, session: Session, called: bool, said: str, told: str, drops: bool) -> None:
         before = talk(*session.messages, tools=(READ,))
-        found = self.store.recognise("m", before)
+        found = self.store.recognise("m", meaning_of(before))
         made = render_with_notes(self.text, before, found.raw)
         ids = made.prompt.ids
         assert not made.adaptations.get("unspliced")

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from inference.conversation.healing import HealingStore, Recognised
+from inference.conversation.meaning import Meaning, meaning_of
 from inference.conversation.spoken import RawTurn, SpokenTurn
-from inference.messages import Conversation, Message, Tool, ToolCall
+from inference.messages import Message, Tool, ToolCall
 from tests.conversations import assistant, call, result, system, talk, user
 
 TAGS = ("<think>", "</think>")
@@ -34,7 +35,7 @@ SAID = SpokenTurn(
 
 
 def recognised(store: HealingStore, *messages: Message, scope: str = MODEL, tools: tuple[Tool, ...] = ()) -> Recognised:
-    return store.recognise(scope, talk(*messages, tools=tools), TAGS)
+    return store.recognise(scope, meaning_of(talk(*messages, tools=tools), TAGS))
 
 
 def remembered(*before: Message, turn: SpokenTurn, tools: tuple[Tool, ...] = ()) -> HealingStore:
@@ -204,8 +205,8 @@ def test_what_said_nothing_is_not_kept() -> None:
 # --- the store --------------------------------------------------------------------------------------------------
 
 
-def ask(number: int) -> Conversation:
-    return talk(user(f"Question {number}"))
+def ask(number: int) -> Meaning:
+    return meaning_of(talk(user(f"Question {number}")))
 
 
 def test_the_least_recently_used_turns_go_first() -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from inference.conversation.spans import Found, find, fragments, skeleton_digests
+from inference.conversation.meaning import meaning_of
+from inference.conversation.spans import Found, find, fragments
 from inference.conversation.volatile import RULES, Unit, VolatileRule
 from inference.messages import Conversation, Message, Role
 from tests.conversations import assistant, call, result, system, talk, user
@@ -194,8 +195,8 @@ def test_a_rule_makes_its_pair_equal_and_needs_to(name: str) -> None:
     one, other = CASES[name].pair
     rest = [rule for rule in RULES if rule.name != name]
     assert _names(find(one)) == _names(find(other)) == {name}
-    assert skeleton_digests(one) == skeleton_digests(other)
-    assert skeleton_digests(one, find(one, rest)) != skeleton_digests(other, find(other, rest))
+    assert meaning_of(one).digests == meaning_of(other).digests
+    assert meaning_of(one, rules=rest).digests != meaning_of(other, rules=rest).digests
 
 
 @pytest.mark.parametrize(

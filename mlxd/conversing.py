@@ -1,0 +1,152 @@
+"""The way from a request to its prompt.
+
+    read its meaning -> recognise our own answers -> place it in the lineage -> bind what drifts -> render
+
+It is the same for a request and for a question about one. Large bodies are read off the loop; the lineage lives on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from inference.conversation.binding import Bound, bind
+from inference.conversation.healing import Recognised
+from inference.conversation.lineage_memory import FRESH, LineageMemory, proven
+from inference.conversation.meaning import meaning_of
+from inference.conversation.preparer import LARGE_BODY_BYTES, Preparer
+from inference.conversation.preparer_process import Echoed, Job
+from inference.conversation.render import Rendered
+from inference.conversation.text_model import TextModel
+from inference.conversation.thinking import quieted
+from inference.conversation.turn_chain import Placed
+from inference.conversation.volatile_policy import BIND, VolatilePolicy
+from inference.messages import Conversation
+from inference.params import CacheScope, GenerationParams
+from inference.ports import ModelRef
+from inference.streaming.splitter import ReasoningMode
+from inference.tokens import Prompt, TokenIds
+from mlxd.answering import tags_of
+from mlxd.cache_scope import cache_scope, is_brief
+from mlxd.echoes import Echoes
+from mlxd.ledger.asked import asked_of
+from mlxd.ledger.ledger import Ledger
+from mlxd.ledger.recorded import Known
+from mlxd.ledger.whose import Whose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What is asked of a model: an answer to `conversation`, else to go on from `raw_prompt`.
+
+    `body_bytes` is the size of the request's body, `session` the conversation that the client says it belongs to,
+    `conv` what it is called where the client does not; only requests of one `salt` share what is stored. `volatile`
+    says what may be done with drifting text. What is not `counted` is only looked at.
+    """
+
+    params: GenerationParams
+    conversation: Conversation | None = None
+    raw_prompt: str | TokenIds = ""
+    client: str = ""
+    body_bytes: int = 0
+    session: str = ""
+    conv: str = ""
+    salt: bytes = b""
+    volatile: VolatilePolicy = BIND
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A conversation as it was understood: what is to be rendered, our answers in it, its place among the turns."""
+
+    job: Echoed
+    found: Recognised | None
+    known: Known
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A request with its prompt, and with whom it shares what is computed."""
+
+    prompt: Prompt
+    scope: CacheScope
+    found: Recognised | None
+    known: Known
+
+
+@dataclass(frozen=True, slots=True)
+class Conversing:
+    """Who remembers answers and turns, and who renders. `reasoning`: how thoughts are told from answers."""
+
+    echoes: Echoes
+    ledger: Ledger
+    preparer: Preparer
+    reasoning: ReasoningMode
+
+    async def understand(self, model: ModelRef, text: TextModel, asking: Asking) -> Understood:
+        """Raises what `Preparer.prepare` raises. Changes nothing but counts."""
+        whose = self._whose(text, asking)
+        conversation = asking.conversation
+        heard = None if conversation is None else await self.hear(model.id, text, conversation, whose, asking)
+        job = asking.raw_prompt if heard is None else heard.job
+        rendered = await self._rendered(model, text, job, asking)
+        prompt = self.echoes.counted(rendered) if asking.counted else rendered.prompt
+        scope = cache_scope(text, conversation, prompt, asking.session, asking.salt)
+        if heard is None:
+            return Understood(prompt, scope, None, Known(whose))
+        return Understood(prompt, scope, heard.found, heard.known)
+
+    async def hear(
+        self, model_id: str, text: TextModel, conversation: Conversation, whose: Whose, asking: Asking
+    ) -> Heard:
+        """What is to be rendered of a conversation."""
+        size, policy = asking.body_bytes, asking.volatile
+        meaning = await _apart(size, partial(meaning_of, conversation, whose.think))
+        found = await self.echoes.recognise(model_id, text, meaning, asking.salt, size, counted=asking.counted)
+        digests = meaning.digests if found is None else found.digests
+        known = self.ledger.place(None if found is None else asked_of(meaning, whose, digests), whose)
+        memory = _memory(known.placed, conversation, whose)
+        bound = await _apart(size, partial(bind, conversation, memory, policy, meaning=meaning, keys=digests))
+        at_s = memory.began_s if memory.echoed and policy.rebind else 0.0
+        raw = {} if found is None else found.raw
+        if known.placed is not None:
+            at_s = at_s or known.placed.asked.at_s
+            known = replace(known, placed=replace(known.placed, memory=_kept(bound, whose, at_s)))
+        known = replace(known, spans=bound.ledger, spoken=frozenset(raw))
+        return Heard(Echoed(bound.conversation, bound.renumbered(raw), at_s), found, known)
+
+    async def _rendered(self, model: ModelRef, text: TextModel, job: Job, asking: Asking) -> Rendered:
+        rendered = await self.preparer.prepare_with_notes(model.path, text, job, asking.body_bytes)
+        if isinstance(job, Echoed) and asking.params.thinking_budget_tokens == 0:
+            return replace(rendered, prompt=quieted(text, rendered.prompt, tags_of(text, self.reasoning)))
+        return rendered
+
+    def _whose(self, text: TextModel, asking: Asking) -> Whose:
+        return Whose(
+            asking.client,
+            asking.session or asking.conv,
+            bool(asking.session),
+            is_brief(asking.conversation),
+            asking.params.n,
+            tags_of(text, self.reasoning),
+        )
+
+
+async def _apart[T](body_bytes: int, work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work) if body_bytes > LARGE_BODY_BYTES else work()
+
+
+def _memory(placed: Placed | None, conversation: Conversation, whose: Whose) -> LineageMemory:
+    """What the model has read of this lineage, if the request proves that it goes on from it."""
+    if placed is None:
+        return FRESH
+    return proven(placed.memories, conversation, whose.session if whose.named else "")
+
+
+def _kept(bound: Bound, whose: Whose, at_s: float) -> LineageMemory:
+    """What is to be remembered once the request is answered, but for the calls that are made in the answer."""
+    session = whose.session if whose.named else bound.memory.session
+    return replace(bound.memory, session=session, began_s=bound.memory.began_s or at_s)

@@ -1,14 +1,15 @@
 """What a lineage has read as bytes: JSON of its records, compressed, because it repeats itself.
 
-Records are objects of their fields, without those that have their default. A field that is new therefore takes its
-default from older bodies; when one changes its meaning, or goes, `VERSION` grows.
+Records are objects of their fields, without those that have their default; a message that is only known by its key,
+as nearly all are, is that key. A field that is new therefore takes its default from older bodies; when one changes its
+meaning, or goes, `VERSION` grows.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final
 
 from inference.conversation.lineage_memory import LineageMemory, Seen, SeenSpan
@@ -21,8 +22,9 @@ MAX_CONTENT_BYTES: Final = 64 << 20
 
 
 def encoded(memory: LineageMemory, turn_id: str) -> bytes:
-    told = json.dumps(_plain(memory), ensure_ascii=False, separators=(",", ":"))
-    return sealed(VERSION, turn_id.encode(), zlib.compress(told.encode("utf-8", "surrogatepass"), 1))
+    told = _plain(replace(memory, read=())) | {"read": [_plain_seen(one) for one in memory.read]}
+    text = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+    return sealed(VERSION, turn_id.encode(), zlib.compress(text.encode("utf-8", "surrogatepass"), 1))
 
 
 def decoded(body: bytes, turn_id: str) -> LineageMemory | Unreadable:
@@ -37,6 +39,10 @@ def decoded(body: bytes, turn_id: str) -> LineageMemory | Unreadable:
         return Unreadable.DAMAGED
 
 
+def _plain_seen(seen: Seen) -> Any:
+    return seen.key.hex() if seen == Seen(seen.key) else _plain(seen)
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         named = ((field, getattr(value, field.name)) for field in fields(value))
@@ -49,10 +55,14 @@ def _plain(value: Any) -> Any:
 
 
 def _memory(*, read: Any = (), minted: Any = (), **rest: Any) -> LineageMemory:
-    return LineageMemory(read=tuple(_seen(**one) for one in read), minted=frozenset(minted), **rest)
+    return LineageMemory(read=tuple(map(_seen, read)), minted=frozenset(minted), **rest)
 
 
-def _seen(*, key: str, spans: Any = (), message: Any = None, **rest: Any) -> Seen:
+def _seen(told: Any) -> Seen:
+    return Seen(bytes.fromhex(told)) if isinstance(told, str) else _whole_seen(**told)
+
+
+def _whole_seen(*, key: str, spans: Any = (), message: Any = None, **rest: Any) -> Seen:
     told = None if message is None else _message(**message)
     return Seen(bytes.fromhex(key), tuple(SeenSpan(**span) for span in spans), message=told, **rest)
 

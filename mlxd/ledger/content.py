@@ -1,0 +1,86 @@
+"""What was said and read as rows: written with its turn, taken out with its session."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from django.db import connection
+
+from inference.conversation.lineage_memory import FRESH, LineageMemory
+from inference.conversation.turn_chain import Turn
+from mlxd.ledger import memory_bytes, models, spoken_bytes
+from mlxd.ledger.insert import insert
+from mlxd.ledger.journal import Write
+from mlxd.ledger.rows import moment
+from mlxd.ledger.said import Said
+from mlxd.ledger.sealed import Unreadable
+
+type Tell = Callable[[str], None]
+"""Takes the word for why a row could not be read."""
+
+MAX_MEMORIES: Final = 1000
+MAX_MEMORY_BYTES: Final = 16 << 20
+"""Of the newest turns so many are read at start, a third of a second at most. From an older one a conversation goes on
+as from any turn, except that what drifted in it is read anew."""
+
+
+def content_write(said: Sequence[Said], at_s: float, turn: Turn | None = None) -> Write | None:
+    """Writes what was said and, of a turn, what had been read; None for nothing. Bodies are made as they are written,
+    away from the loop."""
+    memory = FRESH if turn is None else turn.memory
+    if not said and memory == FRESH:
+        return None
+    ids, at, turn_id = [secrets.token_hex(16) for _ in said], moment(at_s), turn.id if turn is not None else None
+
+    def write() -> None:
+        for row_id, one in zip(ids, said, strict=True):
+            body = spoken_bytes.encoded(one.turn, one.place)
+            insert(models.Spoken(id=row_id, place=one.place, turn_id=turn_id, body=body, size=len(body), at=at))
+        if turn_id is not None and memory != FRESH:
+            body = memory_bytes.encoded(memory, turn_id)
+            insert(models.Memory(turn_id=turn_id, body=body, size=len(body), at=at))
+
+    return write
+
+
+def stored_memories(tell: Tell) -> dict[str, LineageMemory]:
+    """What was read up to the newest turns, by their ids. Blocks."""
+    return dict(_memories(tell))
+
+
+def _memories(tell: Tell) -> Iterator[tuple[str, LineageMemory]]:
+    left_bytes = MAX_MEMORY_BYTES
+    with connection.cursor() as cursor:
+        query = "SELECT turn_id, body FROM ledger_memory ORDER BY at DESC LIMIT %s"
+        for turn_id, body in cursor.execute(query, [MAX_MEMORIES]):
+            left_bytes -= len(body)
+            if left_bytes < 0:
+                return
+            memory = memory_bytes.decoded(bytes(body), turn_id)
+            if isinstance(memory, Unreadable):
+                tell(memory.value)
+            else:
+                yield turn_id, memory
+
+
+def session_delete(session_id: str, forget: Callable[[Said], None]) -> Write:
+    """Takes a session out with all that hangs on it, and overwrites it; `forget` is told of all that was said in it."""
+
+    def write() -> None:
+        with connection.cursor() as cursor:
+            query = (
+                "SELECT s.place, s.body FROM ledger_spoken s JOIN ledger_turn t ON t.public_id = s.turn_id"
+                " WHERE t.session_id = %s"
+            )
+            rows = cursor.execute(query, [session_id]).fetchall()
+            cursor.execute("PRAGMA secure_delete = ON")
+            cursor.execute("DELETE FROM ledger_session WHERE id = %s", [session_id])
+            cursor.execute("PRAGMA secure_delete = OFF")
+        for place, body in rows:
+            turn = spoken_bytes.decoded(bytes(body), bytes(place))
+            if not isinstance(turn, Unreadable):
+                forget(Said(bytes(place), turn))
+
+    return write

@@ -138,14 +138,15 @@ class Daemon:
             reasoning=ReasoningMode(config.reasoning),
             tool_call_format=tool_call_format(config),
             make_grammars=make_grammars,
-            echoes=Echoes(HealingStore(config.healing_turns)),
             version=__version__,
         )
 
     def serve(self) -> int:
         """Blocks until the end."""
         policy.install(policy.Policy.of(self._config, admin_token(self._state)))
-        self._runtime.ledger = ledger(self._config, self._state)
+        self._runtime.ledger = kept = ledger(self._config, self._state)
+        self._runtime.echoes = Echoes(HealingStore(self._config.healing_turns), kept)
+        kept.restore(self._runtime.echoes.store)
         runtime.install(self._runtime)
         faulthandler.register(signal.SIGQUIT, file=self._stacks, all_threads=True)
         try:

@@ -7,20 +7,32 @@ within milliseconds of it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
-from inference.conversation.healing import HealingStore, Recognised
+from inference.conversation.healing import HealingStore, Place, Recognised, Seek
+from inference.conversation.meaning import Meaning
 from inference.conversation.preparer import LARGE_BODY_BYTES
-from inference.conversation.preparer_process import Echoed
 from inference.conversation.render import Rendered
-from inference.conversation.spoken import SpokenTurn, raw_turn
+from inference.conversation.spoken import SpokenTurn
 from inference.conversation.text_model import TextModel
-from inference.messages import Conversation
-from inference.scheduler import Spoken, Thinking
-from inference.streaming.splitter import ReasoningMode
+from inference.errors import BusyError
+from inference.scheduler import Thinking
 from inference.tokens import Prompt
+from mlxd.listening import Listening
+
+
+class Shelf(Protocol):
+    """Where turns are that fell out of the store, or that an earlier process kept."""
+
+    def may_hold(self, place: Place) -> bool:
+        """False: there is no turn at this place. At once."""
+
+    async def seek[T](self, work: Callable[[Seek], T]) -> T:
+        """Work that looks places up, done where it may wait. Raises `BusyError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +40,13 @@ class Echoes:
     """One per process."""
 
     store: HealingStore = field(default_factory=HealingStore)
+    shelf: Shelf | None = None
 
     async def recognise(
         self,
         model_id: str,
         text: TextModel,
-        conversation: Conversation | None,
+        meaning: Meaning | None,
         salt: bytes,
         body_bytes: int,
         *,
@@ -44,11 +57,25 @@ class Echoes:
         Turns are shared by the requests of one model, one text side of it, and one `salt`. None: there are no messages,
         or the last of them is to be continued, so that the answer will be no turn.
         """
-        if conversation is None or conversation.continue_final:
+        if meaning is None or meaning.conversation.continue_final:
             return None
         scope = f"{model_id}\0{text.digest}\0{salt.hex()}"
-        work = partial(self.store.recognise, scope, conversation, text.traits.think, counted=counted)
-        return await asyncio.to_thread(work) if body_bytes > LARGE_BODY_BYTES else work()
+        missed: list[Place] = []
+        work = partial(self.store.recognise, scope, meaning, counted=False)
+        known = partial(work, seek=partial(_noted, missed))
+        found = await asyncio.to_thread(known) if body_bytes > LARGE_BODY_BYTES else known()
+        if self.shelf is not None and any(map(self.shelf.may_hold, missed)):
+            found = await self._looked_up(self.shelf, found, work)
+        if counted:
+            self.store.count(Counter(outcome.value for outcome in found.outcomes.values()))
+        return found
+
+    async def _looked_up(self, shelf: Shelf, found: Recognised, work: Callable[..., Recognised]) -> Recognised:
+        """The same once more, with what is on the disk; `found` where that cannot be read."""
+        try:
+            return await shelf.seek(lambda seek: work(seek=seek))
+        except BusyError:
+            return found
 
     def counted(self, rendered: Rendered) -> Prompt:
         """The prompt; turns that were recognised and had no place of their own in the render are counted."""
@@ -56,23 +83,13 @@ class Echoes:
             self.store.count({"unspliced": unspliced})
         return rendered.prompt
 
-    def note(
+    def listening(
         self, found: Recognised | None, text: TextModel, prompt: Prompt, thinking: Thinking | None
-    ) -> Callable[[Spoken], None] | None:
-        """What is to be called with the answer to a prompt; None for one that no later request can send back."""
-        return None if found is None else partial(self._remember, found, text, prompt, thinking)
-
-    def _remember(
-        self, found: Recognised, text: TextModel, prompt: Prompt, thinking: Thinking | None, spoken: Spoken
-    ) -> None:
-        tags = None if thinking is None else (thinking.opener, thinking.closer)
-        inside = thinking is not None and thinking.mode is ReasoningMode.PREFILLED
-        raw = raw_turn(text, prompt, spoken.ids, tags, inside=inside)
-        if raw is not None:
-            turn = SpokenTurn(raw, spoken.text, spoken.reasoning, spoken.calls)
-            self.store.remember(found.scope, found.prefix, turn)
+    ) -> Listening | None:
+        """Who is to hear the answers to a prompt; None for those that no later request can send back."""
+        return None if found is None else Listening(self.store, found, text, prompt, thinking)
 
 
-def with_raw(conversation: Conversation, found: Recognised | None) -> Conversation | Echoed:
-    """A conversation as it is to be rendered."""
-    return conversation if found is None or not found.raw else Echoed(conversation, found.raw)
+def _noted(places: list[Place], place: Place) -> tuple[SpokenTurn, ...]:
+    places.append(place)
+    return ()

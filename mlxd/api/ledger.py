@@ -16,6 +16,7 @@ from mlxd.api.auth import AdminBearer
 from mlxd.api.errors import InvalidField, NotFound
 from mlxd.api.plain import plain
 from mlxd.ledger import read
+from mlxd.ledger.said import Said
 
 router = Router(tags=["sessions"])
 admin = AdminBearer()
@@ -51,6 +52,25 @@ async def session(request: ASGIRequest, session_id: str, limit: str = str(PAGE),
         raise NotFound("There is no such session.")
     after = str(found["turns"][-1]["number"]) if len(found["turns"]) == size else None
     return {**plain(found), "next": after}
+
+
+@router.delete("/sessions/{session_id}", auth=admin, summary="Forget a session and what was said in it")
+async def forget(request: ASGIRequest, session_id: str) -> dict[str, Any]:
+    """Its turns, its answers and what was read in it, in memory and on the disk. It cannot be undone."""
+    running, answers = runtime.current(), 0
+    store = running.echoes.store
+    if not ID.fullmatch(session_id):
+        raise NotFound("There is no such session.")
+    known = await running.ledger.read(read.session_exists, session_id)
+
+    def let_go(said: Said) -> None:
+        nonlocal answers
+        answers += 1
+        store.forget(said.place, (said.turn,))
+
+    if not await running.ledger.forget(session_id, let_go) and not known:
+        raise NotFound("There is no such session.")
+    return {"id": session_id, "answers": answers}
 
 
 @router.get("/turns/{turn_id}", auth=admin, summary="A turn, what it cost, and what goes on from it")

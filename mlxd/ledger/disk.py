@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -13,14 +13,21 @@ from pathlib import Path
 import structlog
 from django.db import DatabaseError, connection
 
+from inference.conversation.healing import HealingStore, Place, Seek
 from inference.conversation.lineage import MAX_TURNS, Lineage
 from inference.conversation.turn_chain import Turn
+from mlxd.ledger.content import content_write, session_delete, stored_memories
 from mlxd.ledger.database import lay_out_log, open_database
-from mlxd.ledger.journal import Journal, JournalView, outage_name
+from mlxd.ledger.journal import Journal, JournalView, Write, outage_name
 from mlxd.ledger.ledger import Ledger, LedgerUnavailable
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.retention import sweep
 from mlxd.ledger.rows import generation_write, stored_turns, turn_write
+from mlxd.ledger.said import Said
+from mlxd.ledger.shelf import Shelf
+
+MAX_WAITING_CONTENT = 1000
+"""While the disk is out and more than this waits for it, content is left out: it is the larger part by far."""
 
 log = structlog.get_logger(__name__)
 
@@ -32,31 +39,68 @@ def open_ledger(path: Path, *, days: float) -> Ledger:
     """
     try:
         set_aside = open_database(path)
-        lineage = Lineage()
-        lineage.restore(stored_turns(MAX_TURNS))
+        shelf, lineage = Shelf(), Lineage()
+        shelf.load()
+        lineage.restore(stored_turns(MAX_TURNS, stored_memories(shelf.count)))
     except (DatabaseError, sqlite3.Error, OSError) as error:
         log.error("ledger_in_memory_only", reason=outage_name(error))
         return Ledger(why=outage_name(error))
     finally:
         connection.close()
-    return Ledger(SqliteDisk(Journal(first=lay_out_log, chore=partial(sweep, days))), lineage, set_aside=set_aside)
+    journal = Journal(first=lay_out_log, chore=partial(sweep, days))
+    return Ledger(SqliteDisk(journal, shelf), lineage, set_aside=set_aside)
 
 
 class SqliteDisk:
     """The database that Django's settings name."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, shelf: Shelf) -> None:
         self._journal = journal
+        self._shelf = shelf
         self._reader = ThreadPoolExecutor(1, "ledger-read")
         self._closed = False
         journal.start()
 
-    async def keep(self, turn: Turn, record: GenerationRecord, *, named: bool) -> None:
-        ticket = self._journal.put(turn_write(turn, record, named=named), urgent=True)
+    async def keep(self, turn: Turn, record: GenerationRecord, said: Sequence[Said], *, named: bool) -> None:
+        content = self._content(said, turn.at_s, turn)
+        ticket = self._journal.put(turn_write(turn, record, content, named=named), urgent=True)
         await self._journal.durable(ticket)
 
-    def note(self, record: GenerationRecord) -> None:
-        self._journal.put(generation_write(record))
+    def note(self, record: GenerationRecord, said: Sequence[Said]) -> None:
+        self._journal.put(generation_write(record, self._content(said, record.began_s)))
+
+    def _content(self, said: Sequence[Said], at_s: float, turn: Turn | None = None) -> Write | None:
+        if self._journal.view().waiting >= MAX_WAITING_CONTENT:
+            self._shelf.count("left_out")
+            return None
+        for one in said:
+            self._shelf.add(one.place)
+        return content_write(said, at_s, turn)
+
+    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> bool:
+        ticket = self._journal.put(session_delete(session_id, forget), urgent=True)
+        return await self._journal.durable(ticket)
+
+    def restore(self, store: HealingStore) -> None:
+        self._reader.submit(self._restore, store)
+
+    def _restore(self, store: HealingStore) -> None:
+        try:
+            for place in self._shelf.newest(store.max_turns):
+                if not store.restore(place, self._shelf.turns(place)):
+                    return
+        except DatabaseError as error:
+            log.warning("answers_not_restored", reason=outage_name(error))
+
+    def may_hold(self, place: Place) -> bool:
+        return self._shelf.may_hold(place)
+
+    async def seek[T](self, work: Callable[[Seek], T]) -> T:
+        return await self.read(work, self._shelf.turns)
+
+    @property
+    def shelf_counts(self) -> dict[str, int]:
+        return self._shelf.counts
 
     async def read[T](self, ask: Callable[..., T], *about: object) -> T:
         try:

@@ -5,7 +5,6 @@ It lives on the event loop and needs no Django; see `mlxd.ledger.disk` for the p
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +12,15 @@ from typing import Protocol
 
 import structlog
 
+from inference.conversation.healing import HealingStore, Place, Seek
 from inference.conversation.lineage import Lineage
-from inference.conversation.turn_chain import Placed, Turn
+from inference.conversation.turn_chain import Asked, Placed, Turn
 from inference.errors import BusyError
-from inference.messages import Conversation
-from mlxd.ledger.asked import asked_of
 from mlxd.ledger.journal import JournalView
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.recorded import Known
+from mlxd.ledger.said import Said
 from mlxd.ledger.whose import Whose
-
-OFF_LOOP_BYTES = 64 * 1024
-"""Comparing a larger body by meaning takes milliseconds that other streams would miss."""
 
 log = structlog.get_logger(__name__)
 
@@ -51,11 +47,27 @@ class LedgerView:
 class Disk(Protocol):
     """Where turns outlive the process."""
 
-    async def keep(self, turn: Turn, record: GenerationRecord, *, named: bool) -> None:
-        """Returns when the turn is safe, or the disk fails."""
+    async def keep(self, turn: Turn, record: GenerationRecord, said: Sequence[Said], *, named: bool) -> None:
+        """Returns when the turn is safe, and what was said in it, or the disk fails."""
 
-    def note(self, record: GenerationRecord) -> None:
+    def note(self, record: GenerationRecord, said: Sequence[Said]) -> None:
         """Never waits."""
+
+    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> bool:
+        """Takes a session out; `forget` hears what was said in it. False: the disk has not done it yet."""
+
+    def restore(self, store: HealingStore) -> None:
+        """Fills the store with what was said last. Returns at once."""
+
+    def may_hold(self, place: Place) -> bool:
+        """False: nothing that was said is at this place."""
+
+    async def seek[T](self, work: Callable[[Seek], T]) -> T:
+        """Work that needs what was said at some places, done where it may wait. Raises `LedgerUnavailable`."""
+
+    @property
+    def shelf_counts(self) -> dict[str, int]:
+        """How often something that was said was looked up, and what came of it."""
 
     async def read[T](self, ask: Callable[..., T], *about: object) -> T:
         """The answer of a question that blocks. Raises `LedgerUnavailable`."""
@@ -77,39 +89,66 @@ class Ledger:
         self._why = why
         self._set_aside = set_aside
 
-    async def place(self, conversation: Conversation | None, whose: Whose, body_bytes: int = 0) -> Known:
-        """Where a request stands among the turns that are known.
-
-        Nowhere if it cannot become a turn: a raw prompt, or a conversation whose last message is to be continued.
-        """
-        if conversation is None or conversation.continue_final:
+    def place(self, asked: Asked | None, whose: Whose) -> Known:
+        """Where a request stands among the turns that are known; nowhere if it cannot become a turn (None)."""
+        if asked is None:
             return Known(whose)
         try:
-            if body_bytes > OFF_LOOP_BYTES:
-                asked = await asyncio.to_thread(asked_of, conversation, whose)
-            else:
-                asked = asked_of(conversation, whose)
             return Known(whose, self._lineage.place(replace(asked, at_s=time.time())))
         except Exception as error:
             log.error("request_not_placed", error=type(error).__name__)
             return Known(whose)
 
-    async def settle(self, record: GenerationRecord, placed: Placed, answers: Sequence[bytes]) -> None:
-        """Takes a finished turn into the lineage and onto the disk."""
+    async def settle(
+        self, record: GenerationRecord, placed: Placed, answers: Sequence[bytes], said: Sequence[Said] = ()
+    ) -> None:
+        """Takes a finished turn into the lineage, and with what was said in it onto the disk."""
         turn = self._lineage.commit(placed, answers)
         if self._disk is not None:
-            await self._disk.keep(turn, record, named=placed.asked.named)
+            await self._disk.keep(turn, record, said, named=placed.asked.named)
 
-    def note(self, record: GenerationRecord) -> None:
+    def note(self, record: GenerationRecord, said: Sequence[Said] = ()) -> None:
         """Writes down a generation that became no turn."""
         if self._disk is not None:
-            self._disk.note(record)
+            self._disk.note(record, said)
+
+    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> int:
+        """Takes a session with all its turns out of the lineage and off the disk; how many turns it had in the lineage.
+
+        `forget` hears what was said in it, on another thread. Raises `LedgerUnavailable` where the disk has not done it
+        in time; it is tried again then.
+        """
+        turns = self._lineage.forget(session_id)
+        if not await self._having_disk().forget(session_id, forget):
+            raise LedgerUnavailable(f"The disk did not take it out yet ({self.view().disk}).")
+        return turns
+
+    def restore(self, store: HealingStore) -> None:
+        """Fills a store with what was said last, as far as it has room; beside everything else."""
+        if self._disk is not None:
+            self._disk.restore(store)
+
+    def may_hold(self, place: Place) -> bool:
+        """False: nothing that was said is on the disk at this place."""
+        return self._disk is not None and self._disk.may_hold(place)
+
+    async def seek[T](self, work: Callable[[Seek], T]) -> T:
+        """Work with what lies on the disk, done away from the loop. Raises `LedgerUnavailable`."""
+        return await self._having_disk().seek(work)
+
+    @property
+    def shelf_counts(self) -> dict[str, int]:
+        """How often what was said was looked up on the disk, and what came of it."""
+        return {} if self._disk is None else self._disk.shelf_counts
 
     async def read[T](self, ask: Callable[..., T], *about: object) -> T:
         """Asks the database. Raises `LedgerUnavailable`."""
+        return await self._having_disk().read(ask, *about)
+
+    def _having_disk(self) -> Disk:
         if self._disk is None:
             raise LedgerUnavailable(f"There is no ledger on disk ({self._why}).")
-        return await self._disk.read(ask, *about)
+        return self._disk
 
     def view(self) -> LedgerView:
         journal = self._disk.view() if self._disk is not None else JournalView(state=self._why)

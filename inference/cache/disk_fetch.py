@@ -1,0 +1,60 @@
+"""What was read from the disk for one job, checked to be a path that continues what is in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from inference.cache.blocks import BLOCK_TOKENS
+from inference.cache.disk import DiskStore
+from inference.cache.disk_index import DiskEntry
+from inference.cache.disk_plan import Plan, Want, plan
+from inference.cache.disk_records import Stored, block_name
+
+
+@dataclass(frozen=True, slots=True)
+class Flawed:
+    """A whole block of the prompt that was on the disk and could not be used. Hashes are whole."""
+
+    parent: bytes
+    ids: bytes = field(repr=False)
+    own: bytes
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """For a job: blocks from the depth of `want`'s path on, in order, and a recurrent state within them, if any."""
+
+    job: str
+    want: Want
+    blocks: tuple[Stored, ...] = ()
+    state: Stored | None = None
+    flawed: Flawed | None = None
+
+
+def fetch(store: DiskStore, job: str, want: Want) -> Fetched:
+    """Reads what helps, as far as it is whole. Takes as long as the disk does."""
+    wanted = plan(store.index, want, store.ids)
+    blocks: list[Stored] = []
+    parent = want.digests[-1]
+    for entry in wanted.blocks:
+        stored = store.read(entry.key, want.root)
+        if stored is None or stored.label.parent != parent:
+            return Fetched(job, want, tuple(blocks), flawed=_flawed(want, entry, parent))
+        blocks.append(stored)
+        parent = stored.label.own
+    state = None if wanted.state is None else store.read(wanted.state.key, want.root)
+    if used := _last(wanted):
+        store.mark_used(used.key)
+    return Fetched(job, want, tuple(blocks), state)
+
+
+def _last(wanted: Plan) -> DiskEntry | None:
+    return wanted.state or (wanted.blocks[-1] if wanted.blocks else None)
+
+
+def _flawed(want: Want, entry: DiskEntry, parent: bytes) -> Flawed | None:
+    """None for a block that the prompt only begins with: what was in it is not known any more."""
+    ids = want.ids(entry.start, entry.end)
+    own = block_name(parent, ids)
+    return Flawed(parent, ids, own, entry.start) if entry.tokens == BLOCK_TOKENS and own.startswith(entry.key) else None

@@ -1,0 +1,174 @@
+"""What lies on the disk, from the files' names alone: found by hash, by what it stands behind, and by last use.
+
+Nothing before a block is ever less recently used than the block itself, so whoever goes first in the order has nothing
+behind it, and a conversation leaves from its end.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+from inference.cache.blocks import BLOCK_TOKENS
+from inference.cache.disk_records import KEY_BYTES, BlockLabel, Kind
+
+_HEX = 2 * KEY_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class DiskEntry:
+    """A file. Keys are the first 16 bytes of hashes: of itself, of what it stands behind, of its tree.
+
+    `ids` are known once its label was read. `was_read`: since it was written, or since the start.
+    """
+
+    kind: Kind
+    root: bytes
+    parent: bytes
+    key: bytes
+    start: int
+    end: int
+    nbytes: int
+    ids: bytes | None = field(default=None, repr=False)
+    was_read: bool = False
+
+    @classmethod
+    def of(cls, label: BlockLabel, nbytes: int) -> Self:
+        parent = label.parent[:KEY_BYTES]
+        return cls(label.kind, label.root[:KEY_BYTES], parent, label.key, label.start, label.end, nbytes, label.ids)
+
+    @classmethod
+    def named(cls, root: bytes, folder: str, name: str, nbytes: int) -> Self | None:
+        """From a file's name; None for a name that is not one of ours."""
+        stem, _, ending = name.partition(".")
+        parts = stem.split("-")
+        if len(parts) != 4 or len(parts[0]) != _HEX or len(parts[1]) != _HEX or parts[1][:2] != folder:
+            return None
+        try:
+            entry = cls(
+                Kind(ending),
+                root,
+                bytes.fromhex(parts[0]),
+                bytes.fromhex(parts[1]),
+                int(parts[2]),
+                int(parts[3]),
+                nbytes,
+            )
+        except ValueError:
+            return None
+        fits = 0 <= entry.end - entry.start <= BLOCK_TOKENS and entry.start % BLOCK_TOKENS == 0 and entry.start >= 0
+        return entry if fits and entry.name == name else None
+
+    @property
+    def folder(self) -> str:
+        return self.key[:1].hex()
+
+    @property
+    def name(self) -> str:
+        return f"{self.parent.hex()}-{self.key.hex()}-{self.start}-{self.end}.{self.kind}"
+
+    @property
+    def tokens(self) -> int:
+        return self.end - self.start
+
+    @property
+    def stands_first(self) -> bool:
+        """Whether there is nothing before it."""
+        return self.parent == self.root
+
+
+class DiskIndex:
+    """One thread changes it. `in`, `len`, `has_behind` and `nbytes` may be asked from any."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[bytes, DiskEntry] = OrderedDict()
+        self._behind: dict[bytes, dict[bytes, DiskEntry]] = {}
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[DiskEntry]:
+        """The least recently used first."""
+        return iter(self._entries.values())
+
+    def has_behind(self, parent: bytes) -> bool:
+        """Whether anything stands directly behind a block or a root."""
+        return parent in self._behind
+
+    def get(self, key: bytes) -> DiskEntry | None:
+        return self._entries.get(key)
+
+    def behind(self, parent: bytes) -> list[DiskEntry]:
+        """What stands directly behind a block or a root, in the order in which it came."""
+        return list(self._behind.get(parent, {}).values())
+
+    def oldest(self) -> DiskEntry | None:
+        return next(iter(self._entries.values()), None)
+
+    def fill(self, found: Iterable[tuple[DiskEntry, int]]) -> None:
+        """Takes in files with the time of their last use, as a scan of the disk gives them."""
+        used = {entry.key: when for entry, when in found}
+        entries = {entry.key: entry for entry, _ in found}
+        deepest_first = sorted(entries.values(), key=_depth, reverse=True)
+        for entry in deepest_first:
+            if entry.parent in used:
+                used[entry.parent] = max(used[entry.parent], used[entry.key])
+        for entry in sorted(deepest_first, key=lambda one: used[one.key]):
+            self._add(entry)
+
+    def add(self, entry: DiskEntry) -> None:
+        """A file that was just written, in the place of one of the same key."""
+        self.remove(entry.key)
+        self._add(entry)
+        self.touch(entry.key)
+
+    def _add(self, entry: DiskEntry) -> None:
+        self._entries[entry.key] = entry
+        self._behind.setdefault(entry.parent, {})[entry.key] = entry
+        self.nbytes += entry.nbytes
+
+    def remove(self, key: bytes) -> DiskEntry | None:
+        """What stands behind it stays: it can be reached again when the block is written again."""
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            siblings = self._behind[entry.parent]
+            del siblings[key]
+            if not siblings:
+                del self._behind[entry.parent]
+            self.nbytes -= entry.nbytes
+        return entry
+
+    def touch(self, key: bytes) -> None:
+        """Marks a file and all before it as used now."""
+        entry = self._entries.get(key)
+        while entry is not None:
+            self._entries.move_to_end(entry.key)
+            entry = self._entries.get(entry.parent)
+
+    def path(self, key: bytes) -> set[bytes]:
+        """The keys of a file and of all before it that are here."""
+        found: set[bytes] = set()
+        entry = self._entries.get(key)
+        while entry is not None:
+            found.add(entry.key)
+            entry = self._entries.get(entry.parent)
+        return found
+
+    def unreachable(self) -> list[DiskEntry]:
+        """Files behind a block that is not here: no prompt can begin with them."""
+        reached: set[bytes] = set()
+        for entry in sorted(self._entries.values(), key=_depth):
+            if entry.stands_first or entry.parent in reached:
+                reached.add(entry.key)
+        return [entry for entry in self._entries.values() if entry.key not in reached]
+
+
+def _depth(entry: DiskEntry) -> tuple[int, bool]:
+    """Before all that stands behind it: a state comes after the block that ends where it begins."""
+    return entry.start, entry.kind is Kind.STATE

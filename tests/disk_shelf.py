@@ -1,0 +1,190 @@
+"""Chains of blocks for a disk, with a codec that needs no MLX, and files of which the Nth act fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from inference.cache.blocks import BLOCK_TOKENS, Root, pack
+from inference.cache.disk import DiskLimits, DiskStore
+from inference.cache.disk_files import Files
+from inference.cache.disk_plan import Want
+from inference.cache.disk_records import BlockLabel, Flaw, Handle, Kind, Stored, block_name, state_name
+from inference.tokens import TokenIds
+
+ROOT = Root("model", "weights")
+ROOM = DiskLimits(max_bytes=1 << 40, max_disk_share=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A handle that holds text."""
+
+    text: str
+    tokens: int
+    depth: int
+    padding: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.text) + self.padding
+
+
+class PaperCodec:
+    """A digest, a line of JSON, the text."""
+
+    def encode(self, label: BlockLabel, handle: Handle) -> Sequence[bytes | memoryview]:
+        assert isinstance(handle, Paper)
+        fields = {name: getattr(label, name) for name in BlockLabel.__slots__}
+        plain = {name: value.hex() if isinstance(value, bytes) else value for name, value in fields.items()}
+        text = json.dumps({**plain, "padding": handle.padding}).encode() + b"\n"
+        body = handle.text.encode() + b" " * handle.padding
+        return [sha256(text + body).hexdigest().encode(), text, body]
+
+    def decode(self, raw: bytes) -> Stored | Flaw:
+        if sha256(raw[64:]).hexdigest().encode() != raw[:64]:
+            return Flaw.CORRUPT
+        label = self.read_label(raw)
+        assert isinstance(label, BlockLabel)
+        text = raw.partition(b"\n")[2].decode().rstrip()
+        return Stored(label, Paper(text, label.end - label.start, label.end))
+
+    def read_label(self, beginning: bytes) -> BlockLabel | Flaw:
+        try:
+            fields = json.loads(beginning[64:].partition(b"\n")[0])
+            del fields["padding"]
+            for name in ("root", "parent", "own", "ids"):
+                fields[name] = bytes.fromhex(fields[name])
+            return BlockLabel(**{**fields, "kind": Kind(fields["kind"])})
+        except (ValueError, KeyError, TypeError):
+            return Flaw.CORRUPT
+
+
+def chain(ids: TokenIds, root: Root = ROOT) -> list[BlockLabel]:
+    """The blocks of a text, the last one as long as it is."""
+    labels, parent = [], root.key
+    for start in range(0, len(ids), BLOCK_TOKENS):
+        packed = pack(ids[start : start + BLOCK_TOKENS])
+        own = block_name(parent, packed)
+        end = min(len(ids), start + BLOCK_TOKENS)
+        labels.append(BlockLabel(Kind.BLOCK, root.key, parent, own, packed, start, end, True, root.model))
+        parent = own
+    return labels
+
+
+def state(ids: TokenIds, root: Root = ROOT) -> BlockLabel:
+    """A recurrent state after all of `ids`."""
+    at = len(ids) // BLOCK_TOKENS * BLOCK_TOKENS
+    whole = chain(ids[:at], root)
+    parent, rest = (whole[-1].own if whole else root.key), pack(ids[at:])
+    own = state_name(parent, rest)
+    return BlockLabel(Kind.STATE, root.key, parent, own, rest, at, len(ids), False, root.model)
+
+
+def paper(label: BlockLabel, padding: int = 0) -> Paper:
+    return Paper(f"{label.kind} {label.own.hex()}", label.end - label.start, label.end, padding)
+
+
+def want(ids: TokenIds, *, in_memory: int = 0, state: bool = False, bitwise: bool = False, room: int = 1 << 40) -> Want:
+    """What a prompt wants of whose first `in_memory` tokens the blocks (of recurrent states: nothing) are in memory."""
+    whole = in_memory // BLOCK_TOKENS * BLOCK_TOKENS
+    digests = (ROOT.key, *(label.own for label in chain(ids[:whole])))
+    held = 0 if state else in_memory
+    return Want(ROOT.key, digests, pack(ids), len(ids) - 1, in_memory, held, state, bitwise, room)
+
+
+class Crash(BaseException):
+    """The process ends here: nothing behind it runs, not even what would clean up."""
+
+
+@dataclass
+class FailingFiles(Files):
+    """Counts acts that change the disk, and lets the `nth` fail, or all from it on; or ends the process there."""
+
+    nth: int = 0
+    persistent: bool = False
+    crash: bool = False
+    error: int = errno.EIO
+    acts: list[str] = field(default_factory=list)
+
+    def _act(self, name: str) -> None:
+        self.acts.append(name)
+        count = len(self.acts)
+        if self.nth and (count == self.nth or (self.persistent and count > self.nth)):
+            raise Crash if self.crash else OSError(self.error, "planted")
+
+    def make_folder(self, path: Path) -> None:
+        self._act("make_folder")
+        super().make_folder(path)
+
+    def put(self, descriptor: int, rest: memoryview) -> int:
+        self._act("put")
+        return super().put(descriptor, rest[: max(1, len(rest) // 2)])
+
+    def flush(self, descriptor: int) -> None:
+        self._act("flush")
+
+    def rename(self, beside: Path, path: Path) -> None:
+        self._act("rename")
+        super().rename(beside, path)
+
+    def flush_folder(self, path: Path) -> None:
+        self._act("flush_folder")
+
+    def read(self, path: Path, limit_bytes: int = -1) -> bytes:
+        self._act("read")
+        return super().read(path, limit_bytes)
+
+    def remove(self, path: Path) -> None:
+        self._act("remove")
+        super().remove(path)
+
+    def mark_used(self, path: Path) -> None:
+        self._act("mark_used")
+        super().mark_used(path)
+
+
+class SwiftFiles(Files):
+    """Without waiting for the disk: what a power cut would leave is not what is tested here."""
+
+    def flush(self, descriptor: int) -> None:
+        pass
+
+    def flush_folder(self, path: Path) -> None:
+        pass
+
+
+@dataclass
+class Shelf:
+    """A store on a directory, opened anew as often as one likes."""
+
+    directory: Path
+    limits: DiskLimits = ROOM
+    files: Files = field(default_factory=SwiftFiles)
+    now_s: float = 1e9
+    store: DiskStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self, files: Files | None = None) -> DiskStore:
+        self.files = files or self.files
+        self.store = DiskStore(self.directory, self.limits, PaperCodec(), lambda: self.now_s, self.files)
+        self.store.open()
+        return self.store
+
+    def write(self, labels: Sequence[BlockLabel], padding: int = 0) -> list[bool]:
+        return [self.store.write(label, paper(label, padding)) for label in labels]
+
+    def on_disk(self) -> dict[str, int]:
+        """Every file below the layout's directory, with its size."""
+        return {path.name: path.stat().st_size for path in self.directory.glob("v1/*/*/*")}
+
+    def check(self) -> None:
+        """The index and the disk agree, and the limits hold."""
+        assert self.on_disk() == {entry.name: entry.nbytes for entry in self.store.index}
+        assert self.store.index.nbytes == sum(self.on_disk().values()) <= self.limits.max_bytes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
 
-from mlxd.probe.scenarios import Message
+from mlxd.probe.asks import NOTHING, Message
 
 SILENCE_S: Final = 600.0
 
@@ -43,6 +43,7 @@ class _Reading:
     first_s: float | None = None
     finish: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def take(self, event: dict[str, Any], now_s: float) -> None:
         if event.get("error"):
@@ -53,13 +54,46 @@ class _Reading:
             self.finish = choice.get("finish_reason") or self.finish
             self.content += delta.get("content") or ""
             self.reasoning += delta.get("reasoning_content") or delta.get("reasoning") or ""
-            if self.first_s is None and (self.content or self.reasoning):
+            for call in delta.get("tool_calls") or ():
+                self._take_call(call)
+            if self.first_s is None and (self.content or self.reasoning or self.calls):
                 self.first_s = now_s
 
+    def _take_call(self, call: dict[str, Any]) -> None:
+        whole = self.calls.setdefault(call.get("index") or 0, {"id": "", "name": "", "arguments": ""})
+        function = call.get("function") or {}
+        whole["id"] = call.get("id") or whole["id"]
+        whole["name"] += function.get("name") or ""
+        whole["arguments"] += function.get("arguments") or ""
 
-def ask(client: httpx.Client, model: str, messages: Sequence[Message], max_tokens: int) -> Answered:
-    """Streams one greedy answer. Raises `ProbeFailed`."""
+    @property
+    def message(self) -> Message:
+        """The answer as the message that goes into a history."""
+        message: Message = {"role": "assistant", "content": self.content or (None if self.calls else "")}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.calls:
+            message["tool_calls"] = [
+                {
+                    "id": one["id"],
+                    "type": "function",
+                    "function": {"name": one["name"], "arguments": one["arguments"]},
+                }
+                for _, one in sorted(self.calls.items())
+            ]
+        return message
+
+
+def ask(
+    client: httpx.Client,
+    model: str,
+    messages: Sequence[Message],
+    max_tokens: int,
+    fields: Mapping[str, Any] = NOTHING,
+) -> Answered:
+    """Streams one greedy answer; `fields` are more of the body's. Raises `ProbeFailed`."""
     body = {
+        **fields,
         "model": model,
         "messages": [*messages],
         "max_tokens": max_tokens,
@@ -97,16 +131,13 @@ def _answered(reading: _Reading, verdict: str, total_s: float) -> Answered:
         raise ProbeFailed("The server reports no usage, so nothing can be measured.")
     details = usage.get("prompt_tokens_details") or {}
     cached = details.get("cached_tokens", usage.get("cached_tokens"))
-    message: Message = {"role": "assistant", "content": reading.content}
-    if reading.reasoning:
-        message["reasoning_content"] = reading.reasoning
     return Answered(
-        message=message,
+        message=reading.message,
         prompt_tokens=usage["prompt_tokens"],
         cached_tokens=cached if isinstance(cached, int) else None,
         completion_tokens=usage.get("completion_tokens") or 0,
         ttft_s=total_s if reading.first_s is None else reading.first_s,
         total_s=total_s,
         verdict=verdict,
-        ended=reading.finish == "stop",
+        ended=reading.finish in ("stop", "tool_calls"),
     )

@@ -1,23 +1,69 @@
 """How many tokens a request needs computed at least, by this probe's own reading of the model's text side.
 
-necessary(R) = |R| - the longest common prefix of R with any earlier prompt, or prompt and answer; at least 1. To an
-answer that the model ended itself belongs the token that ended it: templates write it too, and who has fed it to the
-model may keep it. Nothing of the server under test is used, and nothing of a prefix tree: every earlier sequence is
-compared.
+necessary(R) is the smaller of
+
+(A) |R| - the longest common prefix of R with any earlier prompt, or prompt and answer, all as they were sent but for
+    telemetry, which says nothing to a model;
+(B) only where R sends back an answer of its own session: the same with the volatile spans cut out of what stands up to
+    that answer, compared with that session's earlier requests alone, plus the tokens of every value among those spans
+    that is new or has changed.
+
+At least 1. An answer sent back is read as the ids that were written, however its client spells it; to one that the
+model ended itself belongs the token that ended it. Nothing of the server under test is used, and nothing of a prefix
+tree: every earlier sequence is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from inference.conversation.render import render
 from inference.conversation.text_model import TextModel
+from inference.messages import Conversation, Tool
 from inference.tokens import Prompt, TokenIds
 from mlxd.api.convert import convert_chat
+from mlxd.api.reasoning import reasoning_wish, template_args
 from mlxd.api.schemas import ChatRequest
 from mlxd.api.validate import validate
-from mlxd.probe.scenarios import Message
+from mlxd.probe import cuts
+from mlxd.probe.asks import Ask, Message
+from mlxd.probe.spoken import Raws, raw_of, without_raw
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """`tokens` must be computed of `total`.
+
+    `reread_thoughts` and `reread_tools` are those among them that had been read already: what stands up to the last
+    answer, because the template takes a thought out there, or because the tools are others. `bound`: less was
+    necessary because volatile spans need not be read again.
+    """
+
+    tokens: int
+    total: int
+    reread_thoughts: int = 0
+    reread_tools: int = 0
+    bound: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """An answer, and what was known when it had been given: `bare` sequences are those without volatile spans."""
+
+    message: Message
+    tools: tuple[Tool, ...]
+    values: Mapping[cuts.Place, str]
+    bare: tuple[TokenIds, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Goes:
+    """Where a request goes on from: the last answer of its session in it, at message `at`."""
+
+    records: tuple[_Answered, ...]
+    at: int
 
 
 @dataclass(slots=True)
@@ -26,34 +72,103 @@ class Oracle:
 
     text: TextModel
     _seen: list[TokenIds] = field(default_factory=list)
+    _answers: defaultdict[str, list[_Answered]] = field(default_factory=lambda: defaultdict(list))
+    _raws: Raws = field(default_factory=Raws)
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The ids that the model reads for these messages."""
-        return render(self.text, convert_chat(validate(ChatRequest, {"messages": [*messages]})))
+    def prompt(self, ask: Ask) -> Prompt:
+        """The ids that the model reads for a request, telemetry left out."""
+        whole = self._conversation(ask)
+        return self._render(ask, cuts.cut(whole, cuts.telemetry(cuts.spans_of(whole))))
 
-    def necessary(self, messages: Sequence[Message]) -> tuple[int, int]:
-        """(tokens that must be computed, tokens in all). The request counts as seen from now on."""
-        ids = self.prompt(messages).ids
-        known = max((common(ids, seen) for seen in self._seen), default=0)
-        self._seen.append(ids)
-        return max(1, len(ids) - known), len(ids)
+    def necessary(self, ask: Ask) -> Needed:
+        """What must be computed for it. The request counts as seen from now on."""
+        prompt = self.prompt(ask)
+        known = max((common(prompt.ids, seen) for seen in self._seen), default=0)
+        self._seen.append(prompt.ids)
+        total, least, bound = len(prompt), len(prompt) - known, False
+        goes = self._goes_on(ask)
+        if goes is None:
+            return Needed(max(1, least), total)
+        rest, stated = self._bound(ask, goes)
+        if rest + stated < least:
+            least, bound = rest + stated, True
+        reread = max(0, least - bound * stated - self._new_tokens(ask, prompt, goes.at))
+        changed = self._conversation(ask).tools != goes.records[-1].tools
+        thought = any(one.message.get("reasoning_content") for one in goes.records)
+        return Needed(max(1, least), total, reread * (thought and not changed), reread * changed, bound)
 
-    def answered(self, messages: Sequence[Message], answer: Message, *, ended: bool = False) -> None:
-        """The answer's tokens are known too, as far as an echo of the answer begins with them.
+    def answered(self, ask: Ask, answer: Message, *, ended: bool = False) -> None:
+        """The answer's tokens are known too. `ended` says that the model ended it, and did not run into a limit."""
+        whole = self._conversation(ask)
+        spans = cuts.spans_of(whole)
+        found = []
+        for left in (cuts.telemetry(spans), spans):
+            prompt = self._render(ask, cuts.cut(whole, left))
+            found.append([prompt.ids, *self._spoken(ask, cuts.cut(whole, left).conversation, prompt, answer, ended)])
+        self._seen += found[0]
+        known = cuts.values(spans, len(whole.messages))
+        self._answers[ask.session].append(_Answered(answer, whole.tools, known, tuple(found[1])))
 
-        `ended` says that the model ended it, and did not run into a limit.
-        """
-        conversation = convert_chat(validate(ChatRequest, {"messages": [*messages, answer]}))
-        spoken = render(self.text, replace(conversation, continue_final=True)).ids
-        self._seen.append(spoken)
-        closed = render(self.text, conversation).ids if ended else ()
-        if closed[: len(spoken)] == spoken:
-            self._seen.append(closed[: len(spoken) + 1])
+    # --- one request --------------------------------------------------------------------------------------------
+
+    def _conversation(self, ask: Ask, *more: Message) -> Conversation:
+        fields = {name: value for name, value in ask.fields.items() if name in ChatRequest.model_fields}
+        request = validate(ChatRequest, {**fields, "messages": [*ask.spoken, *more]})
+        wish = reasoning_wish(request).settled(thinking=True, preserve=True)
+        return replace(convert_chat(request), template_args=template_args(wish, self.text.traits.control))
+
+    def _render(self, ask: Ask, left: cuts.Cut) -> Prompt:
+        raws = {at: self._raws.of(ask.session, ask.spoken[one]) for at, one in enumerate(left.origin)}
+        return render(self.text, left.conversation, {at: raw for at, raw in raws.items() if raw is not None})
+
+    def _spoken(
+        self, ask: Ask, conversation: Conversation, prompt: Prompt, answer: Message, ended: bool
+    ) -> list[TokenIds]:
+        """The prompt with its answer, as far as both are known."""
+        raw = raw_of(self.text, prompt, answer, ended=ended)
+        if raw is None:
+            message = self._conversation(ask, answer).messages[-1]
+            with_answer = replace(conversation, messages=(*conversation.messages, message))
+            return without_raw(self.text, with_answer, ended=ended)
+        self._raws.keep(ask.session, answer, raw)
+        spoken = (*prompt.ids, *raw.ids)
+        return [spoken, *((*spoken, one) for one in sorted(self.text.tokenizer.eos_ids) if ended)]
+
+    # --- where it goes on from ------------------------------------------------------------------------------------
+
+    def _goes_on(self, ask: Ask) -> _Goes | None:
+        records = tuple(one for one in self._answers[ask.session] if one.message in ask.spoken)
+        if not records:
+            return None
+        last = len(ask.spoken) - 1 - ask.spoken[::-1].index(records[-1].message)
+        return _Goes(records, last)
+
+    def _bound(self, ask: Ask, goes: _Goes) -> tuple[int, int]:
+        """(B): the tokens of what is new, and those of each value that is."""
+        whole = self._conversation(ask)
+        spans = cuts.spans_of(whole)
+        new = [span for span in cuts.telemetry(spans) if span.message > goes.at]
+        bare = self._render(ask, cuts.cut(whole, [*(span for span in spans if span.message <= goes.at), *new]))
+        known = max(common(bare.ids, one) for record in goes.records for one in record.bare)
+        before, now = goes.records[-1].values, cuts.values(spans, goes.at + 1)
+        stated = [value for place, value in now.items() if before.get(place) != value]
+        return len(bare) - known, sum(len(self.text.tokenizer.encode_field(value)) for value in stated)
+
+    def _new_tokens(self, ask: Ask, prompt: Prompt, at: int) -> int:
+        """How many tokens stand behind the answer at message `at`."""
+        whole = self._conversation(ask)
+        origin = cuts.cut(whole, cuts.telemetry(cuts.spans_of(whole))).origin
+        starts = (one.token for one in prompt.boundaries if origin[one.message] > at)
+        behind = next(starts, prompt.header if prompt.header is not None else len(prompt))
+        ends = self.text.tokenizer.eos_ids
+        end = next((one for one in range(behind - 1, -1, -1) if prompt.ids[one] in ends), behind)
+        return len(prompt) - end
 
 
-def common(left: TokenIds, right: TokenIds) -> int:
+def common(left: TokenIds, right: TokenIds, step: int = 1024) -> int:
     """The length of the longest common prefix."""
     size = min(len(left), len(right))
-    if left[:size] == right[:size]:
-        return size
-    return next(at for at in range(size) if left[at] != right[at])
+    at = 0
+    while at < size and left[at : at + step] == right[at : at + step]:
+        at += step
+    return next((one for one in range(at, min(at + step, size)) if left[one] != right[one]), size)

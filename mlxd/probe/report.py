@@ -6,14 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from mlxd.probe.run import Turn
+
+WORDS: Final = {"drift": 0.03}
+"""What a scenario may have above the limit: the words that say what is replaced by which new value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One scenario. Tokens are sums over its warm turns; `hidden` is over all of them and must be 0."""
+    """One scenario. Tokens are sums over its warm turns; `hidden` is over all of them and must be 0.
+
+    `reread_thoughts` and `reread_tools` are necessary tokens that had been read before, `foreign` answers in requests
+    that the server did not give, `disobeyed` those it gave otherwise than it was asked to; over all turns.
+    """
 
     scenario: str
     turns: int
@@ -23,6 +30,12 @@ class Summary:
     hidden: int
     ttft_warm_s: float
     verdicts: dict[str, int]
+    prompt: int = 0
+    cached: int = 0
+    reread_thoughts: int = 0
+    reread_tools: int = 0
+    foreign: int = 0
+    disobeyed: int = 0
 
     @property
     def ratio(self) -> float:
@@ -30,7 +43,7 @@ class Summary:
         return self.prefilled / self.necessary if self.necessary else 1.0
 
     def passes(self, max_ratio: float) -> bool:
-        return self.ratio <= max_ratio and not self.hidden
+        return self.ratio <= max_ratio + WORDS.get(self.scenario, 0.0) and not self.hidden
 
 
 def summaries(turns: Iterable[Turn]) -> list[Summary]:
@@ -53,6 +66,12 @@ def _summary(name: str, turns: Sequence[Turn]) -> Summary:
         hidden=sum(turn.hidden for turn in turns),
         ttft_warm_s=median(turn.ttft_s for turn in warm) if warm else 0.0,
         verdicts=verdicts,
+        prompt=sum(turn.prompt for turn in turns),
+        cached=sum(turn.cached for turn in turns),
+        reread_thoughts=sum(turn.reread_thoughts for turn in turns),
+        reread_tools=sum(turn.reread_tools for turn in turns),
+        foreign=sum(turn.foreign for turn in turns),
+        disobeyed=sum(not turn.obeyed for turn in turns),
     )
 
 
@@ -69,14 +88,28 @@ def as_json(turns: Sequence[Turn], max_ratio: float) -> dict[str, Any]:
 
 def lines(told: Sequence[Summary], max_ratio: float) -> Iterable[str]:
     """The table that people read."""
+    width = max(12, *(len(one.scenario) for one in told))
     yield (
-        f"{'scenario':<12} {'turns':>5} {'prefilled':>10} {'necessary':>10} {'ratio':>6} {'hidden':>7} "
-        f"{'TTFT':>8}  verdicts"
+        f"{'scenario':<{width}} {'turns':>5} {'prompt':>8} {'cached':>8} {'prefilled':>10} {'necessary':>10} "
+        f"{'ratio':>6} {'hidden':>7} {'TTFT':>8}  verdicts"
     )
     for one in told:
         verdicts = ", ".join(f"{name} {count}" for name, count in one.verdicts.items())
         mark = "" if one.passes(max_ratio) else "  <- above the limit"
         yield (
-            f"{one.scenario:<12} {one.turns:>5} {one.prefilled:>10} {one.necessary:>10} {one.ratio:>6.2f} "
-            f"{one.hidden:>7} {one.ttft_warm_s * 1000:>5.0f} ms  {verdicts}{mark}"
+            f"{one.scenario:<{width}} {one.turns:>5} {one.prompt:>8} {one.cached:>8} {one.prefilled:>10} "
+            f"{one.necessary:>10} {one.ratio:>6.2f} {one.hidden:>7} {one.ttft_warm_s * 1000:>5.0f} ms  {verdicts}{mark}"
         )
+        yield from _notes(one)
+
+
+def _notes(one: Summary) -> Iterable[str]:
+    """What the ratio does not show."""
+    if one.reread_thoughts:
+        yield f"    {one.reread_thoughts} of the necessary were read before: the template takes thoughts out of the past"
+    if one.reread_tools:
+        yield f"    {one.reread_tools} of the necessary were read before: the tools are others"
+    if one.foreign:
+        yield f"    {one.foreign} answers in its requests are recorded ones, not this server's"
+    if one.disobeyed:
+        yield f"    {one.disobeyed} answers are not those that were asked for"

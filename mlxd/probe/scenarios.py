@@ -6,25 +6,11 @@ A scenario is a generator: it yields waves of requests that are to be under way 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from mlxd.probe.agents import drift, pi, stripped
+from mlxd.probe.asks import Ask, Message, Play, Wave
 from mlxd.probe.content import prose
-
-type Message = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request. `session` names the conversation it belongs to, for the report only; servers are not told."""
-
-    session: str
-    messages: tuple[Message, ...]
-
-
-type Wave = Sequence[Ask]
-type Play = Generator[Wave, Sequence[Message], None]
-"""Yields waves, is sent the assistant messages that answered them, in order."""
 
 
 def _system(text: str) -> Message:
@@ -122,5 +108,5 @@ def semantic() -> Play:
 
 
 SCENARIOS: Final[dict[str, Callable[[], Play]]] = {
-    play.__name__: play for play in (normal, insert, branch, fanout, sides, interleaved, semantic)
+    play.__name__: play for play in (normal, insert, branch, fanout, sides, interleaved, semantic, drift, stripped, pi)
 }

@@ -10,10 +10,10 @@ from typing import Any, Final
 import httpx
 
 from inference.engine.text import load_text
+from mlxd.probe.asks import Ask, Message
 from mlxd.probe.client import ask
 from mlxd.probe.content import prose
 from mlxd.probe.oracle import Oracle
-from mlxd.probe.scenarios import Message
 from tests.benchmarks.figure import Figure, at_most
 from tests.benchmarks.processes import mlxd
 from tests.benchmarks.scenario_models import MODELS, scenario_model
@@ -92,7 +92,7 @@ def branch_out(served: ServedDaemon, model: Path) -> int:
     with httpx.Client(base_url=f"{served.url}/v1", timeout=300) as http:
         for branch in range(BRANCHES):
             messages = opening(branch)
-            tokens += oracle.necessary(messages)[0] + ANSWER_TOKENS - 1
+            tokens += oracle.necessary(Ask("", tuple(messages))).tokens + ANSWER_TOKENS - 1
             answered = ask(http, str(model), messages, ANSWER_TOKENS)
             assert answered.completion_tokens == ANSWER_TOKENS, "an answer ended early"
     return tokens

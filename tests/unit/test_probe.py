@@ -19,12 +19,13 @@ from inference.engine.demo import demo_model_dir
 from inference.engine.text import load_text
 from inference.errors import InferenceError
 from mlxd.cli.probe import probe
+from mlxd.probe.asks import Ask, Message
 from mlxd.probe.content import prose
 from mlxd.probe.diff import part
-from mlxd.probe.oracle import Oracle, common
+from mlxd.probe.oracle import Needed, Oracle, common
 from mlxd.probe.report import as_json, lines, summaries
 from mlxd.probe.run import Turn
-from mlxd.probe.scenarios import SCENARIOS, Ask, Message
+from mlxd.probe.scenarios import SCENARIOS
 from mlxd.start_errors import StartError
 from tests.tiny_models import CHAT_TEMPLATE
 from tests.tokenizers_in_code import tokenizer
@@ -50,6 +51,10 @@ def assistant(content: str) -> Message:
     return {"role": "assistant", "content": content}
 
 
+def asking(*messages: Message) -> Ask:
+    return Ask("one", messages)
+
+
 # --- oracle ---------------------------------------------------------------------------------------------------------
 
 ids = st.lists(st.integers(0, 2), max_size=12).map(tuple)
@@ -66,9 +71,10 @@ def test_necessary_is_what_no_earlier_sequence_begins_with(text: TextModel) -> N
     oracle, seen = Oracle(text), list[tuple[int, ...]]()
     talks = [[user(prose(f"o{at % 3}", 20)), assistant("Yes."), user(prose(f"o{at}", 10 + at))] for at in range(6)]
     for at, talk in enumerate([*talks, talks[0], talks[0][:1]]):
-        prompt = oracle.prompt(talk).ids
+        ask = asking(*talk)
+        prompt = oracle.prompt(ask).ids
         brute = max((n for one in seen for n in range(len(prompt) + 1) if one[:n] == prompt[:n]), default=0)
-        assert oracle.necessary(talk) == (max(1, len(prompt) - brute), len(prompt)), at
+        assert oracle.necessary(ask) == Needed(max(1, len(prompt) - brute), len(prompt)), at
         seen.append(prompt)
 
 
@@ -76,28 +82,28 @@ def test_necessary_is_what_no_earlier_sequence_begins_with(text: TextModel) -> N
 def test_an_answer_is_known_to_its_end(plain: TextModel, ended: bool) -> None:
     """What ended it is known only where the model has written it; all behind it is the template's."""
     oracle = Oracle(plain)
-    question, answer = [user("How long is it?")], assistant("It is as long as a river.")
+    question, answer = asking(user("How long is it?")), assistant("It is as long as a river.")
     oracle.necessary(question)
     oracle.answered(question, answer, ended=ended)
-    again = [*question, answer, user("And then?")]
-    needed, total = oracle.necessary(again)
+    again = asking(*question.messages, answer, user("And then?"))
+    needed = oracle.necessary(again)
     full = oracle.prompt(again)
     after = next(boundary.token for boundary in full.boundaries if boundary.message == 2)
     between = plain.tokenizer.encode_template("<|im_end|>\n<|im_start|>user\n")
     assert full.ids[after - len(between) : after] == tuple(between)
-    assert total - needed == after - len(between) + ended
+    assert needed.total - needed.tokens == after - len(between) + ended
 
 
 def test_an_edited_echo_is_known_to_the_edit(plain: TextModel) -> None:
     oracle = Oracle(plain)
-    question = [user("How long is it?")]
+    question = asking(user("How long is it?"))
     oracle.necessary(question)
     oracle.answered(question, assistant("It is as long as a river."))
-    edited = [*question, assistant("It is as long as a road."), user("On.")]
-    needed, total = oracle.necessary(edited)
+    edited = asking(*question.messages, assistant("It is as long as a road."), user("On."))
+    needed = oracle.necessary(edited)
     prompt = oracle.prompt(edited)
     answer = next(boundary.token for boundary in prompt.boundaries if boundary.message == 1)
-    assert 3 < total - needed - answer < len(plain.tokenizer.encode_template("It is as long as a river."))
+    assert 3 < needed.total - needed.tokens - answer < len(plain.tokenizer.encode_template("It is as long as a river."))
 
 
 # --- scenarios ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from inference.conversation.text_model import TextModel
 from inference.engine.demo import demo_model_dir
 from inference.engine.text import load_text
+from mlxd.probe.asks import Ask
 from mlxd.probe.client import ProbeFailed
 from mlxd.probe.content import prose
 from mlxd.probe.oracle import Oracle
@@ -34,7 +35,7 @@ def serving(oracle: Oracle, cached_of: CachedOf) -> Iterator[Target]:
     class Exchange(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
-            prompt_tokens = len(oracle.prompt(messages))
+            prompt_tokens = len(oracle.prompt(Ask("any", tuple(messages))))
             cached = cached_of(messages[-1]["content"], prompt_tokens)
             usage: dict[str, Any] = {"prompt_tokens": prompt_tokens, "completion_tokens": 1}
             if cached is not None:

@@ -5,9 +5,10 @@ So rows share a lane only while no row is padded by more than its own length, sh
 All rows of a lane grow alike, so the padding never does: the rule holds from a join until the next one.
 
 A lane runs one step ahead: a step starts the next token on the device and returns the one before. A row that ends
-with token k has therefore been fed k already; the draw that ran ahead is dropped with the row. Where a draw depends
-on which token the last one was (a grammar, penalties), the forward pass is under way before that token is asked for,
-so that the processor works on the mask while the device works on the logits.
+with token k has therefore been fed k already; the draw that ran ahead is dropped with the row, and not even made where
+every row is known to end with the token it has. Where a draw depends on which token the last one was (a grammar,
+penalties), the forward pass is under way before that token is asked for, so that the processor works on the mask
+while the device works on the logits.
 """
 
 from __future__ import annotations
@@ -97,11 +98,14 @@ class Lane:
         tokens, logprobs = self._tokens, self._logprobs
         kv.quantise(self._state, self.rows[0].job.kv)
         logits = self._forward(tokens)
+        last = all(row.ends_next for row in self.rows)
         if any(row.listens for row in self.rows):
-            mx.async_eval(logits)  # type: ignore[no-untyped-call]
+            if not last:
+                mx.async_eval(logits)  # type: ignore[no-untyped-call]
             for row, token in zip(self.rows, tokens.tolist(), strict=True):
                 row.read(token)
-        self._draw(logits)
+        if not last:  # what was fed is still in the state, for a trail to compute: the output layer is not
+            self._draw(logits)
         return [
             Drawn(row, token, None if logprob is None else logprob.read(token))
             for row, token, logprob in zip(self.rows, tokens.tolist(), logprobs, strict=True)

@@ -42,6 +42,11 @@ class Row:
         return len(self.job.prompt) + len(self.drawn)
 
     @property
+    def ends_next(self) -> bool:
+        """The token it takes next is its last, whatever that is."""
+        return len(self.drawn) + 1 >= self.job.max_tokens
+
+    @property
     def listens(self) -> bool:
         """Its next draw depends on which token the last one was, beyond what the model makes of it."""
         return self.job.guide is not None or self.sampling.has_penalties

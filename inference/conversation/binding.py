@@ -53,7 +53,7 @@ def bind(
     found = meaning.found
     drafts = _drafts(conversation, found, keys or meaning.digests)
     alignment = align(memory.read, drafts)
-    named = {rule.name: rule for rule in rules}
+    named = {rule.name: rule for rule in rules if rule.name not in found.refused}
     follows = memory.echoed and policy.rebind and alignment.complete
     reading = follow(policy, named, alignment, conversation) if follows else None
     if reading is None:

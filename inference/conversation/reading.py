@@ -75,6 +75,8 @@ class Reading:
         if not seen.rule:
             self.put(seen.message, seen)
             return
+        if seen.rule not in self._rules:  # remembered by an earlier version
+            return
         if self._retained[seen.rule] == MAX_RETAINED:
             self.limit_reached = True
             return
@@ -91,7 +93,7 @@ class Reading:
         """A message of the request; `seen`: the same message, read before. A relocated span leaves a pointer."""
         added = seen.added if seen is not None and follows else ""
         if not draft.spans and not (seen and seen.spans):  # most messages
-            self._finish(draft, None, (), added)
+            self._finish(draft, None, Seen(draft.key, (), added), seen)
             return
         before = list(seen.spans) if seen else []
         runs: list[tuple[Fragment, SeenSpan | None]] = []
@@ -105,16 +107,18 @@ class Reading:
             runs.append((run, one))
         missing = [old for old in before if self._stays(old, follows)]
         texts, spans = _woven(runs, missing, self._rules)
-        self._finish(draft, texts, spans, added)
+        self._finish(draft, texts, Seen(draft.key, spans, added), seen)
 
-    def _finish(self, draft: Draft, texts: list[_Run] | None, spans: tuple[SeenSpan, ...], added: str) -> None:
+    def _finish(self, draft: Draft, texts: list[_Run] | None, made: Seen, seen: Seen | None) -> None:
+        added = made.added
         message = draft.message if texts is None else replace(draft.message, parts=_joined(texts))
         if not message.parts and draft.message.parts and not added:  # there was nothing but telemetry in it
             self.read.append(Seen(draft.key))
             return
         if added:
             message = replace(message, parts=(*message.parts, statements.part(added)))
-        self.put(message, Seen(draft.key, spans, added), draft.number)
+        # Records of one lineage share what did not change: else those of a long session grow with its square.
+        self.put(message, seen if seen is not None and seen == made else made, draft.number)
 
     def state(self, statement: str) -> None:
         """At the end of the message put last."""
@@ -150,7 +154,9 @@ class Reading:
 
     def _stays(self, old: SeenSpan, follows: bool) -> bool:
         """Whether a span that the client dropped from a message is still read there; if so it is accounted for."""
-        rule = self._rules[old.rule]
+        rule = self._rules.get(old.rule)
+        if rule is None:
+            return False
         pinned = rule.kind is Kind.IDENTIFIER and self._policy.pin
         if not pinned and not (follows and self._policy.rebinds(rule)):
             return False

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from inference.conversation.binding import Bound, bind
+from inference.conversation.difference import Reading
 from inference.conversation.healing import Recognised
 from inference.conversation.lineage_memory import FRESH, LineageMemory, proven
 from inference.conversation.meaning import meaning_of
@@ -35,6 +36,7 @@ from mlxd.ledger.asked import asked_of
 from mlxd.ledger.ledger import Ledger
 from mlxd.ledger.recorded import Known
 from mlxd.ledger.whose import Whose
+from mlxd.ledger.witness import Observed, Witness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +77,18 @@ class Understood:
     scope: CacheScope
     found: Recognised | None
     known: Known
+    observed: Observed
 
 
 @dataclass(frozen=True, slots=True)
 class Conversing:
-    """Who remembers answers and turns, and who renders. `reasoning`: how thoughts are told from answers."""
+    """Who remembers answers and turns, who renders, and who looks at it afterwards. `reasoning`: how thoughts are told
+    from answers."""
 
     echoes: Echoes
     ledger: Ledger
     preparer: Preparer
+    witness: Witness
     reasoning: ReasoningMode
 
     async def understand(self, model: ModelRef, text: TextModel, asking: Asking) -> Understood:
@@ -94,10 +99,14 @@ class Conversing:
         job = asking.raw_prompt if heard is None else heard.job
         rendered = await self._rendered(model, text, job, asking)
         prompt = self.echoes.counted(rendered) if asking.counted else rendered.prompt
-        scope = cache_scope(text, conversation, prompt, asking.session, asking.salt)
-        if heard is None:
-            return Understood(prompt, scope, None, Known(whose))
-        return Understood(prompt, scope, heard.found, heard.known)
+        known = Known(whose) if heard is None else heard.known
+        session = asking.session if known.placed is None else known.placed.session
+        scope = cache_scope(text, conversation, prompt, session, asking.salt)
+        read = Conversation(()) if heard is None else heard.job.conversation
+        reading = Reading(text.tokenizer, prompt, read, known.spans, known.spoken, whose.think)
+        observed = self.witness.observe(reading, conversation, known.placed)
+        found = None if heard is None else heard.found
+        return Understood(prompt, scope, found, replace(known, observed=observed), observed)
 
     async def hear(
         self, model_id: str, text: TextModel, conversation: Conversation, whose: Whose, asking: Asking

@@ -33,6 +33,7 @@ from mlxd.conversing import Asking, Conversing
 from mlxd.echoes import Echoes
 from mlxd.ledger.ledger import Ledger, LedgerView
 from mlxd.ledger.recorded import Recorded
+from mlxd.ledger.witness import Witness
 from mlxd.malformed import MalformedCalls
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
@@ -92,6 +93,7 @@ class Runtime:
     echoes: Echoes = field(default_factory=Echoes)
     make_grammars: Callable[[Callable[[ModelRef], Tokenizer]], GrammarCompiler] | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    witness: Witness = field(default_factory=Witness)
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
@@ -202,7 +204,7 @@ class Runtime:
     @property
     def conversing(self) -> Conversing:
         """The way from a request to its prompt, for requests and for questions about them."""
-        return Conversing(self.echoes, self.ledger, self.preparer, self.reasoning)
+        return Conversing(self.echoes, self.ledger, self.preparer, self.witness, self.reasoning)
 
     async def _compiled(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
         """A grammar made ready, off the loop and before the request waits for anything else."""
@@ -249,6 +251,7 @@ class Runtime:
             self._grammars.close()
         self._compiling.shutdown(wait=False, cancel_futures=True)
         self.preparer.close()
+        self.witness.close()
         self.scheduler.stop()
         self.ledger.close()
 

@@ -63,6 +63,10 @@ class Lineage:
     def turn(self, turn_id: str) -> Turn | None:
         return self._turns.get(turn_id)
 
+    def knows(self, owner: str, session: str) -> bool:
+        """Whether a session of this owner has a turn."""
+        return (owner, session) in self._sessions
+
     def tip(self, line: str) -> Turn | None:
         """The last turn of a line."""
         return self._turns.get(self._tips.get(line, ""))

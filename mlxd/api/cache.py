@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from django.core.handlers.asgi import ASGIRequest
@@ -22,7 +23,7 @@ from mlxd.api.generate import KEYLESS, OFF_LOOP_BYTES, cache_salt
 from mlxd.api.openai import ask_chat, ask_completion
 from mlxd.api.plain import plain
 from mlxd.api.schemas.types import Body, Name
-from mlxd.api.sessions import fields_of, header_map, session_name, session_of
+from mlxd.api.sessions import fields_of, header_map, name_of, session_of
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
 from mlxd.conversing import Asking
@@ -60,14 +61,14 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     served = running.resolve(ask.body.model)
     text = await running.text(served)
     headers = header_map(request.scope["headers"])
-    session = session_of(fields_of(ask.body), headers, KEYLESS)
+    session = session_of(fields_of(ask.body), headers, KEYLESS, partial(running.ledger.knows, KEYLESS))
     asking = Asking(
         params=ask.params,
         conversation=ask.conversation,
         raw_prompt=ask.raw_prompt,
         client=KEYLESS,
         body_bytes=len(raw),
-        session=session.store_name,
+        session=session.given_name,
         conv=session.name,
         salt=cache_salt(ask.body, KEYLESS),
         volatile=drift.wanted(headers, served.id),
@@ -76,7 +77,7 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     understood = await running.conversing.understand(served.ref, text, asking)
     prompt, scope = understood.prompt, understood.scope
     found = await asyncio.wrap_future(running.scheduler.explain(served.ref, prompt, scope, ask.params.kv))
-    told: dict[str, Any] = plain(asdict(explained(prompt, found, text.tokenizer)))
+    told: dict[str, Any] = plain(asdict(explained(prompt, found, understood.observed)))
     return {"model": served.id, "conversation_id": session.id if session.given else None, **told}
 
 
@@ -87,8 +88,10 @@ async def clear(request: ASGIRequest) -> dict[str, Any]:
     if sum(map(bool, (wanted.session, wanted.model, wanted.all))) != 1:
         raise InvalidField("Send one of session, model and all: true.", param="all")
 
+    knows = partial(runtime.current().ledger.knows, KEYLESS)
+
     def work(store: PrefixStore) -> tuple[StoreRemoval, int]:
-        session = session_name(KEYLESS, wanted.session) if wanted.session else ""
+        session = name_of(KEYLESS, wanted.session, knows) if wanted.session else ""
         return store.clear(model=_stored_model(wanted.model), session=session), store.held_bytes
 
     done = await asyncio.wrap_future(runtime.current().scheduler.store(work))

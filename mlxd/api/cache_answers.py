@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
-from inference.events import Explained
-from inference.ports import Tokenizer
+from inference.conversation.difference import Difference
+from inference.events import Explained, Parting
 from inference.tokens import Prompt
 from mlxd.api.stable_prefix import whole_messages
-
-AROUND_TOKENS: Final = 16
+from mlxd.ledger.witness import Observed, is_diverged
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """Where a prompt leaves what is stored. `path` is of the request, "" is text of the chat template.
 
-    `message` is None before the first one. `before` is common, then the request has `sent` and the store `stored`.
+    `message` is None before the first one, `rule` the volatile rule that found the text there. `before` is common, then
+    the request has `sent` and the store `stored`.
     """
 
     token: int
     message: int | None
     path: str
+    rule: str
     before: str
     sent: str
     stored: str
@@ -49,39 +48,40 @@ class CacheExplanation:
     divergence: Divergence | None
 
 
-def explained(prompt: Prompt, found: Explained, tokenizer: Tokenizer) -> CacheExplanation:
+def explained(prompt: Prompt, found: Explained, observed: Observed) -> CacheExplanation:
     """A lookup of `prompt` as an answer to a person."""
-    cached = found.looked.cached_tokens
+    cached, verdict = found.looked.cached_tokens, found.looked.verdict
+    differs = observed.difference(_parting(prompt, found))
     return CacheExplanation(
         prompt_tokens=len(prompt),
         cached_tokens=cached,
         prefill_tokens=len(prompt) - cached,
         kv=found.looked.warmth.value,
-        verdict=found.looked.verdict,
+        verdict=str(differs) if differs is not None and is_diverged(verdict) else verdict,
         lost_tokens=found.looked.lost_tokens,
         matched_tokens=found.matched_tokens,
         messages=len(prompt.boundaries),
         stable_prefix_msg_count=whole_messages(prompt, cached),
-        divergence=_divergence(prompt, found, tokenizer),
+        divergence=None if differs is None else _divergence(differs),
     )
 
 
-def _divergence(prompt: Prompt, found: Explained, tokenizer: Tokenizer) -> Divergence | None:
+def _parting(prompt: Prompt, found: Explained) -> Parting | None:
+    """Where the prompt leaves its session, else where it leaves what others have stored."""
     at, ids = found.matched_tokens, prompt.ids
-    if not found.stored_next or at >= len(ids) or ids[at] == found.stored_next[0]:
-        return None
-    span = prompt.source.at(at)
-    begun = [boundary.message for boundary in prompt.boundaries if boundary.token <= at]
+    if found.looked.parting is not None:
+        return found.looked.parting
+    differs = found.stored_next and at < len(ids) and ids[at] != found.stored_next[0]
+    return Parting(at, found.stored_next) if differs else None
+
+
+def _divergence(found: Difference) -> Divergence:
     return Divergence(
-        token=at,
-        message=begun[-1] if begun else None,
-        path="" if span is None else span.path,
-        before=_text(tokenizer, ids[max(0, at - AROUND_TOKENS) : at]),
-        sent=_text(tokenizer, ids[at : at + AROUND_TOKENS]),
-        stored=_text(tokenizer, found.stored_next[:AROUND_TOKENS]),
+        token=found.token,
+        message=found.message,
+        path=found.path,
+        rule=found.rule,
+        before=found.before,
+        sent=found.sent,
+        stored=found.stored,
     )
-
-
-def _text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
-    """Markers included, and borders within a character shown as such."""
-    return b"".join(map(tokenizer.token_bytes, ids)).decode("utf-8", "replace")

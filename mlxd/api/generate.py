@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from django.core.handlers.asgi import ASGIRequest
@@ -98,8 +99,8 @@ def request_id(request: ASGIRequest) -> str:
 async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     """The answer: folded, or headers only with the generation left in the slot. Cancels what it does not hand over."""
     headers = header_map(request.scope["headers"])
-    session = session_of(fields_of(ask.body), headers, KEYLESS)
     running = runtime.current()
+    session = session_of(fields_of(ask.body), headers, KEYLESS, partial(running.ledger.knows, KEYLESS))
     generation = await running.open(
         model=ask.body.model,
         conversation=ask.conversation,
@@ -108,12 +109,13 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         client=KEYLESS,
         request_id=request_id(request),
         body_bytes=ask.body_bytes,
-        session=session.store_name,
+        session=session.given_name,
         conv=session.name,
         salt=cache_salt(ask.body, KEYLESS),
         volatile=drift.wanted(headers, running.resolve(ask.body.model).id),
     )
-    spans = generation.known.spans
+    spans, placed = generation.known.spans, generation.known.placed
+    session = session.known_as(placed.session if placed is not None else None)
     try:
         opening = await generation.next_batch(ADMITTED_WAIT_S)
         _raise_early(opening)

@@ -3,12 +3,16 @@
 An id is a hint, never a key: what is reused is decided by tokens. It groups requests for the limits per session and for
 the reasons of misses. Within mlxd it is known by its digest under the client's own key, so that no two keys meet in one
 session and no text of a client is kept or logged.
+
+Who sends no id is told one to come back with, and that one holds its own name: nothing has to be remembered for it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,7 +20,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from mlxd.api.schemas import GenerationRequest
-from mlxd.api.wire import new_id
 
 BODY_FIELDS: Final = ("session_id", "conversation_id", "conversation", "thread_id", "chat_id")
 """In the order in which they win; each may also stand in one of `NESTED`."""
@@ -37,23 +40,29 @@ HEADERS: Final = (
 """In the order in which they win. A name with underscores would be the same header; our transport lets none through."""
 MAX_HEADER_CHARS: Final = 1024
 DIGEST_CHARS: Final = 32
+CHECK_CHARS: Final = 8
+"""Of a name that was made here: the digest of the rest under the client's key. So nobody can send a name that another
+client's id has, and none of another client's own."""
+TOLD: Final = re.compile(r"conv_([0-9a-f]{32})")
 SHOWN_CHARS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`id` is what the client calls it, or a fresh one; `given` tells which. `name` is its own within mlxd.
-
-    Only a session that was `given` is known to the store: nobody comes back to the others, unless by sending their id.
-    """
+    """`id` is what the client calls it, or a fresh one; `given` tells which. `name` is its own within mlxd."""
 
     id: str
     name: str
     given: bool
 
     @property
-    def store_name(self) -> str:
+    def given_name(self) -> str:
+        """ "" for a session that nobody named: what it goes on from decides where it belongs."""
         return self.name if self.given else ""
+
+    def known_as(self, name: str | None) -> Session:
+        """The session that a request without an id was found to belong to by what it says (None: to no other)."""
+        return self if self.given or name in (None, self.name) else Session(f"conv_{name}", str(name), given=False)
 
     @property
     def header(self) -> str:
@@ -67,17 +76,42 @@ class Session:
         return self.name[:SHOWN_CHARS]
 
 
-def session_of(body: Mapping[str, Any], headers: Mapping[str, str], client: str) -> Session:
+type Knows = Callable[[str], bool]
+"""Whether a client has a session of this name."""
+
+
+def session_of(
+    body: Mapping[str, Any], headers: Mapping[str, str], client: str, knows: Knows = lambda _: False
+) -> Session:
     """The session of a request of `client`; `headers` by lower-case name. Where ids differ, a fixed order decides."""
     found = next((text for text in _candidates(body, headers) if text), "")
-    wanted = found or new_id("conv_")
-    return Session(wanted, session_name(client, wanted), bool(found))
+    if not found:
+        name = _new_name(client)
+        return Session(f"conv_{name}", name, given=False)
+    return Session(found, name_of(client, found, knows), given=True)
+
+
+def name_of(client: str, session_id: str, knows: Knows = lambda _: False) -> str:
+    """What a session is called within mlxd, by an id that its client chose or was told by `X-Conv-Id`."""
+    told = TOLD.fullmatch(session_id)
+    if told is not None and (told[1].endswith(_check(client, told[1][:-CHECK_CHARS])) or knows(told[1])):
+        return told[1]
+    return session_name(client, session_id)
 
 
 def session_name(client: str, session_id: str) -> str:
-    """What a session of a client is called within mlxd."""
+    """The digest of an id under its client's key."""
     framed = json.dumps([client, session_id]).encode()
     return sha256(framed).hexdigest()[:DIGEST_CHARS]
+
+
+def _new_name(client: str) -> str:
+    made = secrets.token_hex((DIGEST_CHARS - CHECK_CHARS) // 2)
+    return made + _check(client, made)
+
+
+def _check(client: str, made: str) -> str:
+    return sha256(json.dumps([client, "made here", made]).encode()).hexdigest()[:CHECK_CHARS]
 
 
 def fields_of(body: GenerationRequest) -> dict[str, Any]:

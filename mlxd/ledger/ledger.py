@@ -99,6 +99,10 @@ class Ledger:
             log.error("request_not_placed", error=type(error).__name__)
             return Known(whose)
 
+    def knows(self, owner: str, session: str) -> bool:
+        """Whether an owner has a session of this name in the lineage."""
+        return self._lineage.knows(owner, session)
+
     async def settle(
         self, record: GenerationRecord, placed: Placed, answers: Sequence[bytes], said: Sequence[Said] = ()
     ) -> None:

@@ -45,7 +45,8 @@ class Generation(models.Model):
     """One request that reached the scheduler, however it ended. Times are in seconds.
 
     `outcome` is a finish reason, the code of an error, or `cancelled`. Where the prompt left what was stored for its
-    session, `diverged_path` names the field of the request that held the first other token, `diverged_token` it is.
+    session, `diverged_path` names the field of the request that held the first other token, which is `diverged_token`,
+    and `diverged_rule` the volatile rule that had found the text there.
     """
 
     id = models.CharField(primary_key=True, max_length=32)
@@ -61,6 +62,7 @@ class Generation(models.Model):
     diverged_token = models.PositiveIntegerField(null=True)
     diverged_message = models.PositiveIntegerField(null=True)
     diverged_path = models.CharField(max_length=256, blank=True, default="")
+    diverged_rule = models.CharField(max_length=64, blank=True, default="")
     prompt_tokens = models.PositiveIntegerField()
     cached_tokens = models.PositiveIntegerField(default=0)
     prefilled_tokens = models.PositiveIntegerField(default=0)
@@ -102,3 +104,17 @@ class Memory(models.Model):
     body = models.BinaryField()
     size = models.PositiveIntegerField(db_index=True)
     at = models.DateTimeField(db_index=True)
+
+
+class Difference(models.Model):
+    """What stood where a prompt left its session. Content: a few dozen characters each, gone with their generation.
+
+    `before` is common to both, then the prompt has `sent` and the session had `stored`.
+    """
+
+    generation = models.OneToOneField(
+        Generation, primary_key=True, on_delete=models.DB_CASCADE, related_name="difference"
+    )
+    before = models.TextField()
+    sent = models.TextField()
+    stored = models.TextField()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Q, QuerySet, Sum
 
-from mlxd.ledger.models import Generation, Session, Turn
+from mlxd.ledger.models import Generation, Memory, Session, Spoken, Turn
 from mlxd.ledger.rows import POINT_BYTES
 
 type Row = dict[str, Any]
@@ -39,12 +39,32 @@ def session(owner: str | None, session_id: str, limit: int, before: int | None) 
 
 
 def turn(owner: str | None, turn_id: str) -> Row | None:
-    """A turn, what it cost, and the turns that go on from it."""
-    found = _of(Turn.objects.filter(public_id=turn_id), owner).prefetch_related("generations").first()
+    """A turn, what it cost, the texts where it left what was stored, and the turns that go on from it."""
+    rows = _of(Turn.objects.filter(public_id=turn_id), owner)
+    found = rows.prefetch_related("generations__difference").first()
     if found is None:
         return None
     children = _of(Turn.objects.filter(parent=turn_id), owner).order_by("id")
-    return _turn(found) | {"children": list(children.values_list("public_id", flat=True)[:MAX_CHILDREN])}
+    told = _turn(found)
+    for generation, row in zip(told["generations"], found.generations.all(), strict=True):
+        if generation["diverged"] is not None:
+            generation["diverged"] |= _texts(row)
+    return told | {"children": list(children.values_list("public_id", flat=True)[:MAX_CHILDREN])}
+
+
+def content() -> dict[str, int]:
+    """How much of what was said and read is kept."""
+    spoken, memories = (table.objects.aggregate(count=Count("pk"), total=Sum("size")) for table in (Spoken, Memory))
+    return {
+        "turns": spoken["count"],
+        "bytes": spoken["total"] or 0,
+        "memories": memories["count"],
+        "memory_bytes": memories["total"] or 0,
+    }
+
+
+def session_exists(session_id: str) -> bool:
+    return Session.objects.filter(id=session_id).exists()
 
 
 def _of[R: (Session, Turn)](rows: QuerySet[R], owner: str | None) -> QuerySet[R]:
@@ -85,6 +105,17 @@ def _generation(row: Generation) -> Row:
     )  # fmt: skip
     diverged = None
     if row.diverged_token is not None:
-        diverged = {"token": row.diverged_token, "message": row.diverged_message, "path": row.diverged_path}
+        diverged = {
+            "token": row.diverged_token,
+            "message": row.diverged_message,
+            "path": row.diverged_path,
+            "rule": row.diverged_rule,
+        }
     told: Row = {name: getattr(row, name) for name in figures}
     return {"request_id": row.request_id, **told, "diverged": diverged, "began_s": row.began_at.timestamp()}
+
+
+def _texts(row: Generation) -> Row:
+    """What stood where a generation's prompt left its session; nothing if it is not kept any more."""
+    found = getattr(row, "difference", None)
+    return {} if found is None else {"before": found.before, "sent": found.sent, "stored": found.stored}

@@ -1,40 +1,19 @@
-"""What is known of a generation when it is over, however it ended. Figures and names of ours only."""
+"""What is known of a generation when it is over, however it ended."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inference.conversation.difference import Difference
 from inference.events import Usage
-from inference.tokens import Prompt
-
-_DIVERGED = "diverged("
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """Where a prompt left what was stored for its session: the token, the message it came from, its place there.
-
-    `message` None and `path` "" are the chat template's own text.
-    """
-
-    token: int
-    message: int | None = None
-    path: str = ""
-
-    @classmethod
-    def of(cls, prompt: Prompt, verdict: str) -> Divergence | None:
-        """As the store's verdict says; None for any other verdict."""
-        at = verdict.removeprefix(_DIVERGED).removesuffix(")")
-        if not verdict.startswith(_DIVERGED) or not at.isdigit():
-            return None
-        token, span = int(at), prompt.source.at(int(at))
-        behind = [boundary.message for boundary in prompt.boundaries if boundary.token <= token]
-        return cls(token, behind[-1] if behind else None, span.path if span else "")
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
-    """`outcome` is a finish reason, the code of an error, or `cancelled`. `began_s` is Unix time."""
+    """`outcome` is a finish reason, the code of an error, or `cancelled`. `began_s` is Unix time.
+
+    All of it are figures and names of ours, but for the texts in `diverged`.
+    """
 
     request_id: str
     owner: str
@@ -45,4 +24,4 @@ class GenerationRecord:
     malformed_calls: int
     began_s: float
     total_s: float
-    diverged: Divergence | None = None
+    diverged: Difference | None = None

@@ -14,12 +14,15 @@ from typing import Protocol, Self
 
 import structlog
 
+from inference.conversation.span_ledger import SpanLedger
 from inference.conversation.turn_chain import Placed
 from inference.events import Event, Failed, Finished, Usage
 from inference.tokens import Prompt
 from mlxd.ledger.asked import Answers
-from mlxd.ledger.record import Divergence, GenerationRecord
+from mlxd.ledger.record import GenerationRecord
+from mlxd.ledger.said import Listener, Said
 from mlxd.ledger.whose import Whose
+from mlxd.ledger.witness import Observed, Witnessed
 
 CANCELLED = "cancelled"
 
@@ -51,39 +54,58 @@ class Answering(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a generation before it begins. Without a `placed` request it becomes no turn."""
+    """What is known of a generation before it begins. Without a `placed` request it becomes no turn.
+
+    `spans` is what became of the request's volatile text, `spoken` the numbers of its messages that are read as the
+    model spoke them. What is `observed` says its verdicts in words.
+    """
 
     whose: Whose
     placed: Placed | None = None
+    spans: SpanLedger | None = None
+    spoken: frozenset[int] = frozenset()
+    observed: Observed | None = None
 
 
 class Scribe(Protocol):
     """Where ends are written down."""
 
-    async def settle(self, record: GenerationRecord, placed: Placed, answers: Sequence[bytes]) -> None:
-        """Returns when the turn is known and safe, or nothing more can be done for it."""
+    async def settle(
+        self, record: GenerationRecord, placed: Placed, answers: Sequence[bytes], said: Sequence[Said]
+    ) -> None:
+        """Returns when the turn is known and safe, and what was said in it, or nothing more can be done for it."""
 
-    def note(self, record: GenerationRecord) -> None:
+    def note(self, record: GenerationRecord, said: Sequence[Said]) -> None:
         """A generation that became no turn. Never waits."""
 
 
 class Recorded:
     """Stands in for the generation it reads from."""
 
-    __slots__ = ("_answers", "_began_s", "_finished", "_known", "_over", "_scribe", "_source")
+    __slots__ = (
+        "_answers", "_began_s", "_finished", "_known", "_listener", "_over", "_said", "_scribe", "_source",
+        "_witnessed",
+    )  # fmt: skip
 
-    def __init__(self, source: Answering, known: Known, scribe: Scribe) -> None:
+    def __init__(self, source: Answering, known: Known, scribe: Scribe, listener: Listener | None = None) -> None:
         self._source = source
         self._known = known
         self._scribe = scribe
+        self._listener = listener
+        self._said: tuple[Said, ...] = ()
         self._began_s = time.time()
         self._answers = Answers(known.whose.choices)
+        self._witnessed = Witnessed(known.observed)
         self._finished: list[Finished] = []
         self._over = False
 
     @property
     def id(self) -> str:
         return self._source.id
+
+    @property
+    def known(self) -> Known:
+        return self._known
 
     @property
     def model_id(self) -> str:
@@ -106,7 +128,7 @@ class Recorded:
         self._source.cancel()
         if not self._over:
             self._over = True
-            self._scribe.note(self._record(CANCELLED))
+            self._scribe.note(self._record(CANCELLED), self._said)
 
     def __aiter__(self) -> Self:
         return self
@@ -116,18 +138,22 @@ class Recorded:
 
     async def next_batch(self, timeout_s: float | None = None) -> tuple[Event, ...]:
         """The source's events. The last of them are held back until they are safe."""
-        events = await self._source.next_batch(timeout_s)
+        events = self._witnessed.told(await self._source.next_batch(timeout_s))
         self._answers.add(events)
-        self._finished += [event for event in events if isinstance(event, Finished)]
+        finished = [event for event in events if isinstance(event, Finished)]
+        self._finished += finished
+        if finished and self._listener is not None:  # each of several answers is known before its own end is read
+            self._said += await self._listener.said()
         failed = next((event for event in events if isinstance(event, Failed)), None)
         if self._over:
             return events
         if failed is not None:
             self._over = True
-            self._scribe.note(self._record(failed.error.code))
+            self._scribe.note(self._record(failed.error.code), self._said)
         elif len(self._finished) == self._known.whose.choices:
             self._over = True
             try:
+                self._witnessed.ended()
                 await self._settle()
             except Exception as error:  # an answer is not lost because it could not be written down
                 log.error("turn_not_recorded", error=type(error).__name__, request_id=self.id)
@@ -136,9 +162,11 @@ class Recorded:
     async def _settle(self) -> None:
         record, placed = self._record(self._finished[-1].reason.value), self._known.placed
         if placed is None:
-            self._scribe.note(record)
+            self._scribe.note(record, self._said)
         else:
-            await self._scribe.settle(record, placed, self._answers.digests(self._known.whose.think))
+            placed = placed.answered(self._answers.call_ids)
+            digests = self._answers.digests(self._known.whose.think)
+            await self._scribe.settle(record, placed, digests, self._said)
 
     def _record(self, outcome: str) -> GenerationRecord:
         usage = self._finished[-1].usage if self._finished else Usage(self.prompt_tokens)
@@ -152,5 +180,5 @@ class Recorded:
             malformed_calls=sum(event.malformed_calls for event in self._finished),
             began_s=self._began_s,
             total_s=max(0.0, time.time() - self._began_s),
-            diverged=Divergence.of(self.prompt, usage.verdict) if self._finished else None,
+            diverged=self._witnessed.difference if self._finished else None,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from django.db.models import Max
 
+from inference.conversation.lineage_memory import FRESH, LineageMemory
 from inference.conversation.turn_chain import Edge, Turn
 from mlxd.ledger import models
 from mlxd.ledger.insert import insert
@@ -16,10 +17,11 @@ from mlxd.ledger.journal import Write
 from mlxd.ledger.record import GenerationRecord
 
 POINT_BYTES = 32
+PATH_CHARS = 256
 
 
-def turn_write(turn: Turn, record: GenerationRecord, *, named: bool) -> Write:
-    """Writes a finished turn, its session and its generation. Written twice, it is there once."""
+def turn_write(turn: Turn, record: GenerationRecord, content: Write | None = None, *, named: bool) -> Write:
+    """Writes a finished turn, its session, its generation and its content. Written twice, it is there once."""
     session, row, generation = _session(turn, named), _turn(turn), _generation(replace(record, edge=turn.edge.value))
     generation.turn_id = turn.id
 
@@ -27,16 +29,22 @@ def turn_write(turn: Turn, record: GenerationRecord, *, named: bool) -> Write:
         insert(session, "ON CONFLICT(id) DO UPDATE SET touched_at = excluded.touched_at")
         insert(row)
         insert(generation)
+        _insert_difference(generation, record)
+        if content is not None:
+            content()
 
     return write
 
 
-def generation_write(record: GenerationRecord) -> Write:
+def generation_write(record: GenerationRecord, content: Write | None = None) -> Write:
     """Writes a generation that became no turn."""
     generation = _generation(record)
 
     def write() -> None:
         insert(generation)
+        _insert_difference(generation, record)
+        if content is not None:
+            content()
 
     return write
 
@@ -77,7 +85,8 @@ def _generation(record: GenerationRecord) -> models.Generation:
         verdict=usage.verdict,
         diverged_token=diverged.token if diverged else None,
         diverged_message=diverged.message if diverged else None,
-        diverged_path=diverged.path if diverged else "",
+        diverged_path=diverged.path[:PATH_CHARS] if diverged else "",
+        diverged_rule=diverged.rule if diverged else "",
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
         prefilled_tokens=usage.prompt_tokens - usage.cached_tokens,
@@ -93,8 +102,13 @@ def _generation(record: GenerationRecord) -> models.Generation:
     )
 
 
-def stored_turns(limit: int) -> Iterator[Turn]:
-    """The newest turns, oldest of them first. Blocks."""
+def _insert_difference(generation: models.Generation, record: GenerationRecord) -> None:
+    if (found := record.diverged) is not None:
+        insert(models.Difference(generation=generation, before=found.before, sent=found.sent, stored=found.stored))
+
+
+def stored_turns(limit: int, memories: Mapping[str, LineageMemory]) -> Iterator[Turn]:
+    """The newest turns, oldest of them first; `memories` has what was read up to them, by their ids. Blocks."""
     newest: int = models.Turn.objects.aggregate(last=Max("id"))["last"] or 0
     fields = (
         "public_id", "session_id", "owner", "line", "parent", "beside", "edge", "known_messages", "messages",
@@ -118,6 +132,7 @@ def stored_turns(limit: int) -> Iterator[Turn]:
             head=bytes(head),
             tools=bytes(tools),
             at_s=at.timestamp(),
+            memory=memories.get(public_id, FRESH),
         )
 
 

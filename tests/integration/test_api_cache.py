@@ -106,7 +106,34 @@ async def test_who_names_no_conversation_gets_a_fresh_name_to_come_back_with(run
     assert len(names) == 2 and names == {answer.json()["metadata"]["conversation_id"] for answer in (one, other)}
     again = await post(CHAT, body(FIRST, stream=True), headers={"X-Conversation-Id": one.headers["x-conv-id"]})
     assert again.headers["x-conv-id"] == one.headers["x-conv-id"]
+    assert (await stats())["sessions"] == 2
+
+
+async def test_a_conversation_that_nobody_names_keeps_the_id_it_was_told_first(running: Runtime) -> None:
+    first = await ask(SYSTEM, FIRST)
+    told = first.headers["x-conv-id"]
+    more = (SYSTEM, FIRST, reply(first), {"role": "user", "content": "And 13?"})
+    second = await ask(*more)
+    assert (second.headers["x-conv-id"], second.json()["metadata"]) == (told, {"conversation_id": told})
+    assert second.headers["x-mlxd-verdict"] == "extended"
+    edited = await post(CHAT, body(*more[:3], {"role": "user", "content": "And 14?"}), headers={"X-Conv-Id": told})
+    where = edited.headers["x-mlxd-verdict"]
+    assert where.startswith("diverged(messages[3].content, token ") and edited.headers["x-conv-id"] == told
     assert (await stats())["sessions"] == 1
+    named = await ask(*more, session_id="mine")
+    unnamed = await ask(*more, reply(named), {"role": "user", "content": "And 15?"})
+    again = await ask(
+        *more, reply(named), {"role": "user", "content": "x"}, conversation_id=unnamed.headers["x-conv-id"]
+    )
+    assert again.headers["x-mlxd-verdict"].startswith("diverged(messages[5].content, token ")
+    assert (await stats())["sessions"] == 2
+
+
+async def test_a_request_of_several_answers_counts_once(running: Runtime) -> None:
+    await ask(SYSTEM, FIRST, n=3, temperature=1)
+    counted = (await stats())["counters"]
+    assert (counted["requests"], counted["verdicts"]["first_seen"]) == (1, 1)
+    assert sum(counted["verdicts"].values()) == 1
 
 
 async def test_explaining_tells_what_the_request_then_gets_and_changes_nothing(running: Runtime) -> None:
@@ -125,7 +152,7 @@ async def test_explaining_tells_what_the_request_then_gets_and_changes_nothing(r
     )
     assert told["prefill_tokens"] == usage["prompt_tokens"] - told["cached_tokens"] > 0
     assert (told["kv"], told["verdict"]) == (then.headers["x-conv-kv"], then.headers["x-mlxd-verdict"])
-    assert told["verdict"] == f"diverged(token {told['matched_tokens']})"
+    assert told["verdict"] == f"diverged(messages[1].content, token {told['matched_tokens']})"
 
 
 async def test_explaining_names_the_message_the_field_and_both_texts(running: Runtime) -> None:

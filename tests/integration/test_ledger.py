@@ -9,25 +9,34 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
+from inference.conversation import difference
+from inference.conversation.difference import Reading
+from inference.conversation.lineage import Lineage
+from inference.conversation.meaning import meaning_of
 from inference.errors import GenerationFailed
-from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, ToolCallDelta, Usage
+from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, Parting, ToolCallDelta, Usage
 from inference.messages import Conversation, Message, Role, TextPart, ToolCall
 from inference.tokens import Boundary, Prompt, SourceMap, Span
 from mlxd.ledger import disk as disk_room
 from mlxd.ledger import journal as journal_room
 from mlxd.ledger import read
+from mlxd.ledger.asked import asked_of
 from mlxd.ledger.disk import open_ledger
 from mlxd.ledger.ledger import Ledger, LedgerUnavailable
-from mlxd.ledger.recorded import Recorded
+from mlxd.ledger.recorded import Known, Recorded
 from mlxd.ledger.whose import Whose
+from mlxd.ledger.witness import Witness
 from tests.integration.api_scripted import ScriptedGeneration
 from tests.ledger_database import database_at
+from tests.tokenizers_in_code import text_model
 
 PROMPT = Prompt(
     tuple(range(10)),
@@ -80,10 +89,14 @@ async def ledger(path: Path) -> AsyncIterator[Ledger]:
         yield made
 
 
+def placed(ledger: Ledger, conversation: Conversation | None, whose: Whose) -> Known:
+    return ledger.place(None if conversation is None else asked_of(meaning_of(conversation), whose), whose)
+
+
 async def run(
     ledger: Ledger, conversation: Conversation | None, *script: Event | float, whose: Whose | None = None
 ) -> list[Event]:
-    known = await ledger.place(conversation, whose or Whose(session="s", named=True))
+    known = placed(ledger, conversation, whose or Whose(session="s", named=True))
     recorded = Recorded(Generation(script), known, ledger)
     return [event async for batch in recorded for event in batch]
 
@@ -94,7 +107,7 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 async def test_a_turn_is_on_the_disk_before_its_last_event_is_read(ledger: Ledger, path: Path) -> None:
-    known = await ledger.place(talk("hello"), Whose(session="s", named=True))
+    known = placed(ledger, talk("hello"), Whose(session="s", named=True))
     recorded = Recorded(Generation([Admitted("r", 10), Delta("Hi"), 0.0, finished()]), known, ledger)
     await recorded.next_batch()
     assert rows(path, "SELECT count(*) FROM ledger_turn") == [(0,)]
@@ -134,7 +147,7 @@ async def test_after_a_restart_the_conversation_resumes(path: Path) -> None:
 async def test_what_ends_otherwise_is_noted_and_is_no_turn(ledger: Ledger, path: Path) -> None:
     await run(ledger, talk("a"), Delta("x"), Failed(GenerationFailed("broken")))
     await run(ledger, None, Delta("completion"), finished(FinishReason.LENGTH))
-    known = await ledger.place(talk("b"), Whose())
+    known = placed(ledger, talk("b"), Whose())
     left = Recorded(Generation([Delta("x"), 60.0]), known, ledger)
     await left.next_batch()
     left.cancel()
@@ -151,19 +164,31 @@ async def test_each_of_several_answers_can_be_gone_on_from(ledger: Ledger) -> No
         ledger, talk("hello"), Delta("A", choice=0), Delta("B", choice=1), finished(), finished(choice=1), whose=whose
     )
     for answer in ("A", "B"):
-        known = await ledger.place(talk("hello", answer, "more"), whose)
+        known = placed(ledger, talk("hello", answer, "more"), whose)
         assert known.placed is not None and known.placed.parent is not None
-    known = await ledger.place(talk("hello", "C", "more"), whose)
+    known = placed(ledger, talk("hello", "C", "more"), whose)
     assert known.placed is not None and known.placed.parent is None
 
 
 async def test_where_a_prompt_diverged_is_told(ledger: Ledger) -> None:
-    await run(ledger, talk("hello"), finished(verdict="diverged(7)"))
+    sent = Conversation(tuple(replace(one, path=f"messages[{at}]") for at, one in enumerate(talk("hello").messages)))
+    known = placed(ledger, sent, Whose(session="s", named=True))
+    reading = Reading(text_model().tokenizer, PROMPT, sent)
+    known = replace(known, observed=Witness().observe(reading, sent, known.placed))
+    parted = Finished(FinishReason.STOP, Usage(10, verdict="diverged(token 7)", parting=Parting(7, (9, 9))))
+    recorded = Recorded(Generation([Delta("Hi"), parted]), known, ledger)
+    [told] = [event for batch in [batch async for batch in recorded] for event in batch if isinstance(event, Finished)]
+    assert told.usage.verdict == "diverged(messages[1].content, token 7)"
     (session,) = await ledger.read(read.sessions, None, 10, None)
-    shown = await ledger.read(read.session, None, session["id"], 10, None)
-    assert shown is not None
-    (generation,) = shown["turns"][0]["generations"]
-    assert generation["diverged"] == {"token": 7, "message": 1, "path": "messages[1].content"}
+    listed = await ledger.read(read.session, None, session["id"], 10, None)
+    assert listed is not None
+    (generation,) = listed["turns"][0]["generations"]
+    where = {"token": 7, "message": 1, "path": "messages[1].content", "rule": ""}
+    assert (generation["diverged"], generation["verdict"]) == (where, told.usage.verdict)
+    shown = await ledger.read(read.turn, None, listed["turns"][0]["id"])
+    text = partial(difference.shown, text_model().tokenizer)
+    texts = {"before": text(range(7)), "sent": text(range(7, 10)), "stored": text((9, 9))}
+    assert shown is not None and shown["generations"][0]["diverged"] == where | texts
 
 
 async def test_the_loop_and_the_caller_never_touch_the_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +232,7 @@ async def test_a_stalled_disk_holds_an_answer_back_for_a_while_and_the_loop_not_
         await pulse
         assert isinstance(events[-1], Finished) and 0.25 < waited_s < 3
         assert max(late - early for early, late in itertools.pairwise(beats)) < 0.25
-        known = await ledger.place(talk("hello", "Hi", "more", "Yes", "on"), Whose(session="s", named=True))
+        known = placed(ledger, talk("hello", "Hi", "more", "Yes", "on"), Whose(session="s", named=True))
         assert known.placed is not None and known.placed.edge.value == "extend", "memory does not wait for the disk"
         assert ledger.view().disk == "stalled" and ledger.view().journal.undurable == 1
         holder.execute("ROLLBACK")
@@ -221,7 +246,7 @@ async def test_a_disk_that_will_have_no_database_leaves_the_memory(path: Path) -
     path.with_name(f"{path.name}-wal").mkdir()  # SQLite cannot make its log
     async with opened(path) as ledger:
         await run(ledger, talk("hello"), Delta("Hi"), finished())
-        known = await ledger.place(talk("hello", "Hi", "more"), Whose(session="s", named=True))
+        known = placed(ledger, talk("hello", "Hi", "more"), Whose(session="s", named=True))
         assert known.placed is not None and known.placed.edge.value == "extend"
         assert ledger.view().disk not in ("ok", "off") and ledger.view().turns == 1
         with pytest.raises(LedgerUnavailable):
@@ -235,7 +260,7 @@ async def test_a_fault_of_the_ledger_is_no_fault_of_the_answer(ledger: Ledger, m
     monkeypatch.setattr(disk_room, "turn_write", broken)
     events = await run(ledger, talk("hello"), Delta("Hi"), finished())
     assert isinstance(events[-1], Finished)
-    monkeypatch.setattr("mlxd.ledger.ledger.asked_of", broken)
+    monkeypatch.setattr(Lineage, "place", broken)
     assert isinstance((await run(ledger, talk("b"), finished()))[-1], Finished)
 
 

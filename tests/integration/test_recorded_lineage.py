@@ -65,7 +65,7 @@ def replay(lineage: Lineage, exchanges: list[Exchange], *, ids: bool) -> Iterato
         headers = header_map((name.encode(), value.encode()) for name, value in sent["headers"].items())
         named = session_of(body, headers, "")
         alone = not conversation.tools and not any(message.role == "assistant" for message in conversation.messages)
-        whose = Whose("", named.store_name if ids else "", named.given and ids, alone)
+        whose = Whose("", named.given_name if ids else "", named.given and ids, alone)
         placed = lineage.place(replace(asked_of(meaning_of(conversation), whose), at_s=float(number)))
         yield lineage.commit(placed, (answer_digest(answer),)), body
 

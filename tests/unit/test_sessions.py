@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inference.tokens import Boundary, Prompt
 from mlxd.api.schemas import ChatRequest, CompletionRequest
-from mlxd.api.sessions import BODY_FIELDS, HEADERS, NESTED, fields_of, header_map, session_name, session_of
+from mlxd.api.sessions import BODY_FIELDS, HEADERS, NESTED, fields_of, header_map, name_of, session_name, session_of
 from mlxd.api.stable_prefix import whole_messages
 
 USER_IDS = [json.dumps({"device_id": "d", "session_id": "s1"}), "user_ab12_account__session_s1"]
@@ -60,8 +60,28 @@ def test_what_is_said_of_the_request_beats_what_is_said_of_the_connection_and_a_
 )  # fmt: skip
 def test_without_an_id_each_request_has_a_fresh_one_that_the_store_does_not_know(body: dict[str, object]) -> None:
     one, other = session_of(body, {}, ""), session_of(body, {}, "")
-    assert not one.given and one.store_name == "" and one.id != other.id
+    assert not one.given and one.given_name == "" and one.id != other.id
     assert len(bytes.fromhex(one.id.removeprefix("conv_"))) == 16
+
+
+def test_an_id_that_was_told_comes_back_to_its_session_and_to_nobody_elses() -> None:
+    told = session_of({}, {}, "a")
+    again = session_of({}, {"x-conv-id": told.header}, "a")
+    assert (again.name, again.given, again.id) == (told.name, True, told.id)
+    assert session_of({}, {"x-conv-id": told.header}, "b").name != told.name
+    chosen = f"conv_{session_name('a', 'mine')}"
+    assert name_of("a", chosen) != session_name("a", "mine")
+    assert name_of("a", chosen, knows=lambda _: True) == session_name("a", "mine")
+    assert name_of("a", told.id.upper(), knows=lambda _: True) != told.name
+
+
+def test_what_a_request_goes_on_from_names_it_unless_its_client_did() -> None:
+    fresh, chosen = session_of({}, {}, ""), session_of({"session_id": "s1"}, {}, "")
+    other = session_of({}, {}, "")
+    found = fresh.known_as(other.name)
+    assert (found.id, found.name, found.header) == (other.id, other.name, other.header)
+    assert fresh.known_as(None) is fresh.known_as(fresh.name) is fresh
+    assert chosen.known_as(other.name) is chosen
 
 
 @given(text=st.text(min_size=1), client=st.sampled_from(["", "a", "b"]))

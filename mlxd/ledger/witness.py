@@ -1,0 +1,159 @@
+"""Sees what becomes of every request: says in words where it left its session, and looks whether all of it was read.
+
+Both are after the fact. Words are found when a verdict passes on its way to the client; whether anything of a request
+is missing from its prompt is looked for in one request of many, on a thread of its own, once the answer has begun.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+
+from inference.conversation.difference import Difference, Reading, Why, difference, public_path
+from inference.conversation.ledger_check import content_lost
+from inference.conversation.turn_chain import Placed
+from inference.events import Admitted, Delta, Event, Finished, Parting, ToolCallDelta
+from inference.messages import Conversation, Tool
+
+CHECK_EVERY: Final = 64
+"""A check of half a megabyte takes a third of a second of another core, and Python's lock for parts of it."""
+REMEMBERED_SESSIONS: Final = 64
+"""Of which the tools are known. A list of tools has up to 100 kB."""
+SHOWN_PATHS: Final = 8
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One request: how its prompt was made (`reading`), what the client `sent`, and where it stands (`placed`)."""
+
+    witness: Witness
+    reading: Reading
+    sent: Conversation | None = None
+    placed: Placed | None = None
+
+    def difference(self, parting: Parting | None) -> Difference | None:
+        return None if parting is None else difference(self.reading, parting)
+
+
+class Witness:
+    """One per process. It lives on the event loop. One request in `check_every` is checked, 0: none."""
+
+    def __init__(self, check_every: int = CHECK_EVERY) -> None:
+        self._check_every = check_every
+        self._begun = 0
+        self._counts: Counter[str] = Counter()
+        self._tools: OrderedDict[str, tuple[Tool, ...]] = OrderedDict()
+        self._thread = ThreadPoolExecutor(1, "content-check")
+        self._check: Future[None] | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Since the start. `content_lost` and `exact_key_rejected_by_model_lcp` are 0 where all is well."""
+        names = ("content_checked", "content_lost", "exact_key_rejected_by_model_lcp", *Why)
+        return {str(name): self._counts[name] for name in names}
+
+    def observe(self, reading: Reading, sent: Conversation | None, placed: Placed | None) -> Observed:
+        """A request that is about to be asked."""
+        before = None if placed is None else self._tools.get(placed.session)
+        return Observed(self, replace(reading, tools_before=before), sent, placed)
+
+    def began(self, seen: Observed) -> None:
+        """Its answer has begun."""
+        number, self._begun = self._begun, self._begun + 1
+        if seen.sent is None or not self._check_every or number % self._check_every:
+            return
+        if self._check is None or self._check.done():  # one at a time: it must not become a queue
+            self._check = self._thread.submit(self._look, seen.reading, seen.sent)
+
+    def ended(self, seen: Observed, verdict: str, found: Difference | None) -> None:
+        """Its answer is whole; `verdict` is the store's own."""
+        if seen.placed is not None:
+            self._tools[seen.placed.session] = seen.reading.conversation.tools
+            self._tools.move_to_end(seen.placed.session)
+            while len(self._tools) > REMEMBERED_SESSIONS:
+                self._tools.popitem(last=False)
+        if found is not None and is_diverged(verdict):
+            self._counts[found.why] += 1
+            self._counts["exact_key_rejected_by_model_lcp"] += _known_and_refused(found, seen.placed)
+
+    def settle(self) -> None:
+        """Waits for the check that is under way."""
+        if self._check is not None:
+            self._check.result()
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _look(self, reading: Reading, sent: Conversation) -> None:
+        try:
+            lost = content_lost(reading.tokenizer, reading.prompt, sent, reading.spans, reading.spoken)
+        except Exception as error:
+            log.error("content_not_checked", error=type(error).__name__)
+            return
+        self._counts["content_checked"] += 1
+        if lost:
+            self._counts["content_lost"] += len(lost)
+            paths = sorted({public_path(one.path) for one in lost})
+            log.error("content_lost", count=len(lost), places=",".join(paths[:SHOWN_PATHS]))
+
+
+class Witnessed:
+    """The events of one generation, with verdicts in words. Without an `observed` they pass as they are."""
+
+    __slots__ = ("_begun", "_seen", "_verdict", "difference")
+
+    def __init__(self, seen: Observed | None) -> None:
+        self._seen = seen
+        self._begun = False
+        self._verdict = ""
+        self.difference: Difference | None = None
+
+    def told(self, events: Iterable[Event]) -> tuple[Event, ...]:
+        """The same events; what is noted on the way never holds them up."""
+        if self._seen is None:
+            return tuple(events)
+        return tuple(self._told(self._seen, event) for event in events)
+
+    def ended(self) -> None:
+        """All answers are whole."""
+        if self._seen is not None:
+            self._seen.witness.ended(self._seen, self._verdict, self.difference)
+
+    def _told(self, seen: Observed, event: Event) -> Event:
+        match event:
+            case Delta() | ToolCallDelta() if not self._begun:
+                self._begun = True
+                seen.witness.began(seen)
+            case Admitted():
+                return replace(event, verdict=self._words(seen, event.verdict, event.parting))
+            case Finished():
+                usage = event.usage
+                return replace(event, usage=replace(usage, verdict=self._words(seen, usage.verdict, usage.parting)))
+        return event
+
+    def _words(self, seen: Observed, verdict: str, parting: Parting | None) -> str:
+        self._verdict = verdict
+        if parting is None or self.difference is None or self.difference.token != parting.token:
+            self.difference = seen.difference(parting)
+        return str(self.difference) if self.difference is not None and is_diverged(verdict) else verdict
+
+
+def is_diverged(verdict: str) -> bool:
+    """Whether a store's verdict says that a prompt left its session: where, is to be said better."""
+    return verdict.partition("(")[0] == Why.DIVERGED
+
+
+def _known_and_refused(found: Difference, placed: Placed | None) -> bool:
+    """The field means what it meant in the turn that the request goes on from, and the model reads other tokens, with
+    no rule, tool or template to blame: an echo that should have been healed."""
+    if placed is None or placed.parent is None or placed.parent.session != placed.session:
+        return False
+    same = found.message is not None and found.message < placed.known_messages
+    return same and bool(found.path) and found.why is Why.DIVERGED and not found.rule

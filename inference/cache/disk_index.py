@@ -6,6 +6,7 @@ behind it, and a conversation leaves from its end.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from typing import Self
 from inference.cache.blocks import BLOCK_TOKENS
 from inference.cache.disk_records import KEY_BYTES, BlockLabel, Kind
 
-_HEX = 2 * KEY_BYTES
+_KEY = rf"([0-9a-f]{{{2 * KEY_BYTES}}})"
+_NUMBER = r"(0|[1-9][0-9]{0,9})"
+_NAME = re.compile(rf"{_KEY}-{_KEY}-{_NUMBER}-{_NUMBER}\.({'|'.join(Kind)})")
 
 
 @dataclass(slots=True, eq=False)
@@ -42,24 +45,12 @@ class DiskEntry:
     @classmethod
     def named(cls, root: bytes, folder: str, name: str, nbytes: int) -> Self | None:
         """From a file's name; None for a name that is not one of ours."""
-        stem, _, ending = name.partition(".")
-        parts = stem.split("-")
-        if len(parts) != 4 or len(parts[0]) != _HEX or len(parts[1]) != _HEX or parts[1][:2] != folder:
+        if (parts := _NAME.fullmatch(name)) is None or parts[2][:2] != folder:
             return None
-        try:
-            entry = cls(
-                Kind(ending),
-                root,
-                bytes.fromhex(parts[0]),
-                bytes.fromhex(parts[1]),
-                int(parts[2]),
-                int(parts[3]),
-                nbytes,
-            )
-        except ValueError:
+        start, end = int(parts[3]), int(parts[4])
+        if not start <= end <= start + BLOCK_TOKENS or start % BLOCK_TOKENS:
             return None
-        fits = 0 <= entry.end - entry.start <= BLOCK_TOKENS and entry.start % BLOCK_TOKENS == 0 and entry.start >= 0
-        return entry if fits and entry.name == name else None
+        return cls(Kind(parts[5]), root, bytes.fromhex(parts[1]), bytes.fromhex(parts[2]), start, end, nbytes)
 
     @property
     def folder(self) -> str:

@@ -46,7 +46,7 @@ VARIABLES = (
     SeedName(
         "CACHE_CANONICALIZE_TOOL_CONTEXT",
         "volatile",
-        "`omit` leaves telemetry out; the model reads everything else as it was sent.",
+        "`bind` keeps what the model has read of a conversation as it was, and states changes at the end.",
     ),
     SeedName("CACHE_VLM_IMAGE_IDENTITY", why=NOT_YET_VISION),
     SeedName("CACHE_SESSION_PARTITIONING", why="None: it had no effect where it comes from."),

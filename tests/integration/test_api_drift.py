@@ -1,71 +1,104 @@
-"""Telemetry in prompts, from the body of a request to its answer's headers and its line in the log."""
+"""Drifting prompts, from the body of a request to its answer's headers and its line in the log."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlxd import access_log
+from mlxd import access_log, runtime
 from mlxd.api import policy
 from mlxd.config import Config
-from tests.drift import billing, git_system
-from tests.integration.api_scripted import StandIn, chat, post
+from mlxd.start_errors import InvalidSetting
+from tests.drift import billing, channel_message, dated_system, git_system
+from tests.integration.api_scripted import Answer, chat, post
+from tests.integration.spoken_runtime import CALL, Model, served
+from tests.tokenizers_in_code import text_model
 
 CHAT = "/v1/chat/completions"
 HEADER = "x-mlxd-volatile"
 SENT = [{"role": "system", "content": f"{billing('39c')}\nYou are."}, {"role": "user", "content": "Hi"}]
+TOKEN = "admin"
+TOOLS = [{"type": "function", "function": {"name": "read_file", "parameters": {"type": "object"}}}]
 
 
-def read(stand_in: StandIn) -> list[str]:
-    """What the model is to read of the last request."""
-    return [message.text for message in stand_in.asked[-1]["conversation"].messages]
+@pytest.fixture
+def model() -> Iterator[Model]:
+    made = Model(text_model("chatml"))
+    with served(made.scheduler, made.text, Path("tiny")) as running:
+        runtime.install(running)
+        policy.install(policy.Policy(admin_digest=policy.digest(TOKEN)))
+        yield made
+        runtime.install(None)
+        policy.install(policy.Policy())
+
+
+def read(model: Model) -> str:
+    """What the model was last given to read."""
+    return model.text.tokenizer.decode(model.read)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_telemetry_is_left_out_and_the_answer_says_so(stand_in: StandIn, stream: bool) -> None:
+async def test_telemetry_is_left_out_and_the_answer_says_so(model: Model, stream: bool) -> None:
     answer = await post(CHAT, chat(messages=SENT, stream=stream))
     assert answer.status == 200
-    assert read(stand_in) == ["You are.", "Hi"]
-    assert answer.headers[HEADER] == "omit; omitted=1"
+    assert "billing" not in read(model) and "You are." in read(model)
+    assert answer.headers[HEADER] == "bind; omitted=1"
 
 
-async def test_a_request_may_ask_for_every_word(stand_in: StandIn) -> None:
+async def test_a_request_may_ask_for_every_word(model: Model) -> None:
     answer = await post(CHAT, chat(messages=SENT), headers={"X-Mlxd-Volatile": "Verbatim"})
-    assert read(stand_in) == [SENT[0]["content"], "Hi"]
+    assert SENT[0]["content"] in read(model)
     assert answer.headers[HEADER] == "verbatim"
 
 
-async def test_a_server_may_be_told_to_leave_nothing_out(stand_in: StandIn, tmp_path: Path) -> None:
-    policy.install(policy.Policy.of(Config(state_dir=tmp_path, volatile="verbatim"), "token"))
-    assert (await post(CHAT, chat(messages=SENT))).headers[HEADER] == "verbatim"
-    assert read(stand_in)[0] == SENT[0]["content"]
-    omitting = await post(CHAT, chat(messages=SENT), headers={"X-Mlxd-Volatile": "omit"})
-    assert omitting.headers[HEADER] == "omit; omitted=1"
+@pytest.mark.parametrize(
+    ("settings", "asked", "used"),
+    [
+        ({"volatile": "verbatim"}, "", "verbatim"),
+        ({"volatile": "verbatim"}, "omit", "omit; omitted=1"),
+        ({"volatile_models": ("tiny=verbatim",)}, "", "verbatim"),
+        ({"volatile_models": ("tiny=verbatim",)}, "bind", "bind; omitted=1"),
+        ({"volatile_models": ("other=verbatim",)}, "", "bind; omitted=1"),
+        ({"volatile": "omit", "volatile_models": ("a=b=verbatim",)}, "", "omit; omitted=1"),
+    ],
+)
+async def test_the_request_decides_then_its_model_then_the_server(
+    model: Model, tmp_path: Path, settings: dict[str, Any], asked: str, used: str
+) -> None:
+    policy.install(policy.Policy.of(Config(state_dir=tmp_path, **settings), TOKEN))
+    assert (await post(CHAT, chat(messages=SENT), headers={"X-Mlxd-Volatile": asked})).headers[HEADER] == used
+    assert ("billing" in read(model)) == used.startswith("verbatim")
 
 
-async def test_a_prompt_without_telemetry_is_read_as_it_is(stand_in: StandIn) -> None:
+@pytest.mark.parametrize("setting", ["verbatim", "tiny=", "=omit", "tiny=hide"])
+def test_a_setting_that_names_no_model_or_no_policy_is_refused(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(InvalidSetting, match="ID=POLICY"):
+        policy.Policy.of(Config(state_dir=tmp_path, volatile_models=(setting,)), TOKEN)
+
+
+async def test_a_prompt_that_does_not_drift_is_read_as_it_is(model: Model) -> None:
     answer = await post(CHAT, chat())
-    assert answer.headers[HEADER] == "omit"
-    assert read(stand_in) == [message["content"] for message in chat()["messages"]]
+    assert answer.headers[HEADER] == "bind"
+    assert chat()["messages"][0]["content"] in read(model)
 
 
-async def test_a_word_that_is_no_policy_is_refused(stand_in: StandIn) -> None:
-    answer = await post(CHAT, chat(), headers={"X-Mlxd-Volatile": "hide"})
+async def test_a_word_that_is_no_policy_is_refused(model: Model) -> None:
+    answer = await post(CHAT, chat(messages=SENT), headers={"X-Mlxd-Volatile": "hide"})
     assert answer.status == 400
-    assert "omit, verbatim" in answer.body.decode()
-    assert not stand_in.asked
+    assert "bind, omit, verbatim" in answer.body.decode()
+    assert not model.jobs
 
 
-async def test_a_completion_has_no_messages_to_search(stand_in: StandIn) -> None:
+async def test_a_completion_has_no_messages_to_search(model: Model) -> None:
     answer = await post("/v1/completions", {"model": "tiny", "prompt": SENT[0]["content"]})
-    assert stand_in.asked[-1]["raw_prompt"] == SENT[0]["content"]
+    assert read(model) == SENT[0]["content"]
     assert HEADER not in answer.headers
 
 
-async def test_the_line_in_the_log_counts_and_quotes_nothing(
-    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_line_in_the_log_counts_and_quotes_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict[str, object]] = []
     monkeypatch.setattr(access_log, "log_request", lambda **facts: written.append(facts))
     await post(CHAT, chat(messages=SENT))
@@ -74,3 +107,37 @@ async def test_the_line_in_the_log_counts_and_quotes_nothing(
     assert [line.get("omitted_spans") for line in written] == [1, None]
     assert [line.get("refused_rules") for line in written] == [None, "git_status"]
     assert "39c" not in str(written)
+
+
+# --- a conversation ---------------------------------------------------------------------------------------------
+
+
+async def in_two_turns(model: Model, **headers: str) -> tuple[dict[str, Any], Answer]:
+    """The second request of an agent whose date and message id drift, and its answer."""
+    model.says = CALL
+
+    def body(day: str, message_id: str, *more: dict[str, Any]) -> dict[str, Any]:
+        first = channel_message(message_id, "What is in a?").text
+        head = [{"role": "system", "content": dated_system(day).text}, {"role": "user", "content": first}]
+        return chat(messages=[*head, *more], tools=TOOLS)
+
+    said = (await post(CHAT, body("2026-11-21", "m1"), headers=headers)).json()["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "alpha"}
+    model.says = "Done."
+    again = body("2026-11-22", "m2", said, result)
+    return again, await post(CHAT, again, headers=headers)
+
+
+async def test_what_was_read_stays_and_a_change_is_told_once(model: Model) -> None:
+    _, answer = await in_two_turns(model)
+    first, second = (model.text.tokenizer.decode(job.prompt.ids) for job in model.jobs)
+    assert second.startswith(first.removesuffix("<|im_start|>assistant\n"))
+    assert answer.headers[HEADER] == "bind; pinned=1; restated=1"
+    assert second.count("2026-11-22") == 1 and "m2" not in second
+    assert second.rindex("2026-11-22") > second.index("alpha")
+
+
+async def test_verbatim_reads_the_new_values_where_they_stand(model: Model) -> None:
+    _, answer = await in_two_turns(model, **{"X-Mlxd-Volatile": "verbatim"})
+    assert answer.headers[HEADER] == "verbatim"
+    assert "2026-11-21" not in read(model) and "m2" in read(model)

@@ -14,8 +14,7 @@ from inference.ports import ModelRef
 from tests import tiny_models
 from tests.benchmarks.figure import Figure
 from tests.engine.harness import Loaded
-from tests.engine.test_warm_load import TIGHT
-from tests.engine.traffic import wrong_answers
+from tests.engine.traffic import TIGHT, wrong_answers
 from tests.engine.warm_rows import WarmModel
 
 WAVES: Final = {"dense": 60, "sliding": 25, "hybrid": 15}

@@ -95,6 +95,23 @@ def run(
     raise AssertionError("the runner did not finish its jobs")
 
 
+class Faulty:
+    """A model that raises at chosen calls: `fails(number of the call, its inputs)`."""
+
+    def __init__(self, model: Any, fails: Callable[[int, Any], bool], error: Exception | None = None) -> None:
+        self._model, self._fails, self._calls = model, fails, 0
+        self._error = error or RuntimeError("private text of the prompt")
+
+    def __call__(self, inputs: Any, cache: Any) -> Any:
+        self._calls += 1
+        if self._fails(self._calls, inputs):
+            raise self._error
+        return self._model(inputs, cache=cache)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
 def solo(loaded: Loaded, one: Job) -> Outcome:
     return run(loaded.runner(), [one])[one.id]
 

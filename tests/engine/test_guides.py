@@ -16,17 +16,11 @@ from inference.events import FinishReason
 from inference.params import SamplingParams
 from inference.ports import Guide, Job, ThoughtSpan
 from tests import tiny_models
-from tests.engine.harness import GREEDY, Loaded, Outcome, job, plain_logprobs, run, solo
-from tests.engine.test_runner import Faulty
-from tests.engine.toy_grammar import END, ToyGrammar, bits
+from tests.engine.harness import GREEDY, Faulty, Loaded, Outcome, job, plain_logprobs, run, solo
+from tests.engine.toy_grammar import CLOSER, CLOSING, END, OPENER, ToyGrammar, bits, guided
 
 PROMPT = tiny_models.prompt_ids(60)
 UNMARKED = tuple(token for token in PROMPT if token >= 16)
-OPENER, CLOSER, CLOSING = (9, 10), (11, 12), (13, 11, 12)
-
-
-def guided(one: Job, grammar: ToyGrammar | None = None, thought: ThoughtSpan | None = None) -> Job:
-    return replace(one, guide=Guide(grammar, thought), stop_ids=one.stop_ids | {END})
 
 
 def text_oracle(loaded: Loaded, ids: tuple[int, ...], grammar: ToyGrammar) -> list[int]:

@@ -13,8 +13,7 @@ from inference.engine.runner import MlxRunner
 from inference.params import SamplingParams
 from inference.ports import Job
 from tests import tiny_models
-from tests.engine.harness import Loaded
-from tests.engine.test_warm_lives import Faulty
+from tests.engine.harness import Faulty, Loaded
 from tests.engine.warm_rows import CLOSE, ROOM, Answer, BruteForce, WarmModel, ask
 
 Load = Callable[[str], Loaded]

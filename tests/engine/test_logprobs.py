@@ -14,10 +14,8 @@ from inference.engine import logprobs
 from inference.params import SamplingParams
 from inference.ports import Job, ThoughtSpan
 from tests import tiny_models
-from tests.engine.harness import Loaded, Outcome, job, plain_logprobs, run, solo
-from tests.engine.test_guides import CLOSER, CLOSING, OPENER, guided
-from tests.engine.test_runner import Faulty
-from tests.engine.toy_grammar import ToyGrammar
+from tests.engine.harness import Faulty, Loaded, Outcome, job, plain_logprobs, run, solo
+from tests.engine.toy_grammar import CLOSER, CLOSING, OPENER, ToyGrammar, guided
 
 PROMPT = tiny_models.prompt_ids(60)
 STEERED = SamplingParams(

@@ -14,7 +14,7 @@ from inference.events import FinishReason
 from inference.params import SamplingParams
 from inference.ports import Prefilled, Sampled
 from tests import tiny_models
-from tests.engine.harness import GREEDY, Loaded, job, run, solo
+from tests.engine.harness import GREEDY, Faulty, Loaded, job, run, solo
 
 PROMPT = tiny_models.prompt_ids(60)
 
@@ -146,23 +146,6 @@ def test_cancelling_the_unknown_and_the_finished_is_nothing(dense: Loaded) -> No
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
-
-
-class Faulty:
-    """A model that raises at chosen calls."""
-
-    def __init__(self, model: Any, fails: Callable[[int, Any], bool], error: Exception | None = None) -> None:
-        self._model, self._fails, self._calls = model, fails, 0
-        self._error = error or RuntimeError("private text of the prompt")
-
-    def __call__(self, inputs: Any, cache: Any) -> Any:
-        self._calls += 1
-        if self._fails(self._calls, inputs):
-            raise self._error
-        return self._model(inputs, cache=cache)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
 
 
 @pytest.mark.parametrize("architecture", ["dense", "hybrid", "sliding"])

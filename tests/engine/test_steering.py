@@ -14,7 +14,7 @@ from inference.engine.steering import biased, masked, only, without
 from inference.events import FinishReason
 from inference.params import SamplingParams
 from tests import tiny_models
-from tests.engine.harness import GREEDY, Loaded, job, run, solo
+from tests.engine.harness import GREEDY, Faulty, Loaded, job, run, solo
 from tests.engine.toy_grammar import bits
 
 PROMPT = tiny_models.prompt_ids(60)
@@ -96,8 +96,6 @@ def test_no_stop_id_is_drawn_before_min_tokens(dense: Loaded, least: int) -> Non
 
 
 def test_min_tokens_counts_anew_for_no_row_that_is_computed_again(dense: Loaded) -> None:
-    from tests.engine.test_runner import Faulty
-
     eager = replace(GREEDY, logit_bias=((77, 100.0), (79, 80.0)))
     wanted = replace(job("a", PROMPT, sampling=eager, max_tokens=12, stop_ids=[77]), min_tokens=6)
     jobs = [wanted, job("b", PROMPT, max_tokens=12)]

@@ -32,7 +32,7 @@ from inference.params import CacheScope
 from inference.ports import ModelRef
 from tests import tiny_models
 from tests.engine.harness import Loaded
-from tests.engine.test_warm_rows import law, linear, long_answer
+from tests.engine.scenarios import law, linear, long_answer
 from tests.engine.warm_rows import CLOSE, ROOM, WarmModel, ask, play, runner_on
 
 Load = Callable[[str], Loaded]

@@ -18,7 +18,7 @@ from inference.engine.settings import GRID_TOKENS, CacheSettings, EngineSettings
 from inference.params import CacheScope, SamplingParams
 from inference.ports import Job, ModelRef
 from tests import tiny_models
-from tests.engine.harness import Loaded
+from tests.engine.harness import Faulty, Loaded
 from tests.engine.warm_rows import CLOSE, Answer, BruteForce, WarmModel, ask, play, runner_on
 
 Load = Callable[[str], Loaded]
@@ -112,22 +112,6 @@ def test_each_fork_leaves_its_own_answer(load: Load, architecture: str, mode: Re
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
-
-
-class Faulty:
-    """A model that fails at chosen calls."""
-
-    def __init__(self, model: Any, fails: Callable[[int, Any], bool]) -> None:
-        self._model, self._fails, self._calls = model, fails, 0
-
-    def __call__(self, inputs: Any, cache: Any) -> Any:
-        self._calls += 1
-        if self._fails(self._calls, inputs):
-            raise RuntimeError("planted")
-        return self._model(inputs, cache=cache)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
 
 
 @each_class

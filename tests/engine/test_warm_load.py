@@ -6,20 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from inference.cache.limits import CacheLimits
 from tests.engine.harness import Loaded
-from tests.engine.traffic import wrong_answers
+from tests.engine.traffic import TIGHT, wrong_answers
 from tests.engine.warm_rows import WarmModel
-
-TIGHT = CacheLimits(
-    budget_bytes=300_000,
-    snapshot_budget_bytes=100_000,
-    side_budget_bytes=60_000,
-    ttl_s=7.0,
-    max_sessions=5,
-    max_entries_per_session=3,
-    max_conversation_tokens=600,
-)
 
 
 @pytest.mark.slow

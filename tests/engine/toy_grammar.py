@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from inference.ports import Guide, Job, ThoughtSpan
 from tests.tiny_models import VOCAB_SIZE
 
 END = 2
 """The end-of-turn id of the tiny models."""
+OPENER, CLOSER, CLOSING = (9, 10), (11, 12), (13, 11, 12)
+"""What opens and closes a thought, and what closes one that has run out of its budget."""
 
 
 def bits(ids: Iterable[int], size: int = VOCAB_SIZE) -> bytes:
@@ -69,3 +72,7 @@ class ToyGrammar:
         return self.least <= len(read) <= self.most and all(
             read[at] in choices(self.salt, read[:at]) for at in range(len(read))
         )
+
+
+def guided(one: Job, grammar: ToyGrammar | None = None, thought: ThoughtSpan | None = None) -> Job:
+    return replace(one, guide=Guide(grammar, thought), stop_ids=one.stop_ids | {END})

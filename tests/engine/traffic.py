@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
+from inference.cache.limits import CacheLimits
 from inference.params import CacheScope, SamplingParams
 from inference.ports import Job
 from inference.tokens import Prompt, TokenIds
@@ -14,6 +15,16 @@ from tests.engine.harness import Loaded, run
 from tests.engine.warm_rows import WarmModel
 
 SALTS = (b"", b"", b"", b"another client")
+TIGHT = CacheLimits(
+    budget_bytes=300_000,
+    snapshot_budget_bytes=100_000,
+    side_budget_bytes=60_000,
+    ttl_s=7.0,
+    max_sessions=5,
+    max_entries_per_session=3,
+    max_conversation_tokens=600,
+)
+"""Room for a few conversations only."""
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95)
 
 

@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.figure import Figure, at_most, report
@@ -18,8 +19,9 @@ BARRIER_P95_MS = 5.0
 PAUSE_S = 0.01
 STREAMS = 8
 ROUNDS = 3
-COMMIT_BYTES = 48 * 1024
-"""A dozen pages: three rows and their indexes."""
+ANSWER_IDS = 1000
+COMMIT_BYTES = 96 * 1024
+"""Two dozen pages: five rows and their indexes, an answer of a thousand ids, and what was read of 200 messages."""
 MESSAGES, MESSAGE_CHARS = 200, 2500
 STORED = 10_000
 
@@ -81,16 +83,22 @@ def plain_syncs(path: Path) -> list[float]:
 
 async def settled(ledger, name: str, turns: int, pause_s: float) -> list[float]:  # type: ignore[no-untyped-def]
     """Milliseconds that each of a conversation's answers waited for the disk."""
+    from inference.conversation.lineage_memory import LineageMemory, Seen
+    from inference.conversation.spoken import RawTurn, SpokenTurn
     from inference.conversation.turn_chain import Asked
     from inference.events import Usage
     from mlxd.ledger.record import GenerationRecord
+    from mlxd.ledger.said import Said
 
     waits, history = [], [name.encode()]
+    memory = LineageMemory(tuple(Seen(os.urandom(32)) for _ in range(MESSAGES)))
+    turn = SpokenTurn(RawTurn.of(range(ANSWER_IDS)), "word " * ANSWER_IDS)
     for number in range(turns):
         placed = ledger._lineage.place(Asked(tuple(history), session=name, named=True, at_s=time.time()))
         record = GenerationRecord(f"{name}{number}", "", "model", "stop", "", Usage(100), 0, time.time(), 1.0)
         began = time.perf_counter()
-        await ledger.settle(record, placed, (b"answer",))
+        said = (Said(os.urandom(32), turn),)
+        await ledger.settle(record, replace(placed, memory=memory), (b"answer",), said)
         waits.append(1e3 * (time.perf_counter() - began))
         history += [b"answer", b"%d" % number]
         await asyncio.sleep(pause_s)

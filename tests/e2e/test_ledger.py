@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tests.e2e.test_holding_up import SCRIPTED
 SCRIPT = {"SCRIPT": json.dumps({"limits": {"vocab_size": 300_000}})}
 LITTLE_DISK = (*SCRIPTED[:3], "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
                f"{SCRIPTED[3]}", *SCRIPTED[4:])  # fmt: skip
-KILLS = int(os.environ.get("MLXD_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("MLXD_TEST_KILLS", "10"))
 """Each start takes seconds; thirty in a row were survived when this was made."""
 
 
@@ -49,8 +50,11 @@ def answer(response: httpx.Response) -> str:
 
 
 def admin(served: ServedDaemon, path: str) -> Any:
-    token = (served.state_dir / "admin.token").read_text().strip()
-    return httpx.get(f"{served.url}{path}", headers={"Authorization": f"Bearer {token}"}).json()
+    return httpx.get(f"{served.url}{path}", headers=credentials(served)).json()
+
+
+def credentials(served: ServedDaemon) -> dict[str, str]:
+    return {"Authorization": f"Bearer {(served.state_dir / 'admin.token').read_text().strip()}"}
 
 
 def rows(state: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -65,39 +69,52 @@ def until(fact: Callable[[], bool], wait_s: float = 20) -> None:
         time.sleep(0.05)
 
 
-def killed_after_the_end(served: ServedDaemon, texts: list[str], pause_s: float) -> tuple[str, str]:
-    """Streams an answer, and kills the daemon so long after its end; the request's id, and what was said."""
+@dataclass
+class Killed:
+    """What a client saw of a daemon's last answer, and what it had counted of the echoes in the request."""
+
+    request_id: str = ""
+    said: str = ""
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+
+def killed_after_the_end(served: ServedDaemon, texts: list[str], pause_s: float) -> Killed:
+    """Streams an answer, and kills the daemon so long after its end."""
     body = {"messages": [{"role": "user", "content": text} if at % 2 == 0 else {"role": "assistant", "content": text}
                          for at, text in enumerate(texts)], "max_tokens": 5, "stream": True}  # fmt: skip
-    said = ""
+    seen = Killed()
     with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, timeout=60) as response:
         for line in response.iter_lines():
             if not line.startswith("data: "):
                 continue
+            seen.outcomes = seen.outcomes or admin(served, "/api/healing")["outcomes"]
             (choice,) = json.loads(line.removeprefix("data: "))["choices"]
-            said += choice["delta"].get("content") or ""
+            seen.said += choice["delta"].get("content") or ""
             if choice["finish_reason"]:
                 break
         time.sleep(pause_s)
         served.process.kill()
-        return response.headers["x-request-id"], said
+        seen.request_id = response.headers["x-request-id"]
+    return seen
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_turn_whose_end_was_read_outlives_kill_9(tmp_path: Path) -> None:
+    """It is a parent to the next one, and known in another spelling than its own."""
     state, texts = tmp_path / "state", ["hello"]
     chance = random.Random(7)
     for number in range(KILLS):
         with serving(state) as served:
-            request_id, said = killed_after_the_end(served, texts, chance.uniform(0, 0.05))
-        texts += [said, f"more {number}"]
+            seen = killed_after_the_end(served, texts, chance.uniform(0, 0.05))
+        assert {name: count for name, count in seen.outcomes.items() if count} == ({"healed": number} if number else {})
+        texts += [f"\n {seen.said} \n", f"more {number}"]
         assert rows(state, "PRAGMA integrity_check") == [("ok",)]
         found = rows(
             state,
             "SELECT t.edge, t.messages FROM ledger_generation g JOIN ledger_turn t ON t.public_id = g.turn_id"
             " WHERE g.request_id = ?",
-            request_id,
+            seen.request_id,
         )
         assert found == [("resume" if number else "start", 2 * number + 1)], number
     assert len(rows(state, "SELECT DISTINCT line FROM ledger_turn")) == 1
@@ -132,10 +149,24 @@ def test_sessions_and_turns_are_shown_to_the_admin_alone(tmp_path: Path) -> None
             assert admin(served, f"/api/sessions{bad}")["error"]["code"] == "invalid_value", bad
         for path in ("/api/sessions", f"/api/sessions/{session['id']}", f"/api/turns/{first['id']}"):
             assert httpx.get(f"{served.url}{path}").status_code == 401
+        forgets_the_session(served, session["id"])
         for file in served.state_dir.glob("mlxd.sqlite3*"):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert served.terminate() == 0
     assert not list(served.state_dir.glob("mlxd.sqlite3-*")), "the log is folded into the database at the end"
+
+
+def forgets_the_session(served: ServedDaemon, session_id: str) -> None:
+    url = f"{served.url}/api/sessions/{session_id}"
+    kept = admin(served, "/api/healing")
+    assert kept["turns"] == kept["disk"]["turns"] == kept["disk"]["memories"] == 2 and kept["disk"]["bytes"] > 0
+    assert httpx.delete(url).status_code == 401
+    assert httpx.delete(url, headers=credentials(served)).json() == {"id": session_id, "answers": 2}
+    kept = admin(served, "/api/healing")
+    assert kept["turns"] == kept["bytes"] == kept["disk"]["turns"] == kept["disk"]["memories"] == 0
+    assert admin(served, "/api/status")["ledger"]["turns"] == 0
+    for unknown in (url, f"{served.url}/api/sessions/x'--"):
+        assert httpx.delete(unknown, headers=credentials(served)).status_code == 404
 
 
 def test_a_newer_database_ends_the_start_and_a_damaged_one_does_not(tmp_path: Path) -> None:

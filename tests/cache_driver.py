@@ -5,10 +5,10 @@ The oracle is a plain dictionary: every sequence ever committed, with brute-forc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, takewhile
 
-from inference.cache.blocks import BLOCK_TOKENS, Root
+from inference.cache.blocks import BLOCK_TOKENS, Root, common_tokens, token_count
 from inference.cache.limits import CacheLimits
 from inference.cache.node import Admission
 from inference.cache.prefix_cache import PrefixCache
@@ -19,16 +19,16 @@ from inference.tokens import TokenIds
 LOST = {VerdictName.EVICTED, VerdictName.EXPIRED, VerdictName.CLEARED}
 
 
-@dataclass(frozen=True, slots=True)
-class KV:
-    """KV of one block that remembers the model, every token before its end and how it was made."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """KV of some tokens that remembers the model, every token before its end and how it was made."""
 
     root: Root
     prefix: TokenIds
     start: int
     exact: bool
-    by: str = ""
-    bytes_per_token: int = 10
+    by: str
+    bytes_per_token: int
 
     @property
     def tokens(self) -> int:
@@ -37,6 +37,50 @@ class KV:
     @property
     def nbytes(self) -> int:
         return self.tokens * self.bytes_per_token
+
+    def split(self, at: int) -> tuple[Piece, Piece]:
+        return replace(self, prefix=self.prefix[:at]), replace(self, start=at)
+
+
+@dataclass(frozen=True, slots=True)
+class KV:
+    """KV of one block, made in one piece."""
+
+    root: Root
+    prefix: TokenIds
+    start: int
+    exact: bool
+    by: str = ""
+    bytes_per_token: int = 10
+    parts: tuple[Piece, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            whole = Piece(self.root, self.prefix, self.start, self.exact, self.by, self.bytes_per_token)
+            object.__setattr__(self, "parts", (whole,))
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prefix) - self.start
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def parted(self, tokens: int) -> KV:
+        at = self.start + tokens
+        assert self.start < at < len(self.prefix)
+        if any(part.start == at for part in self.parts):
+            return self
+        pieces = [part.split(at) if part.start < at < len(part.prefix) else (part,) for part in self.parts]
+        return replace(self, parts=tuple(piece for some in pieces for piece in some))
+
+    def sharing(self, other: KV, tokens: int) -> KV:
+        """Whether the tokens are the same is for the laws to find out."""
+        at = self.start + tokens
+        assert any(len(part.prefix) == at for part in other.parts)
+        first = [part for part in other.parts if len(part.prefix) <= at]
+        return replace(self, parts=(*first, *(part for part in self.parted(tokens).parts if part.start >= at)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +116,10 @@ def _depends_on(root: Root) -> tuple[str, str, bytes]:
 
 @dataclass
 class Driver:
-    """One cache, its running rows, its oracle and its clock."""
+    """One cache, its running rows, its oracle and its clock. With `exact` False no row is ever exact."""
 
     limits: CacheLimits
+    exact: bool = True
     now_s: float = 100.0
     rows: list[RowOfTest] = field(default_factory=list)
     ever: dict[Root, set[TokenIds]] = field(default_factory=dict)
@@ -122,7 +167,7 @@ class Driver:
             decode = True
         first = row.committed // BLOCK_TOKENS * BLOCK_TOKENS
         stop = end if tail else max(end // BLOCK_TOKENS * BLOCK_TOKENS, row.committed)
-        made_exact = row.exact and not decode
+        made_exact = row.exact and not decode and self.exact
         row.computed = end
         row.exact = made_exact and end % BLOCK_TOKENS == 0
         starts = range(first, stop, BLOCK_TOKENS) if stop > row.committed else ()
@@ -177,11 +222,14 @@ class Driver:
         assert len(reuse.handles) == -(-depth // BLOCK_TOKENS)
         for index, handle in enumerate(reuse.handles):
             assert isinstance(handle, KV)
-            end = min(depth, BLOCK_TOKENS * (index + 1))
-            assert _depends_on(handle.root) == _depends_on(root), "KV of another model"
-            assert handle.start == index * BLOCK_TOKENS
-            assert len(handle.prefix) >= end and handle.prefix[:end] == ids[:end], "KV of other tokens"
-            assert handle.exact or reuse.query.mode is ReuseMode.TOKEN, "inexact KV in a bitwise run"
+            at, end = index * BLOCK_TOKENS, min(depth, BLOCK_TOKENS * (index + 1))
+            for part in handle.parts:
+                assert _depends_on(part.root) == _depends_on(root), "KV of another model"
+                assert part.start == at < len(part.prefix), "a part is missing"
+                at = len(part.prefix)
+                assert part.prefix[: min(at, end)] == ids[: min(at, end)], "KV of other tokens"
+                assert part.exact or reuse.query.mode is ReuseMode.TOKEN, "inexact KV in a bitwise run"
+            assert at >= end
         self._check_depth(reuse, root, ids)
 
     def _check_depth(self, reuse: Reuse, root: Root, ids: TokenIds) -> None:
@@ -223,14 +271,24 @@ class Driver:
         for row in self.rows:
             self._check_locked(row)
         assert not self.aborted & self._owners(), "something of an aborted request was kept"
+        self._check_bytes(stats.block_bytes + stats.side_bytes)
+
+    def _check_bytes(self, held: int) -> None:
+        """Every distinct token is held once; twice at most where an exact block stands beside others."""
+        once = 0
+        for root in self.cache._store.tree.roots.values():
+            leaves = [leaf for leaf in self.cache._store.tree.leaves if leaf.root is root.root]
+            texts = sorted(b"".join(node.ids for node in reversed(list(leaf.upwards()))) for leaf in leaves)
+            shared = sum(common_tokens(one, other) for one, other in pairwise(texts))
+            once += 10 * (sum(map(token_count, texts)) - shared)
+        assert once == held if not self.exact else once <= held, "the tokens of siblings are not held once"
 
     def _owners(self) -> set[str]:
         """The requests that computed what is stored."""
         tree = self.cache._store.tree
-        held = [node.handle for leaf in tree.leaves for node in leaf.upwards()]
-        return {
-            kept.by for kept in [*held, *(taken.handle for taken in tree.snapshots)] if isinstance(kept, KV | State)
-        }
+        blocks = [node.handle for leaf in tree.leaves for node in leaf.upwards()]
+        parts = {part.by for block in blocks if isinstance(block, KV) for part in block.parts}
+        return parts | {taken.handle.by for taken in tree.snapshots if isinstance(taken.handle, State)}
 
     def _check_locked(self, row: RowOfTest) -> None:
         """What a running row resumed from or committed is all there."""

@@ -11,11 +11,22 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 BLOCK_TOKENS: Final = 256
 ID_BYTES: Final = 4
 BLOCK_BYTES: Final = BLOCK_TOKENS * ID_BYTES
+
+
+class BlockPart(Protocol):
+    """The KV of some tokens of a block in memory of its own. Known by identity: several blocks may hold one."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Device bytes."""
 
 
 class BlockHandle(Protocol):
@@ -27,7 +38,17 @@ class BlockHandle(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Device bytes."""
+        """Device bytes of all its parts."""
+
+    @property
+    def parts(self) -> Sequence[BlockPart]:
+        """What it is made of, in order."""
+
+    def parted(self, tokens: int) -> Self:
+        """The same with a part that ends behind the first `tokens`: itself where one does, else two in one's place."""
+
+    def sharing(self, other: Self, tokens: int) -> Self:
+        """The same, but its first `tokens` are held by the parts of `other`, of which one must end there."""
 
 
 class SnapshotHandle(Protocol):

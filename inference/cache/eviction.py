@@ -27,7 +27,10 @@ _YOUNGEST_S = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Evicted:
-    """A block (`tokens` of it, beginning at depth `start`) or a snapshot (`tokens` 0) that left, for request `by`."""
+    """A block (`tokens` of it, beginning at depth `start`) or a snapshot (`tokens` 0) that left, for request `by`.
+
+    `nbytes` came free with it: what its siblings hold of it stays.
+    """
 
     model: str
     start: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -47,6 +48,8 @@ def _faults(node: Node) -> Iterator[str]:
 def _block_faults(node: Node, parent: Node) -> Iterator[str]:
     if not node.ids or len(node.ids) % ID_BYTES or not parent.is_full:
         yield "a block is empty or does not begin on the grid"
+    if node.handle is not None and sum(part.tokens for part in node.handle.parts) != node.tokens:
+        yield "the parts do not make up the block"
     if node.end != parent.end + node.tokens or node.handle is None or node.handle.tokens != node.tokens:
         yield "depth, ids and handle disagree"
     if node.digest != chain_hash(parent.digest, node.ids) or node.root is not parent.root:
@@ -60,11 +63,19 @@ def _block_faults(node: Node, parent: Node) -> Iterator[str]:
 
 
 def _tallies(tree: PrefixTree, nodes: list[Node]) -> Iterator[str]:
+    held = Counter(part for node in nodes if node.handle is not None for part in node.handle.parts)
+    shares = tree.parts.shares
+    if held != {part: share.holders for part, share in shares.items()}:
+        yield "parts are not held by as many blocks as counted"
     for admission in Admission:
-        if tree.block_bytes[admission] != sum(node.nbytes for node in nodes if node.admission is admission):
+        theirs = (part.nbytes for part, share in shares.items() if share.admission is admission)
+        if tree.block_bytes[admission] != sum(theirs):
             yield f"bytes of {admission} are counted wrongly"
+    main = (node.handle for node in nodes if node.handle is not None and node.admission is Admission.MAIN)
+    if any(shares[part].admission is not Admission.MAIN for handle in main for part in handle.parts):
+        yield "a conversation holds a part in the budget of one-shots"
     if tree.leaves != {node for node in nodes if node.parent is not None and not node.children}:
         yield "the set of leaves is wrong"
-    held = {snapshot for node in nodes for snapshot in node.snapshots.values()}
-    if tree.snapshots != held or tree.snapshot_bytes != sum(snapshot.nbytes for snapshot in held):
+    states = {snapshot for node in nodes for snapshot in node.snapshots.values()}
+    if tree.snapshots != states or tree.snapshot_bytes != sum(snapshot.nbytes for snapshot in states):
         yield "snapshots are counted wrongly"

@@ -18,6 +18,7 @@ from inference.cache.integrity import violations
 from inference.cache.limits import CacheLimits
 from inference.cache.lookup import find
 from inference.cache.node import Admission
+from inference.cache.proofs import Proof, mutated, some_block
 from inference.cache.reuse import Lease, Query, Reuse, ReuseMode
 from inference.cache.stats import stats_of
 from inference.cache.store import Store
@@ -131,15 +132,18 @@ class PrefixCache:
         return self._counted(evicted)
 
     def discard(self, lease: Lease) -> None:
-        """Ends a lease whose KV cannot be trusted: every block and snapshot it stored goes, and all behind them."""
+        """Ends a lease whose KV cannot be trusted: every block and snapshot it stored goes, and all behind them.
+
+        So do blocks of others that hold parts of those.
+        """
         if not self._end(lease):
             return
         for snapshot in lease.kept:
             if snapshot in self._store.tree.snapshots:
                 self._store.tree.drop_snapshot(snapshot)
-        for node in lease.written:
-            if node.attached:
-                self.counters.discarded_blocks += self._store.discard(node)
+        for node, start in lease.written.items():
+            for holder in self._store.tree.holders(node, start):
+                self.counters.discarded_blocks += self._store.discard(holder)
 
     def _end(self, lease: Lease) -> bool:
         if not lease.is_open:
@@ -167,6 +171,16 @@ class PrefixCache:
         store.tree.prune_roots()
         self._due_s = max(store.next_due_s(now_s), now_s + _AGAIN_S)
         return self._counted(evicted)
+
+    def prove(self, proof: Proof) -> int:
+        """Looks at one stored block; if its KV has changed, it goes with all behind it. How many blocks went."""
+        node = some_block(self._store.tree)
+        if node is None or not mutated(node, proof):
+            return 0
+        gone = self._store.discard(node)
+        self.counters.shared_kv_mutated += 1
+        self.counters.discarded_blocks += gone
+        return gone
 
     def free(self, nbytes: int, by: str, *, keep: Reuse | None = None, locked: bool = False) -> tuple[Evicted, ...]:
         """Gives up to `nbytes` back to whoever needs the memory more: one-shots first, what `keep` found never.

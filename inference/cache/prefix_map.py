@@ -39,12 +39,15 @@ class PrefixMap[Value]:
         del self._keys[bisect_left(self._keys, key)]
         return value
 
-    def nearest(self, key: bytes) -> tuple[Value | None, int]:
-        """The value whose key shares most tokens with `key`, and how many; (None, 0) when none shares any."""
+    def nearest(self, key: bytes, but: bytes | None = None) -> tuple[Value | None, int]:
+        """The value whose key shares most tokens with `key`, and how many; (None, 0) when none shares any.
+
+        `but` is left out: `key` itself, or what it begins with, if no other key begins with that.
+        """
         at = bisect_left(self._keys, key)
         best, most = None, 0
-        for neighbour in self._keys[max(0, at - 1) : at + 1]:
-            if (common := common_tokens(neighbour, key)) > most:
+        for neighbour in self._keys[max(0, at - (1 if but is None else 2)) : at + (1 if but is None else 2)]:
+            if neighbour != but and (common := common_tokens(neighbour, key)) > most:
                 best, most = self._values[neighbour], common
         return best, most
 

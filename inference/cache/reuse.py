@@ -63,7 +63,8 @@ class Reuse:
 class Lease:
     """What one running request keeps from being evicted: the path to `tip`, and the snapshot it started from.
 
-    `written` and `kept` are the blocks and snapshots it stored itself. `refused`: something of its path found no room,
+    `written` are the blocks it stored itself, and behind how many tokens of each the parts are its own; `kept` are its
+    snapshots. `refused`: something of its path found no room,
     and nothing can be stored behind a gap. `is_open` until it is released or discarded.
     """
 
@@ -71,7 +72,7 @@ class Lease:
     admission: Admission
     reuse: Reuse
     tip: Node
-    written: list[Node] = field(default_factory=list)
+    written: dict[Node, int] = field(default_factory=dict)
     kept: list[Snapshot] = field(default_factory=list)
     refused: bool = False
     is_open: bool = True
@@ -82,6 +83,14 @@ class Lease:
         while node.end > depth and node.parent is not None:
             node = node.parent
         return node
+
+    def wrote(self, node: Node, shared_tokens: int) -> None:
+        """A block is stored; the first `shared_tokens` were there. What it took back from a sibling stays its own."""
+        for before, start in reversed(self.written.items()):
+            if before.parent is not node.parent:
+                break
+            shared_tokens = min(shared_tokens, start)
+        self.written[node] = shared_tokens
 
     def move(self, node: Node) -> None:
         """Locks another node instead: leaves only are evicted, so the end of a path holds all of it."""

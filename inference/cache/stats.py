@@ -29,12 +29,13 @@ def _use(root: Node) -> ModelUse:
     for node in nodes:
         nodes.extend(node.children)
     held = [snapshot for node in nodes for snapshot in node.snapshots.values()]
+    parts = {part for node in nodes if node.handle is not None for part in node.handle.parts}
     return ModelUse(
         model=root.root.model,
         settings=root.root.settings,
         blocks=len(nodes) - 1,
-        tokens=sum(node.tokens for node in nodes),
-        nbytes=sum(node.nbytes for node in nodes),
+        tokens=sum(part.tokens for part in parts),
+        nbytes=sum(part.nbytes for part in parts),
         snapshots=len(held),
         snapshot_bytes=sum(snapshot.nbytes for snapshot in held),
     )

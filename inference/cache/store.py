@@ -85,8 +85,8 @@ class Store:
     def take_out(self, removed: Removed, reason: VerdictName, by: str) -> list[Evicted]:
         """Writes down what was just removed."""
         evicted = []
-        for node in removed.nodes:
-            entry = Evicted(node.root.model, node.start, node.tokens, node.nbytes, reason, by)
+        for node, freed_bytes in zip(removed.nodes, removed.freed_bytes, strict=True):
+            entry = Evicted(node.root.model, node.start, node.tokens, freed_bytes, reason, by)
             self.attribution.record(node, entry)
             self.sessions.left(node)
             evicted.append(entry)

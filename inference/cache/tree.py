@@ -3,28 +3,32 @@
 Theory. Below each root stands a tree whose inner nodes are whole blocks, so depth is a position on the grid. Leaves may
 be shorter: a turn ends anywhere, and what it computed of its last block is worth up to 255 tokens to the next turn. No
 sibling is the beginning of another: a longer block takes the place of the tail it begins with, and a tail of which a
-longer block is there is not stored. A prefix common to many paths is stored once.
+longer block is there is not stored. A prefix common to many paths is stored once: whole blocks stand on one path, and
+siblings that part within a block hold its beginning in the same parts.
 
 Only leaves go when room is made, so a locked node keeps everything before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count, takewhile
 
 from inference.cache.blocks import (
     BLOCK_TOKENS,
     BlockHandle,
+    BlockPart,
     Root,
     SnapshotHandle,
     chain_hash,
+    common_tokens,
     token_count,
     token_slice,
     unpack,
 )
 from inference.cache.node import Admission, Node, Snapshot
+from inference.cache.parts import PartTally
 from inference.tokens import TokenIds
 
 
@@ -66,9 +70,13 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What left the tree in one act: blocks deepest first, and the snapshots that lost their blocks."""
+    """What left the tree in one act: blocks deepest first, and the snapshots that lost their blocks.
+
+    `freed_bytes` are those that went with each block: what its siblings hold too stays.
+    """
 
     nodes: tuple[Node, ...]
+    freed_bytes: tuple[int, ...]
     snapshots: tuple[Snapshot, ...]
 
 
@@ -79,10 +87,15 @@ class PrefixTree:
         self.roots: dict[bytes, Node] = {}
         self.leaves: set[Node] = set()
         self.snapshots: set[Snapshot] = set()
-        self.block_bytes = dict.fromkeys(Admission, 0)
+        self.parts = PartTally()
         self.snapshot_bytes = 0
         self.version = 0
         self._serial = count()
+
+    @property
+    def block_bytes(self) -> Mapping[Admission, int]:
+        """Device memory of the blocks of each class."""
+        return self.parts.nbytes
 
     # --- finding ------------------------------------------------------------------------------------------------
 
@@ -104,6 +117,18 @@ class PrefixTree:
         """The child that `ids` begin or that begins with `ids`: at most one of them is in the tree."""
         child, common = parent.children.nearest(ids)
         return child if child is not None and common in (child.tokens, token_count(ids)) else None
+
+    def sibling(self, parent: Node, ids: bytes, held: Node | None, *, exact: bool) -> tuple[Node | None, int]:
+        """The child other than `held` with which `ids` have most tokens in common, and how many.
+
+        For an exact block it is an exact one: those keep the bits of a cold prefill.
+        """
+        near, common = parent.children.nearest(ids, None if held is None else held.ids)
+        if near is None or near.exact or not exact:
+            return near, common
+        shares = [(common_tokens(ids, child.ids), child) for child in parent.children if child.exact]
+        common, near = max(shares, key=lambda share: share[0], default=(0, near))
+        return (near, common) if common else (None, 0)
 
     # --- growing ------------------------------------------------------------------------------------------------
 
@@ -134,19 +159,45 @@ class PrefixTree:
 
     def _fill(self, node: Node, handle: BlockHandle, exact: bool) -> None:
         assert node.parent is not None
-        nbytes = handle.nbytes
-        self.block_bytes[node.admission] += nbytes - node.nbytes
-        node.handle, node.nbytes = handle, nbytes
+        self.parts.take(handle.parts, node.admission)
+        self.parts.drop(_parts(node))
+        node.handle, node.nbytes = handle, handle.nbytes
         node.exact = exact and node.is_full and node.parent.exact
         node.digest = chain_hash(node.parent.digest, node.ids)
+        node.proof = None
         self.version += 1
 
     def promote(self, nodes: Sequence[Node]) -> None:
         """Moves blocks of one-shots into the budget of conversations."""
         for node in nodes:
-            self.block_bytes[node.admission] -= node.nbytes
             node.admission = Admission.MAIN
-            self.block_bytes[node.admission] += node.nbytes
+            self.parts.promote(_parts(node))
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def part(self, node: Node, tokens: int) -> BlockHandle:
+        """Makes a part end behind the first `tokens` of a block, for all siblings that hold it; the block's handle."""
+        assert node.handle is not None and node.parent is not None
+        before, after = node.handle, node.handle.parted(tokens)
+        if after is before:
+            return before
+        gone = next(part for part in before.parts if part not in after.parts)
+        self.parts.split(gone, [part for part in after.parts if part not in before.parts])
+        end = sum(part.tokens for part in takewhile(lambda part: part is not gone, before.parts)) + gone.tokens
+        node.handle = after
+        for sibling in node.parent.children:
+            if sibling.handle is not None and gone in sibling.handle.parts:
+                sibling.handle = sibling.handle.sharing(after, end)
+        self.version += 1
+        return after
+
+    def holders(self, node: Node, start: int) -> list[Node]:
+        """The blocks, this one included, that hold parts of it which lie behind its first `start` tokens."""
+        if not node.attached or node.parent is None:
+            return []
+        ends = accumulate(part.tokens for part in _parts(node))
+        own = {part for part, end in zip(_parts(node), ends, strict=True) if end > start}
+        return [sibling for sibling in node.parent.children if not own.isdisjoint(_parts(sibling))]
 
     # --- snapshots ----------------------------------------------------------------------------------------------
 
@@ -187,17 +238,22 @@ class PrefixTree:
         for gone in nodes:
             gone.attached = False
             self.leaves.discard(gone)
-            self.block_bytes[gone.admission] -= gone.nbytes
+        nodes = [gone for gone in nodes if gone.parent is not None]
+        freed = tuple(self.parts.drop(_parts(gone)) for gone in nodes)
         if parent is not None and parent.parent is not None and not parent.children:
             self.leaves.add(parent)
         self.version += 1
-        return Removed(tuple(gone for gone in nodes if gone.parent is not None), tuple(dropped))
+        return Removed(tuple(nodes), freed, tuple(dropped))
 
     def prune_roots(self) -> None:
         """Forgets roots below which nothing is, and where no request is."""
         for node in list(self.roots.values()):
             if not node.children and not node.locks:
                 self.remove(node)
+
+
+def _parts(node: Node) -> Sequence[BlockPart]:
+    return () if node.handle is None else node.handle.parts
 
 
 def _pass(latest: Snapshot) -> None:

@@ -97,22 +97,45 @@ class Writer:
         return self._exact and parent.exact and not held.exact and len(ids) == BLOCK_BYTES
 
     def _store_block(self, parent: Node, held: Node | None, ids: bytes, handle: BlockHandle) -> Node | None:
-        limit = self._store.limits.max_conversation_tokens
+        tree, limit = self._store.tree, self._store.limits.max_conversation_tokens
         if limit and parent.end + token_count(ids) > limit:
             return None
-        admission = held.admission if held is not None else self._class_behind(parent)
-        extra = handle.nbytes - (held.nbytes if held is not None else 0)
-        grown = held.tokens if held is not None and len(ids) > len(held.ids) else 0
-        if not self._room(admission, extra, held or parent):
+        if (fitting := self._fitted(parent, held, ids, handle)) is None:
             return None
+        handle, shared = fitting
+        grown = held.tokens if held is not None and len(ids) > len(held.ids) else 0
         if held is None:
-            held = self._store.tree.add(parent, ids, handle, admission, exact=self._exact)
+            held = tree.add(parent, ids, handle, self._class_behind(parent), exact=self._exact)
         else:
-            self._store.tree.refill(held, ids, handle, exact=self._exact)
+            tree.refill(held, ids, handle, exact=self._exact)
         touch(held, self._now_s)
-        self._lease.written.append(held)
-        self._tokens["stored"] += held.tokens - grown
+        self._lease.wrote(held, shared)
+        self._tokens["stored"] += held.tokens - max(grown, shared)
+        self._tokens["shared"] += 0 if grown else shared
         return held
+
+    def _fitted(
+        self, parent: Node, held: Node | None, ids: bytes, handle: BlockHandle
+    ) -> tuple[BlockHandle, int] | None:
+        """The block as it is stored, and how many of its first tokens a sibling holds too; None if there is no room.
+
+        A sibling stays while room is made, and goes too where nothing else makes enough.
+        """
+        tree = self._store.tree
+        exact = self._exact and parent.exact and len(ids) == BLOCK_BYTES
+        admission = held.admission if held is not None else self._class_behind(parent)
+
+        def room(block: BlockHandle, sibling: Node | None) -> bool:
+            was = held.handle.parts if held is not None and held.handle is not None else ()
+            return self._room(admission, tree.parts.growth(block.parts, admission, was), held or parent, sibling)
+
+        while True:
+            sibling, shared = tree.sibling(parent, ids, held, exact=exact)
+            block = handle if sibling is None else handle.sharing(tree.part(sibling, shared), shared)
+            if room(block, sibling):
+                return block, shared
+            if sibling is None or not room(handle, None):
+                return None
 
     def _class_behind(self, parent: Node) -> Admission:
         """Behind a one-shot's block that found no room among conversations, nothing else can be one of theirs."""
@@ -123,13 +146,18 @@ class Writer:
         if self._lease.admission is not Admission.MAIN:
             return
         side = list(takewhile(lambda before: before.admission is Admission.ONE_SHOT, node.upwards()))
-        if side and self._room(Admission.MAIN, sum(before.nbytes for before in side), node):
+        parts = [part for before in side if before.handle is not None for part in before.handle.parts]
+        if side and self._room(Admission.MAIN, self._store.tree.parts.growth(parts, Admission.MAIN), node):
             self._store.tree.promote(side)
 
-    def _room(self, admission: Admission, need_bytes: int, stand: Node) -> bool:
-        stand.locks += 1
+    def _room(self, admission: Admission, need_bytes: int, *stands: Node | None) -> bool:
+        """Makes room by evicting nothing of what it stands on."""
+        kept = [stand for stand in stands if stand is not None]
+        for stand in kept:
+            stand.locks += 1
         fits, evicted = self._store.room(admission, need_bytes, self._now_s, self._lease.request_id)
-        stand.locks -= 1
+        for stand in kept:
+            stand.locks -= 1
         self._evicted += evicted
         return fits
 

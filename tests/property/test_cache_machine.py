@@ -30,9 +30,9 @@ LIMITS = st.builds(
 
 
 class CacheMachine(RuleBasedStateMachine):
-    @initialize(limits=LIMITS)
-    def open(self, limits: CacheLimits) -> None:
-        self.driver = Driver(limits)
+    @initialize(limits=LIMITS, exact=st.booleans())
+    def open(self, limits: CacheLimits, exact: bool) -> None:
+        self.driver = Driver(limits, exact)
 
     def _row(self, pick: int) -> RowOfTest:
         return self.driver.rows[pick % len(self.driver.rows)]

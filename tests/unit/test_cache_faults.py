@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inference.cache import blocks, eviction, lookup, prefix_map, tree
+from inference.cache import blocks, eviction, lookup, parts, prefix_map, tree
 from inference.cache.blocks import Root
 from inference.cache.limits import CacheLimits
 from inference.cache.node import Admission, Node
@@ -22,14 +22,16 @@ ROOMY = CacheLimits(budget_bytes=10**9, snapshot_budget_bytes=10**9, side_budget
 
 
 def walk(seed: int, limits: CacheLimits) -> None:
-    """A day in the life of a cache: prompts that extend, branch and repeat, rows that finish and fail."""
+    """A day in the life of a cache: prompts that extend, branch and repeat, rows that finish, fail or wait."""
     draw = random.Random(seed)
-    roots = [Root(name, f"weights-{name}") for name in MODELS]
-    driver = Driver(limits)
+    many_ways = seed % 2 == 0  # of one text, that part within one block
+    roots = [Root(name, f"weights-{name}") for name in (MODELS[:1] if many_ways else MODELS)]
+    driver = Driver(limits, exact=seed % 3 > 0)
     for _ in range(60):
         act = draw.random()
         if act < 0.4 or not driver.rows:
-            history = draw.choice(driver.history[-6:])[: draw.randrange(300, 1500)] if driver.history else ()
+            cut = draw.choice([*draw.sample(range(530, 760), 3), 1200]) if many_ways else draw.randrange(300, 1500)
+            history = draw.choice(driver.history[-6:])[:cut] if driver.history else ()
             fresh = draw.choice([0, 1, 30, draw.randrange(100, 500)]) if history else 400
             ids = history + tuple(draw.randrange(3) for _ in range(fresh))
             driver.start(
@@ -42,17 +44,43 @@ def walk(seed: int, limits: CacheLimits) -> None:
         elif act < 0.8:
             row = draw.choice(driver.rows)
             driver.compute(
-                row, draw.choice([1, 100, 256, 300]), tail=draw.random() < 0.5, state=draw.choice([-1, 0, 60])
+                row,
+                draw.choice([1, 100, 256, max(1, len(row.ids) - row.computed) if many_ways else 300]),
+                decode=draw.random() < 0.2,
+                tail=many_ways or draw.random() < 0.5,
+                state=draw.choice([-1, 0, 60]),
             )
-        elif act < 0.97:
+        elif act < (0.97 if seed % 4 else 0.85):
             driver.finish(draw.choice(driver.rows))
+        elif act < 0.97:
+            driver.abort(draw.choice(driver.rows))
         else:
             driver.wait(90)
         driver.check_always()
 
 
+def taken_over(limits: CacheLimits) -> None:
+    """A row takes a beginning over from one that goes on and then fails, and a third from both."""
+    driver, root = Driver(limits), Root("a", "weights-a")
+    trunk = tuple(range(640))
+    first = driver.start(root, trunk[:512])
+    driver.compute(first, 512)
+    driver.finish(first)
+    failing = driver.start(root, trunk)
+    driver.compute(failing, 89)
+    for cut in (570, 560):
+        row = driver.start(root, (*trunk[:cut], *range(1000, 1050)))
+        driver.compute(row, len(row.ids) - row.computed)
+        driver.check_always()
+        driver.finish(row)
+    driver.compute(failing, 40)
+    driver.abort(failing)
+    driver.check_always()
+
+
 def days(limits: CacheLimits) -> None:
-    for seed in range(12):
+    taken_over(limits)
+    for seed in range(18):
         walk(seed, limits)
 
 
@@ -124,7 +152,7 @@ def hash_only_match(patch: pytest.MonkeyPatch) -> None:
 def neighbour_unread(patch: pytest.MonkeyPatch) -> None:
     """The longest common prefix is sought on one side only."""
 
-    def one_side(self: Any, key: bytes) -> Any:
+    def one_side(self: Any, key: bytes, but: bytes | None = None) -> Any:
         at = prefix_map.bisect_left(self._keys, key)
         if at == len(self._keys):
             return None, 0
@@ -147,10 +175,10 @@ def budget_forgotten(patch: pytest.MonkeyPatch) -> None:
     fill = tree.PrefixTree._fill
 
     def uncounted(self: Any, node: Node, handle: Any, exact: bool) -> None:
-        before = dict(self.block_bytes)
+        before = dict(self.parts.nbytes)
         fill(self, node, handle, exact)
         if node in self.leaves:
-            self.block_bytes = before
+            self.parts.nbytes = before
 
     patch.setattr(tree.PrefixTree, "_fill", uncounted)
 
@@ -158,6 +186,62 @@ def budget_forgotten(patch: pytest.MonkeyPatch) -> None:
 def causes_forgotten(patch: pytest.MonkeyPatch) -> None:
     """What was evicted passes for never seen."""
     patch.setattr(lookup, "_evidence", lambda *args, was=lookup._evidence: replace(was(*args), loss=None))
+
+
+def part_freed_while_shared(patch: pytest.MonkeyPatch) -> None:
+    """Who lets go of a part takes its bytes along, whoever else holds it."""
+    drop = parts.PartTally.drop
+
+    def greedy(self: Any, some: Any) -> int:
+        kept = [part for part in some if self.shares[part].holders > 1]
+        for part in kept:
+            self.nbytes[self.shares[part].admission] -= part.nbytes
+        return drop(self, some) + sum(part.nbytes for part in kept)
+
+    patch.setattr(parts.PartTally, "drop", greedy)
+
+
+def parted_at_a_wrong_depth(patch: pytest.MonkeyPatch) -> None:
+    """A block takes one token more from its sibling than they have in common."""
+    sibling = tree.PrefixTree.sibling
+
+    def further(self: Any, parent: Node, ids: bytes, held: Node | None, *, exact: bool) -> Any:
+        near, common = sibling(self, parent, ids, held, exact=exact)
+        more = near is not None and common + 1 < min(near.tokens, len(ids) // 4)
+        return near, common + more
+
+    patch.setattr(tree.PrefixTree, "sibling", further)
+
+
+def one_holder_told(patch: pytest.MonkeyPatch) -> None:
+    """A part is split for one of the blocks that hold it."""
+    part = tree.PrefixTree.part
+
+    def alone(self: Any, node: Node, tokens: int) -> Any:
+        assert node.parent is not None
+        others = {one: one.handle for one in node.parent.children if one is not node}
+        handle = part(self, node, tokens)
+        for one, was in others.items():
+            one.handle = was
+        return handle
+
+    patch.setattr(tree.PrefixTree, "part", alone)
+
+
+def beginnings_kept_by_each(patch: pytest.MonkeyPatch) -> None:
+    """Siblings share nothing."""
+    patch.setattr(tree.PrefixTree, "sibling", lambda *_args, **_more: (None, 0))
+
+
+def bits_of_a_cold_prefill_lost(patch: pytest.MonkeyPatch) -> None:
+    """An exact block takes its beginning from one that is not."""
+    sibling = tree.PrefixTree.sibling
+    patch.setattr(tree.PrefixTree, "sibling", lambda *args, exact: sibling(*args, exact=False))
+
+
+def distrusted_parts_kept(patch: pytest.MonkeyPatch) -> None:
+    """What a row left goes, but not where a sibling has taken it over."""
+    patch.setattr(tree.PrefixTree, "holders", lambda _tree, node, _start: [node] if node.attached else [])
 
 
 FAULTS: list[Callable[[pytest.MonkeyPatch], None]] = [
@@ -172,6 +256,12 @@ FAULTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     inexact_taken_for_exact,
     budget_forgotten,
     causes_forgotten,
+    part_freed_while_shared,
+    parted_at_a_wrong_depth,
+    one_holder_told,
+    beginnings_kept_by_each,
+    bits_of_a_cold_prefill_lost,
+    distrusted_parts_kept,
 ]
 
 
@@ -180,6 +270,6 @@ def test_a_planted_fault_is_caught(
     fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault(monkeypatch)
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, ValueError, KeyError)):
         days(LIMITS)
         days(ROOMY)

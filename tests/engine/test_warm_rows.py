@@ -17,7 +17,7 @@ from inference.engine.runner import MlxRunner
 from inference.engine.settings import GRID_TOKENS, EngineSettings
 from inference.params import CacheScope, KVQuantisation, SamplingParams
 from inference.ports import ModelRef
-from inference.tokens import TokenIds
+from inference.tokens import Prompt, TokenIds
 from tests import tiny_models
 from tests.engine.harness import Loaded
 from tests.engine.scenarios import SCENARIOS, Scenario, agents, branch, lane, law, linear, long_answer, stopped
@@ -71,6 +71,15 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 @pytest.mark.parametrize("scenario", [linear, branch, long_answer], ids=lambda one: one.__name__)
 def test_quantised_rows(wide: Loaded, scenario: Callable[[], Scenario], start_tokens: int) -> None:
     law(WarmModel(wide), scenario, exact=True, kv=KVQuantisation(8, 32, start_tokens))
+
+
+def test_rows_quantised_otherwise_never_meet(wide: Loaded) -> None:
+    """T46. The same ids and weights: KV of other bits, groups or beginnings is other KV."""
+    warm, kept = WarmModel(wide), KVQuantisation(8, 32, 0)
+    warm.ask(ask("mine", ids(600), kv=kept))
+    others = (None, KVQuantisation(4, 32, 0), KVQuantisation(8, 64, 0), KVQuantisation(8, 32, 256))
+    found = [warm.runner.lookup(Prompt(ids(600)), SCOPE, kv).cached_tokens for kv in (kept, *others)]
+    assert found == [599, 0, 0, 0, 0]
 
 
 @each_class

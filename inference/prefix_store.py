@@ -62,6 +62,9 @@ class PrefixStore(Protocol):
     def sweep(self) -> None:
         """Lets go of what has become too old. Costs nothing while nothing has."""
 
+    def prove(self) -> None:
+        """Looks whether something that is stored is still what it was. Milliseconds, for idle moments."""
+
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
         """Removes all of a model, what only a session holds, or everything."""
 

@@ -14,7 +14,11 @@ from inference.cache.writer import Committed
 
 @dataclass(slots=True)
 class Counters:
-    """Since the start of the process; they only grow. One request counts once, when it takes its lease."""
+    """Since the start of the process; they only grow. One request counts once, when it takes its lease.
+
+    Two are 0 where all is well: `offset_mismatch` counts rows whose assembled KV was not as long as it should be (they
+    began cold), `shared_kv_mutated` stored blocks that had changed (they were dropped). `hybrid_trim_miss` is small.
+    """
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -22,6 +26,8 @@ class Counters:
     lost_tokens: int = 0
     hybrid_trim_miss: int = 0
     hybrid_trim_tokens: int = 0
+    offset_mismatch: int = 0
+    shared_kv_mutated: int = 0
     stored_tokens: int = 0
     shared_tokens: int = 0
     refused_tokens: int = 0

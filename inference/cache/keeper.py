@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -9,15 +10,20 @@ from typing import Any
 from inference.cache.eviction import Evicted
 from inference.cache.node import Admission
 from inference.cache.prefix_cache import PrefixCache
+from inference.cache.proofs import Proof
 from inference.prefix_store import StoreRemoval, StoreTotals
+
+log = logging.getLogger(__name__)
 
 
 class StoreKeeper:
-    """Implements `PrefixStore`. `give_back` returns freed buffers to the device, once for a batch of evictions."""
+    """Implements `PrefixStore`. `give_back` returns freed buffers to the device, once for a batch of evictions; `proof`
+    is a digest of a block's KV."""
 
-    def __init__(self, cache: PrefixCache, give_back: Callable[[], None]) -> None:
+    def __init__(self, cache: PrefixCache, give_back: Callable[[], None], proof: Proof | None = None) -> None:
         self._cache = cache
         self._give_back = give_back
+        self._proof = proof
 
     @property
     def held_bytes(self) -> int:
@@ -31,6 +37,11 @@ class StoreKeeper:
 
     def sweep(self) -> None:
         self._gone(self._cache.sweep())
+
+    def prove(self) -> None:
+        if self._proof is not None and (gone := self._cache.prove(self._proof)):
+            log.error("stored KV had changed: %d blocks are dropped", gone)
+            self._give_back()
 
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
         return self._gone(self._cache.clear(model=model, session=session))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -46,8 +46,8 @@ class Node:
 
     The root of a tree has no ids and no handle. `end` is the depth in tokens behind the block. `exact` says that its
     KV is bitwise that of a cold prefill: all of its path was computed by prefill on the grid. `tips` names the sessions
-    of which a request ended here. A snapshot at depth d hangs on the node that ends at the grid line at or before d,
-    under the ids between that line and d.
+    of which a request ended here. `proof` is what its KV was seen to be in an idle moment. A snapshot at depth d hangs
+    on the node that ends at the grid line at or before d, under the ids between that line and d.
     """
 
     root: Root
@@ -64,6 +64,7 @@ class Node:
     hits: int = 1
     locks: int = 0
     attached: bool = True
+    proof: Hashable = None
     tips: set[str] = field(default_factory=set)
     children: PrefixMap[Node] = field(default_factory=PrefixMap)
     snapshots: dict[bytes, Snapshot] = field(default_factory=dict)

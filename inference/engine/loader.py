@@ -23,6 +23,7 @@ from inference.engine.fingerprint import fingerprint
 from inference.engine.mlx_lm_door import get_total_parameters, load_model, make_prompt_cache
 from inference.engine.model_config import context_tokens, read_config
 from inference.engine.model_files import check_model_files
+from inference.engine.proof import proof
 from inference.engine.runner import MlxRunner
 from inference.engine.settings import GRID_TOKENS, CacheSettings, EngineSettings
 from inference.engine.store import ModelStore
@@ -50,7 +51,7 @@ class MlxLoader:
         memory.release_streams_with_thread()
         self._limit_bytes = memory.limit_device(settings)
         self._cache = prefix_cache(settings.cache, self._limit_bytes) if settings.cache.enabled else None
-        self._keeper = None if self._cache is None else StoreKeeper(self._cache, mx.clear_cache)
+        self._keeper = None if self._cache is None else StoreKeeper(self._cache, mx.clear_cache, proof)
 
     @property
     def store(self) -> PrefixStore | None:

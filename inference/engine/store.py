@@ -19,6 +19,7 @@ from inference.cache.reuse import Reuse, ReuseMode
 from inference.engine.assembly import assemble
 from inference.engine.blocks import store_needs, unstorable
 from inference.engine.kv import KVState
+from inference.engine.kv_columns import KVMismatch, attention_leaves, held
 from inference.engine.trail import Trail
 from inference.events import Explained, Looked, Warmth
 from inference.params import CacheScope, KVQuantisation
@@ -131,7 +132,7 @@ class ModelStore:
             self.in_flight.claim(job.id, self._root(job.cache, job.kv).key, job.prompt.ids, offset, len(job.prompt) - 1)
 
     def _assembled(self, reuse: Reuse, job: Job) -> KVState:
-        return assemble(
+        state = assemble(
             self._fresh(),
             reuse.handles,  # type: ignore[arg-type]  # the cache hands back what it was given
             reuse.depth_tokens,
@@ -139,6 +140,10 @@ class ModelStore:
             quantised=job.kv,
             room_tokens=len(job.prompt) - reuse.depth_tokens,
         )
+        if reuse.depth_tokens and any(held(entry, 0).end != reuse.depth_tokens for entry in attention_leaves(state)):
+            self._cache.counters.offset_mismatch += 1
+            raise KVMismatch(f"A row does not hold the {reuse.depth_tokens} tokens it is to begin with.")
+        return state
 
     def _find(self, ids: TokenIds, scope: CacheScope, kv: KVQuantisation | None) -> Reuse:
         return self._cache.lookup(

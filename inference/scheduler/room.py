@@ -76,6 +76,11 @@ class Room:
         if self._store is not None:
             self._store.sweep()
 
+    def prove(self) -> None:
+        """In an idle moment."""
+        if self._store is not None:
+            self._store.prove()
+
     def _over(self, loads: Sequence[Load], *, copies: bool = True) -> int:
         """Bytes that rows and store need above the limit.
 

@@ -14,7 +14,13 @@ from mlxd.probe.scenarios import SCENARIOS
 from mlxd.start_errors import StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from inference.conversation.text_model import TextModel
+    from mlxd.probe.asks import Ask
+    from mlxd.probe.oracle import Oracle
+    from mlxd.probe.recording import Recorded
+    from mlxd.probe.traffic import Replay
 
 
 class ProbeGroup(click.Group):
@@ -31,7 +37,8 @@ def probe() -> None:
     """Measure how many tokens a server computes twice.
 
     `mlxd probe` plays all scenarios against the mlxd on this machine, `mlxd probe normal fanout` those two,
-    `--base-url` against any server of the OpenAI chat API. `mlxd probe diff A B` says where two requests part.
+    `--traffic DIR` what clients were recorded to send, `--base-url` against any server of the OpenAI chat API.
+    `mlxd probe diff A B` says where two requests part.
     """
 
 
@@ -42,6 +49,13 @@ def probe() -> None:
 @click.option("--tokenizer", help="The model's directory or Hub name, for its tokenizer and template.")
 @click.option("--max-ratio", type=float, default=1.02, show_default=True, help="Prefilled / necessary, at most.")
 @click.option("--max-tokens", type=click.IntRange(1), default=32, show_default=True, help="Length of each answer.")
+@click.option(
+    "--traffic",
+    type=click.Path(path_type=Path),
+    help="Folder of recorded requests (CLIENT/RUN.jsonl) to play instead; SCENARIO names clients of it then.",
+)
+@click.option("--requests", type=click.IntRange(1), help="At most so many requests of each recorded client.")
+@click.option("--max-prompt-tokens", type=click.IntRange(1), help="Leave longer recorded requests out.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File that holds the server's key.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything there (- is stdout).")
 @state_dir_option
@@ -52,6 +66,9 @@ def run(
     tokenizer: str | None,
     max_ratio: float,
     max_tokens: int,
+    traffic: Path | None,
+    requests: int | None,
+    max_prompt_tokens: int | None,
     api_key_file: Path | None,
     json_path: Path | None,
     state_dir: str | None,
@@ -62,19 +79,23 @@ def run(
     from mlxd.probe.client import ProbeFailed
     from mlxd.probe.oracle import Oracle
     from mlxd.probe.report import as_json, lines, summaries
-    from mlxd.probe.run import Target, play
+    from mlxd.probe.run import Target, play_all
 
-    unknown = [name for name in scenarios if name not in SCENARIOS]
-    if unknown:
-        raise StartError(f"There is no scenario {unknown[0]}.", cure=f"There are: {', '.join(SCENARIOS)}.")
+    recordings = None if traffic is None else _recordings(traffic)
+    known = SCENARIOS if recordings is None else {one.client: one for one in recordings}
+    if unknown := [name for name in scenarios if name not in known]:
+        what = "scenario" if traffic is None else "client in these recordings called"
+        raise StartError(f"There is no {what} {unknown[0]}.", cure=f"There are: {', '.join(known)}.")
     key = read_key(api_key_file)
     try:
         with ChatServer.at(complete_base_url(base_url or local_url(state_dir)), key) as server:
             model = model or server.first_model()
             url = server.base_url
-        target = Target(url, model, max_tokens, key)
+        target, oracle = Target(url, model, max_tokens, key), Oracle(_text(tokenizer or model, url))
+        replays = _replays(recordings or (), scenarios, oracle, requests, max_prompt_tokens)
+        chosen = {name: SCENARIOS[name] for name in scenarios or SCENARIOS} if recordings is None else {}
         turns = []
-        for turn in play(target, scenarios or tuple(SCENARIOS), Oracle(_text(tokenizer or model, url))):
+        for turn in play_all(target, {**chosen, **{name: one.play for name, one in replays.items()}}, oracle):
             turns.append(turn)
             if sys.stderr.isatty():
                 click.echo(f"\r{turn.scenario} {len(turns)}\x1b[K", nl=False, err=True)
@@ -87,8 +108,33 @@ def run(
     if json_path is not None:
         _write(json_path, found)
     if json_path is None or str(json_path) != "-":
-        click.echo("\n".join(lines(told, max_ratio)))
+        click.echo("\n".join([*lines(told, max_ratio), *(one.note for one in replays.values() if one.note)]))
     sys.exit(0 if found["passed"] else 1)
+
+
+def _recordings(folder: Path) -> list[Recorded]:
+    from mlxd.probe.recording import NotRecordings, read
+
+    try:
+        return [one for one in read(folder.expanduser()) if one.exchanges]
+    except (NotRecordings, OSError) as error:
+        raise StartError(f"--traffic: {error}") from None
+
+
+def _replays(
+    recordings: Iterable[Recorded],
+    names: Collection[str],
+    oracle: Oracle,
+    requests: int | None,
+    max_prompt_tokens: int | None,
+) -> dict[str, Replay]:
+    """By client; `names` are those to play, none: all."""
+    from mlxd.probe.traffic import Replay
+
+    def fits(ask: Ask) -> bool:
+        return len(oracle.prompt(ask)) <= (max_prompt_tokens or oracle.text.context_tokens)
+
+    return {one.client: Replay(one, fits, requests) for one in recordings if not names or one.client in names}
 
 
 @probe.command()

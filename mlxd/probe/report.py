@@ -106,7 +106,7 @@ def lines(told: Sequence[Summary], max_ratio: float) -> Iterable[str]:
 def _notes(one: Summary) -> Iterable[str]:
     """What the ratio does not show."""
     if one.reread_thoughts:
-        yield f"    {one.reread_thoughts} of the necessary were read before: the template takes thoughts out of the past"
+        yield f"    {one.reread_thoughts} of the necessary were read before: the template takes past thoughts out"
     if one.reread_tools:
         yield f"    {one.reread_tools} of the necessary were read before: the tools are others"
     if one.foreign:

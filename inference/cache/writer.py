@@ -117,25 +117,16 @@ class Writer:
     def _fitted(
         self, parent: Node, held: Node | None, ids: bytes, handle: BlockHandle
     ) -> tuple[BlockHandle, int] | None:
-        """The block as it is stored, and how many of its first tokens a sibling holds too; None if there is no room.
-
-        A sibling stays while room is made, and goes too where nothing else makes enough.
-        """
+        """The block as it is stored, and how many of its first tokens a sibling holds too; None if there is no room."""
         tree = self._store.tree
         exact = self._exact and parent.exact and len(ids) == BLOCK_BYTES
+        sibling, shared = tree.sibling(parent, ids, held, exact=exact)
+        if sibling is not None:
+            handle = handle.sharing(tree.part(sibling, shared), shared)
         admission = held.admission if held is not None else self._class_behind(parent)
-
-        def room(block: BlockHandle, sibling: Node | None) -> bool:
-            was = held.handle.parts if held is not None and held.handle is not None else ()
-            return self._room(admission, tree.parts.growth(block.parts, admission, was), held or parent, sibling)
-
-        while True:
-            sibling, shared = tree.sibling(parent, ids, held, exact=exact)
-            block = handle if sibling is None else handle.sharing(tree.part(sibling, shared), shared)
-            if room(block, sibling):
-                return block, shared
-            if sibling is None or not room(handle, None):
-                return None
+        was = held.handle.parts if held is not None and held.handle is not None else ()
+        need_bytes = tree.parts.growth(handle.parts, admission, was)
+        return (handle, shared) if self._room(admission, need_bytes, held or parent, sibling) else None
 
     def _class_behind(self, parent: Node) -> Admission:
         """Behind a one-shot's block that found no room among conversations, nothing else can be one of theirs."""

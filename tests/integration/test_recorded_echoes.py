@@ -132,10 +132,6 @@ def replay(order: list[Exchange]) -> dict[str, Tally]:
     return tallies
 
 
-VOLATILE_TAIL = {"openclaw"}
-"""Its last message of each request is gone in the next: its texts have another history when they come back."""
-
-
 def test_no_echo_is_taken_for_another_and_hardly_one_missed() -> None:
     tallies = replay(list(exchanges()))
     for client, tally in tallies.items():
@@ -144,8 +140,7 @@ def test_no_echo_is_taken_for_another_and_hardly_one_missed() -> None:
             dict(tally.outcomes),
         )
     assert not [where for tally in tallies.values() for where in tally.wrong]
-    assert not [where for client, tally in tallies.items() if client not in VOLATILE_TAIL for where in tally.missed]
-    assert len(tallies["openclaw"].missed) <= 4
+    assert not [where for tally in tallies.values() for where in tally.missed]
     assert sum(tally.echoes for tally in tallies.values()) > 150
 
 

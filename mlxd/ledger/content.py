@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from django.db import connection
 
-from inference.conversation.lineage_memory import FRESH, LineageMemory
+from inference.conversation.lineage_memory import FRESH, LineageMemory, Seen
 from inference.conversation.turn_chain import Turn
 from mlxd.ledger import memory_bytes, models, spoken_bytes
 from mlxd.ledger.insert import insert
@@ -32,12 +31,12 @@ def content_write(said: Sequence[Said], at_s: float, turn: Turn | None = None) -
     memory = FRESH if turn is None else turn.memory
     if not said and memory == FRESH:
         return None
-    ids, at, turn_id = [secrets.token_hex(16) for _ in said], moment(at_s), turn.id if turn is not None else None
+    at, turn_id = moment(at_s), turn.id if turn is not None else None
 
     def write() -> None:
-        for row_id, one in zip(ids, said, strict=True):
+        for one in said:
             body = spoken_bytes.encoded(one.turn, one.place)
-            insert(models.Spoken(id=row_id, place=one.place, turn_id=turn_id, body=body, size=len(body), at=at))
+            insert(models.Spoken(place=one.place, turn_id=turn_id, body=body, size=len(body), at=at))
         if turn_id is not None and memory != FRESH:
             body = memory_bytes.encoded(memory, turn_id)
             insert(models.Memory(turn_id=turn_id, body=body, size=len(body), at=at))
@@ -51,14 +50,14 @@ def stored_memories(tell: Tell) -> dict[str, LineageMemory]:
 
 
 def _memories(tell: Tell) -> Iterator[tuple[str, LineageMemory]]:
-    left_bytes = MAX_MEMORY_BYTES
+    left_bytes, known = MAX_MEMORY_BYTES, dict[bytes, Seen]()
     with connection.cursor() as cursor:
         query = "SELECT turn_id, body FROM ledger_memory ORDER BY at DESC LIMIT %s"
         for turn_id, body in cursor.execute(query, [MAX_MEMORIES]):
             left_bytes -= len(body)
             if left_bytes < 0:
                 return
-            memory = memory_bytes.decoded(bytes(body), turn_id)
+            memory = memory_bytes.decoded(bytes(body), turn_id, known)
             if isinstance(memory, Unreadable):
                 tell(memory.value)
             else:

@@ -1,15 +1,16 @@
-"""What a lineage has read as bytes: JSON of its records, compressed, because it repeats itself.
+"""What a lineage has read as bytes: its records as JSON, the length of that before it, and the keys of messages behind.
 
-Records are objects of their fields, without those that have their default; a message that is only known by its key,
-as nearly all are, is that key. A field that is new therefore takes its default from older bodies; when one changes its
-meaning, or goes, `VERSION` grows.
+Records are objects of their fields, without those that have their default. Nearly all messages are known by their key
+alone: of those `read` only has how many follow each other. A field that is new takes its default from older bodies;
+when one changes its meaning, or goes, `VERSION` grows.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any, Final
 
 from inference.conversation.lineage_memory import LineageMemory, Seen, SeenSpan
@@ -17,30 +18,41 @@ from inference.messages import Message, Role, TextPart, ToolCall
 from mlxd.ledger.sealed import Unreadable, opened, sealed
 
 VERSION: Final = 1
-MAX_CONTENT_BYTES: Final = 64 << 20
-"""A body that unpacks to more was not written here."""
+LENGTH_BYTES: Final = 4
+KEY_BYTES: Final = 32
+
+_beside_key = attrgetter(*(field.name for field in fields(Seen) if field.name != "key"))
+_BARE: Final = _beside_key(Seen(b""))
 
 
 def encoded(memory: LineageMemory, turn_id: str) -> bytes:
-    told = _plain(replace(memory, read=())) | {"read": [_plain_seen(one) for one in memory.read]}
-    text = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
-    return sealed(VERSION, turn_id.encode(), zlib.compress(text.encode("utf-8", "surrogatepass"), 1))
+    read: list[Any] = []
+    keys: list[bytes] = []
+    for seen in memory.read:
+        if len(seen.key) != KEY_BYTES or _beside_key(seen) != _BARE:
+            read.append(_plain(seen))
+            continue
+        keys.append(seen.key)
+        if read and isinstance(read[-1], int):
+            read[-1] += 1
+        else:
+            read.append(1)
+    told = _plain(replace(memory, read=())) | {"read": read}
+    words = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return sealed(VERSION, turn_id.encode(), b"".join((len(words).to_bytes(LENGTH_BYTES), words, *keys)))
 
 
-def decoded(body: bytes, turn_id: str) -> LineageMemory | Unreadable:
-    """The memory that was written for this turn; never another one."""
+def decoded(body: bytes, turn_id: str, known: dict[bytes, Seen] | None = None) -> LineageMemory | Unreadable:
+    """The memory that was written for this turn; never another one. `known` messages are shared, and added to."""
     content = opened(VERSION, turn_id.encode(), body)
     if isinstance(content, Unreadable):
         return content
     try:
-        told = zlib.decompressobj().decompress(content, MAX_CONTENT_BYTES)
-        return _memory(**json.loads(told.decode("utf-8", "surrogatepass")))
-    except (zlib.error, ValueError, TypeError, RecursionError):
+        keys_at = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES])
+        told = json.loads(content[LENGTH_BYTES:keys_at].decode("utf-8", "surrogatepass"))
+        return _memory(content[keys_at:], {} if known is None else known, **told)
+    except (ValueError, TypeError, RecursionError):
         return Unreadable.DAMAGED
-
-
-def _plain_seen(seen: Seen) -> Any:
-    return seen.key.hex() if seen == Seen(seen.key) else _plain(seen)
 
 
 def _plain(value: Any) -> Any:
@@ -54,15 +66,27 @@ def _plain(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _memory(*, read: Any = (), minted: Any = (), **rest: Any) -> LineageMemory:
-    return LineageMemory(read=tuple(map(_seen, read)), minted=frozenset(minted), **rest)
+def _memory(keys: bytes, known: dict[bytes, Seen], *, read: Any = (), minted: Any = (), **rest: Any) -> LineageMemory:
+    return LineageMemory(read=tuple(_read(keys, known, read)), minted=frozenset(minted), **rest)
 
 
-def _seen(told: Any) -> Seen:
-    return Seen(bytes.fromhex(told)) if isinstance(told, str) else _whole_seen(**told)
+def _read(keys: bytes, known: dict[bytes, Seen], read: Any) -> Iterator[Seen]:
+    at = 0
+    for one in read:
+        if not isinstance(one, int):
+            yield _seen(**one)
+            continue
+        stop = at + one * KEY_BYTES
+        if not at < stop <= len(keys):
+            raise ValueError("fewer keys than messages")
+        for start in range(at, stop, KEY_BYTES):
+            key = keys[start : start + KEY_BYTES]
+            seen = known.get(key)
+            yield seen if seen is not None else known.setdefault(key, Seen(key))
+        at = stop
 
 
-def _whole_seen(*, key: str, spans: Any = (), message: Any = None, **rest: Any) -> Seen:
+def _seen(*, key: str = "", spans: Any = (), message: Any = None, **rest: Any) -> Seen:
     told = None if message is None else _message(**message)
     return Seen(bytes.fromhex(key), tuple(SeenSpan(**span) for span in spans), message=told, **rest)
 

@@ -6,6 +6,8 @@ and names of ours.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.db import models
 
 
@@ -84,12 +86,16 @@ class Spoken(models.Model):
     turn: one of several whose request was given up.
     """
 
-    id = models.CharField(primary_key=True, max_length=32)
     place = models.BinaryField(db_index=True)
     turn = models.ForeignKey(Turn, to_field="public_id", on_delete=models.DB_CASCADE, related_name="spoken", null=True)
     body = models.BinaryField()
-    size = models.PositiveIntegerField(db_index=True)
-    at = models.DateTimeField(db_index=True)
+    size = models.PositiveIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        """Retention reads ages and sizes without the rows."""
+
+        indexes: ClassVar = [models.Index(fields=["at", "size"], name="spoken_at_size")]
 
 
 class Memory(models.Model):
@@ -102,8 +108,13 @@ class Memory(models.Model):
         Turn, to_field="public_id", primary_key=True, on_delete=models.DB_CASCADE, related_name="memory"
     )
     body = models.BinaryField()
-    size = models.PositiveIntegerField(db_index=True)
-    at = models.DateTimeField(db_index=True)
+    size = models.PositiveIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        """Retention reads ages and sizes without the rows."""
+
+        indexes: ClassVar = [models.Index(fields=["at", "size"], name="memory_at_size")]
 
 
 class Difference(models.Model):

@@ -16,19 +16,21 @@ class Migration(migrations.Migration):
             fields=[
                 ('turn', models.OneToOneField(on_delete=django.db.models.deletion.DB_CASCADE, primary_key=True, related_name='memory', serialize=False, to='ledger.turn', to_field='public_id')),
                 ('body', models.BinaryField()),
-                ('size', models.PositiveIntegerField(db_index=True)),
-                ('at', models.DateTimeField(db_index=True)),
+                ('size', models.PositiveIntegerField()),
+                ('at', models.DateTimeField()),
             ],
+            options={'indexes': [models.Index(fields=['at', 'size'], name='memory_at_size')]},
         ),
         migrations.CreateModel(
             name='Spoken',
             fields=[
-                ('id', models.CharField(max_length=32, primary_key=True, serialize=False)),
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('place', models.BinaryField(db_index=True)),
                 ('body', models.BinaryField()),
-                ('size', models.PositiveIntegerField(db_index=True)),
-                ('at', models.DateTimeField(db_index=True)),
+                ('size', models.PositiveIntegerField()),
+                ('at', models.DateTimeField()),
                 ('turn', models.ForeignKey(null=True, on_delete=django.db.models.deletion.DB_CASCADE, related_name='spoken', to='ledger.turn', to_field='public_id')),
             ],
+            options={'indexes': [models.Index(fields=['at', 'size'], name='spoken_at_size')]},
         ),
     ]

@@ -10,8 +10,8 @@ import pytest
 
 from inference.cache.reuse import ReuseMode
 from inference.engine.runner import MlxRunner
-from inference.params import SamplingParams
-from inference.ports import Job
+from inference.params import CacheScope, SamplingParams
+from inference.ports import Job, Started
 from tests import tiny_models
 from tests.engine.harness import Faulty, Loaded
 from tests.engine.warm_rows import CLOSE, ROOM, Answer, BruteForce, WarmModel, ask
@@ -195,3 +195,12 @@ def test_who_shares_nothing_does_not_wait(dense: Loaded) -> None:
     warm, first = WarmModel(dense), FirstTokens()
     warm.play(ask("long", ids(4000, seed=80)), ask("short", ids(100, seed=81)), each_step=first)
     assert first.at["short"] == 1
+
+
+def test_nobody_waits_for_what_is_under_another_salt(dense: Loaded) -> None:
+    """T46. It would never be found, and the wait would tell what somebody else asks."""
+    warm = WarmModel(dense)
+    for name, salt in (("first", b""), ("same", b""), ("other", b"salt")):
+        warm.runner.start(ask(name, SHARED, scope=CacheScope(salt=salt)))
+    assert {one.job_id for one in warm.runner.step() if isinstance(one, Started)} == {"first", "other"}
+    warm.runner.close()

@@ -16,8 +16,9 @@ import pytest
 
 from inference.cache.blocks import Root
 from inference.cache.prefix_cache import PrefixCache
+from inference.cache.reuse import Reuse
 from inference.cache.tree import PrefixTree
-from inference.engine import assembly, recorder, store, trail
+from inference.engine import recorder, trail
 from inference.engine.blocks import KVBlock, block_of, joined
 from inference.engine.fingerprint import fingerprint
 from inference.engine.kv import KVState
@@ -28,8 +29,9 @@ from inference.engine.packing import packed
 from inference.engine.recorder import BlockRecorder
 from inference.engine.runner import MlxRunner
 from inference.engine.settings import EngineSettings
+from inference.engine.store import ModelStore
 from inference.params import CacheScope
-from inference.ports import ModelRef
+from inference.ports import Job, ModelRef
 from tests import tiny_models
 from tests.engine.harness import Loaded
 from tests.engine.scenarios import law, linear, long_answer
@@ -42,14 +44,14 @@ Patch = pytest.MonkeyPatch
 
 
 def assembled(monkeypatch: Patch, spoil: Callable[[KVState, int], KVState]) -> None:
-    """Every row that begins with stored blocks begins with a spoiled state."""
-    good = assembly.assemble
+    """Every row that begins with stored blocks begins with a spoiled state, spoiled where nobody looks any more."""
+    good = ModelStore._assembled
 
-    def bad(fresh: KVState, blocks: Any, depth: int, *rest: Any, **more: Any) -> KVState:
-        state = good(fresh, blocks, depth, *rest, **more)
-        return spoil(state, depth) if depth else state
+    def bad(self: ModelStore, reuse: Reuse, job: Job) -> KVState:
+        state = good(self, reuse, job)
+        return spoil(state, reuse.depth_tokens) if reuse.depth_tokens else state
 
-    monkeypatch.setattr(store, "assemble", bad)
+    monkeypatch.setattr(ModelStore, "_assembled", bad)
 
 
 def skipped_token(monkeypatch: Patch) -> None:

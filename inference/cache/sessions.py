@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from inference.cache.blocks import Root
 from inference.cache.node import Node
 
+MAX_KNOWN = 20_000
+"""About a kilobyte each. The least recently used is no session any more; what it read stays."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -42,6 +45,8 @@ class Sessions:
         session = self._sessions.pop(name, None) or Session(name, root, now_s)
         session.root, session.last_used_s = root, now_s
         self._sessions[name] = session
+        while len(self) > MAX_KNOWN:
+            self.forget(next(iter(self._sessions)))
 
     def ended(self, name: str, tip: Node, *, one_shot: bool = False) -> None:
         """A request of a known session ended at `tip`."""
@@ -88,8 +93,11 @@ class Sessions:
         return session.entries
 
     def beyond(self, max_sessions: int) -> list[str]:
-        """The least recently used sessions above a number (0: none)."""
-        return list(self._sessions)[: len(self) - max_sessions] if 0 < max_sessions < len(self) else []
+        """The least recently used sessions above a number (0: none). Those of one-shots alone hold no conversation."""
+        if not 0 < max_sessions < len(self):
+            return []
+        lasting = [session.name for session in self._sessions.values() if not session.unsure]
+        return lasting[: max(0, len(lasting) - max_sessions)]
 
     @property
     def oldest_s(self) -> float | None:

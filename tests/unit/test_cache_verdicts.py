@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference.cache import sessions as sessions_room
 from inference.cache.blocks import Root
 from inference.cache.limits import CacheLimits
 from inference.cache.node import Admission
@@ -261,3 +262,28 @@ def test_a_side_call_is_not_what_its_session_is_compared_with(driver: Driver) ->
     title(tuple(range(6000, 6100)))
     session = driver.cache._store.sessions.get("one")
     assert session is not None and [entry.end for entry in session.entries] == [700]
+
+
+def test_one_shots_alone_push_no_session_out() -> None:
+    driver = Driver(replace(PLENTY, max_sessions=2))
+    for name in ("one", "two"):
+        stored(driver, (*TALK[:300], *range(len(name), 200)), session=name)
+    for number in range(5):
+        row = driver.start(ROOT, tuple(range(9000 + 300 * number, 9100 + 300 * number)), session=f"title{number}",
+                           admission=Admission.ONE_SHOT)  # fmt: skip
+        driver.compute(row, 100)
+        driver.finish(row)
+    sessions = driver.cache._store.sessions
+    assert sessions.get("one") is not None and sessions.get("two") is not None
+    stored(driver, session="three")
+    assert sessions.get("one") is None and sessions.get("two") is not None
+
+
+def test_sessions_are_bounded_whatever_the_limits_say(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
+    monkeypatch.setattr(sessions_room, "MAX_KNOWN", 3)
+    for number in range(5):
+        stored(driver, (*TALK[:300], number, number), session=str(number))
+    known = driver.cache._store.sessions
+    assert [known.get(str(number)) is not None for number in range(5)] == [False, False, True, True, True]
+    assert driver.cache.lookup(ROOT, (*TALK[:300], 0, 0, 7, 7)).depth_tokens == 302
+    assert driver.cache.check_integrity() == []

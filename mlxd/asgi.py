@@ -14,10 +14,11 @@ from django.core.asgi import get_asgi_application
 from django.urls import path, re_path
 
 from mlxd.access_log import logged
+from mlxd.on_loop import OnLoop
 from mlxd.streams import Receive, Scope, Send, StreamConsumer
 
 django_app = get_asgi_application()
-generation = StreamConsumer.as_asgi(app=django_app)
+generation = StreamConsumer.as_asgi(app=OnLoop())
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

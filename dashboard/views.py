@@ -34,6 +34,7 @@ async def status(request: HttpRequest) -> HttpResponse:
         "view": view,
         "hit_percent": 100 * store.hit_ratio if store else 0.0,
         "cache_bytes": store.room_bytes if store else 0,
+        "faults": faults(view),
         "scheduler": view.scheduler,
         "models": model_rows(view),
         "ready": ready,
@@ -45,6 +46,18 @@ async def status(request: HttpRequest) -> HttpResponse:
     response = render(request, PAGE + part, context)
     response["Cache-Control"] = "no-store"
     return response
+
+
+def faults(view: runtime.RuntimeView) -> tuple[tuple[str, int], ...]:
+    """Counters that are 0 where all is well, and those of them that are not."""
+    store, witness = view.scheduler.store, view.witness
+    counted = {
+        "texts of requests that were not read": witness.get("content_lost", 0),
+        "echoes that read otherwise": witness.get("exact_key_rejected_by_model_lcp", 0),
+        "rows of the wrong length": store.offset_mismatch if store else 0,
+        "stored blocks that had changed": store.shared_kv_mutated if store else 0,
+    }
+    return tuple((name, count) for name, count in counted.items() if count)
 
 
 def model_rows(view: runtime.RuntimeView) -> tuple[ModelRow, ...]:

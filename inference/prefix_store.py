@@ -12,7 +12,8 @@ class StoreTotals:
     """What a store of prefixes holds, and what it did since the start. `hit_ratio` is cached / prompt tokens.
 
     `budget_bytes` is for the blocks of conversations; `ceiling_bytes` is what all of it may hold while others need the
-    memory (None: nobody does). `evictions` counts batches.
+    memory (None: nobody does). `evictions` counts batches. `offset_mismatch` and `shared_kv_mutated` are 0 where all is
+    well, `hybrid_trim_tokens` few: what rows of recurrent models computed again for want of a state.
     """
 
     held_bytes: int
@@ -29,6 +30,9 @@ class StoreTotals:
     evictions: int
     evicted_tokens: int
     evicted_bytes: int
+    hybrid_trim_tokens: int
+    offset_mismatch: int
+    shared_kv_mutated: int
 
     @property
     def room_bytes(self) -> int:
@@ -67,6 +71,9 @@ class PrefixStore(Protocol):
 
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
         """Removes all of a model, what only a session holds, or everything."""
+
+    def close(self) -> None:
+        """Writes to the disk what only memory holds, as far as a few seconds allow. The last call."""
 
     def totals(self) -> StoreTotals:
         """Cheap."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,13 +63,14 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeView:
-    """What the process is doing at this moment; immutable, safe to show to an admin."""
+    """What the process is doing at this moment; immutable, safe to show to an admin. `witness` is what it counted."""
 
     version: str
     uptime_s: float
     models: tuple[ServedModel, ...]
     scheduler: SchedulerView
     ledger: LedgerView
+    witness: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -244,6 +245,7 @@ class Runtime:
             models=self.models,
             scheduler=self.scheduler.snapshot(),
             ledger=self.ledger.view(),
+            witness=self.witness.counts,
         )
 
     def close(self) -> None:

@@ -15,6 +15,9 @@ from inference.prefix_store import StoreRemoval, StoreTotals
 
 log = logging.getLogger(__name__)
 
+CLOSE_S = 4.0
+"""For the last writes: launchd kills 20 s after it asked, of which answers may take 15."""
+
 
 class StoreKeeper:
     """Implements `PrefixStore`. `give_back` returns freed buffers to the device, once for a batch of evictions; `proof`
@@ -46,8 +49,13 @@ class StoreKeeper:
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
         return self._gone(self._cache.clear(model=model, session=session))
 
+    def close(self) -> None:
+        if not self._cache.close(CLOSE_S):
+            log.warning("the disk was not given all that memory held")
+
     def stats(self) -> Mapping[str, Any]:
-        return asdict(self._cache.stats())
+        disk = self._cache.disk
+        return asdict(self._cache.stats()) | {"disk": None if disk is None else disk.stats()}
 
     def totals(self) -> StoreTotals:
         cache, counted = self._cache, self._cache.counters
@@ -66,6 +74,9 @@ class StoreKeeper:
             evictions=counted.eviction_batches,
             evicted_tokens=counted.evicted_tokens,
             evicted_bytes=counted.evicted_bytes,
+            hybrid_trim_tokens=counted.hybrid_trim_tokens,
+            offset_mismatch=counted.offset_mismatch,
+            shared_kv_mutated=counted.shared_kv_mutated,
         )
 
     def _gone(self, evicted: tuple[Evicted, ...]) -> StoreRemoval:

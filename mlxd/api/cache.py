@@ -45,10 +45,11 @@ class ClearRequest(Body):
 @router.get("/stats", auth=admin, summary="What the prefix cache holds and did")
 async def stats(request: ASGIRequest) -> dict[str, Any]:
     """Reads every block of it, so it is for people, not for polling; the totals stand in `/api/status` too."""
+    running = runtime.current()
     found = await asyncio.wrap_future(
-        runtime.current().scheduler.store(lambda store: {**store.stats(), "totals": asdict(store.totals())})
+        running.scheduler.store(lambda store: {**store.stats(), "totals": asdict(store.totals())})
     )
-    return OFF if found is None else {"enabled": True, **plain(found)}
+    return {**(OFF if found is None else {"enabled": True, **plain(found)}), "witness": running.witness.counts}
 
 
 @router.post("/explain", auth=admin, summary="What a request would begin with, and why not with more")

@@ -222,6 +222,21 @@ async def test_the_figures_add_up(running: Runtime) -> None:
     assert f"{100 * totals['hit_ratio']:.0f} %" in page and f"of {counted['prompt_tokens']} prompt tokens" in page
 
 
+async def test_counters_that_stay_at_0_are_shown_and_a_fault_catches_the_eye(running: Runtime) -> None:
+    for at in range(3):
+        await ask(SYSTEM, FIRST, {"role": "user", "content": f"And {at}?"})
+    running.witness.settle()
+    found = await stats()
+    assert found["witness"]["content_checked"] == 1  # the first, and then one in many
+    zeros = ("content_lost", "exact_key_rejected_by_model_lcp")
+    assert [found["witness"][name] for name in zeros] == [0, 0]
+    assert [found["totals"][name] for name in ("offset_mismatch", "shared_kv_mutated")] == [0, 0]
+    assert "<dd>0<small>of 1 prompts checked in full" in (await get("/")).body.decode()
+    running.witness._counts["content_lost"] += 2
+    assert (await get("/api/status", headers=ADMIN)).json()["witness"]["content_lost"] == 2
+    assert "2 texts of requests that were not read" in (await get("/")).body.decode()
+
+
 async def test_a_model_that_is_not_in_memory_is_not_loaded_to_explain(running: Runtime) -> None:
     await ask(SYSTEM, FIRST)
     assert await asyncio.wrap_future(running.scheduler.unload("tiny"))
@@ -236,7 +251,8 @@ async def test_a_server_that_keeps_nothing_says_so(running: Runtime) -> None:
     for _ in range(2):
         answer = await ask(SYSTEM, FIRST)
         assert (answer.headers["x-conv-kv"], answer.headers["x-conv-cached-tokens"]) == ("disabled", "0")
-    assert await stats() == {"enabled": False}
+    found = await stats()
+    assert found.keys() == {"enabled", "witness"} and found["enabled"] is False
     assert (await post("/api/cache/clear", {"all": True}, headers=ADMIN)).json() == {"enabled": False}
     assert (await explained(SYSTEM, FIRST))["kv"] == "disabled"
 
@@ -254,7 +270,7 @@ async def test_the_admin_alone_may_look(path: str) -> None:
 
 async def test_the_admin_sees_what_became_of_echoes(running: Runtime) -> None:
     before = (await get("/api/healing", headers=ADMIN)).json()
-    assert set(before) == {"turns", "bytes", "outcomes", "unspliced"}
+    assert set(before) == {"turns", "bytes", "outcomes", "unspliced", "disk"}
     first = (await post(CHAT, body(FIRST, max_tokens=8))).json()
     said = first["choices"][0]["message"]
     more = {"role": "user", "content": "And 13?"}

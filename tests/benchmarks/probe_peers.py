@@ -20,13 +20,14 @@ from mlxd.probe.client import ProbeFailed
 from mlxd.probe.oracle import Oracle
 from mlxd.probe.report import Summary, summaries
 from mlxd.probe.run import Target, Turn, play
-from mlxd.probe.scenarios import SCENARIOS
 from tests.benchmarks import counted
 from tests.benchmarks.figure import Figure
 from tests.benchmarks.processes import Peer, mlx_lm_server, mlxd, rapid_mlx_server
 from tests.benchmarks.scenario_models import MODELS, scenario_model
 from tests.e2e.daemon import ServedDaemon
 
+SCENARIOS: Final = ("normal", "insert", "branch", "fanout", "sides", "interleaved", "semantic")
+"""Those that need no tools and no clocks: the models here have no words for calls."""
 ANSWER_TOKENS: Final = 16
 THREADS: Final = 1
 MAX_RATIO: Final = 1.02
@@ -60,8 +61,12 @@ class Played:
         return self.source + len(self.turns) - sum(turn.prefilled for turn in self.turns)
 
 
-type Table = dict[str, Played] | str
-"""By scenario; or why there is none."""
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What one server did, by scenario; `failed` says why some or all scenarios are not there."""
+
+    played: dict[str, Played]
+    failed: str = ""
 
 
 def run() -> Iterator[Figure]:
@@ -73,16 +78,16 @@ def compare(kind: str) -> Iterator[Figure]:
     model = scenario_model(kind)
     text = load_text(model)
     tables = {name: measured(start, model, text) for name, start in SERVERS.items()}
-    ours = tables.pop("mlxd")
-    for name, table in [("mlxd", ours), *tables.items()]:
-        if isinstance(table, str):
-            yield Figure(f"{kind}: {name}", not_run=table)
-    if isinstance(ours, str):
-        return
-    peers = {name: table for name, table in tables.items() if not isinstance(table, str)}
+    for name, table in tables.items():
+        if table.failed:
+            missing = ", ".join(scenario for scenario in SCENARIOS if scenario not in table.played)
+            yield Figure(f"{kind}: {name}", not_run=f"{missing}: {table.failed}")
+    ours = tables.pop("mlxd").played
     for scenario, mine in ours.items():
-        yield against(kind, scenario, mine, {name: table[scenario] for name, table in peers.items()})
-    yield at_the_source(kind, {"mlxd": ours, **peers})
+        peers = {name: table.played[scenario] for name, table in tables.items() if scenario in table.played}
+        yield against(kind, scenario, mine, peers)
+    if ours:
+        yield at_the_source(kind, {"mlxd": ours, **{name: table.played for name, table in tables.items()}})
 
 
 def against(kind: str, scenario: str, mine: Played, peers: dict[str, Played]) -> Figure:
@@ -127,21 +132,33 @@ def measured(start: Start, model: Path, text: TextModel) -> Table:
         counted.begin(counter)
         with start(model, counter) as server:
             if isinstance(server, str):
-                return server
-            oracle = Oracle(text)
-            target = Target(f"{server.url}/v1", str(model), ANSWER_TOKENS)
-            try:
-                return {name: played(target, name, oracle, counter) for name in SCENARIOS}
-            except ProbeFailed as error:
-                return str(error)
+                return Table({}, server)
+            return played(Target(f"{server.url}/v1", str(model), ANSWER_TOKENS), Oracle(text), counter)
 
 
-def played(target: Target, scenario: str, oracle: Oracle, counter: Path) -> Played:
-    before = counted.tokens(counter)
-    turns = tuple(play(target, [scenario], oracle))
+def played(target: Target, oracle: Oracle, counter: Path) -> Table:
+    """All scenarios in one play: a server may say nothing of its cache throughout one in which it cached nothing.
+
+    Where a server fails, the scenario of its last answer is taken for broken off.
+    """
+    turns: dict[str, list[Turn]] = {}
+    ends: dict[str, int] = {}
+    began, failed = counted.tokens(counter), ""
+    try:
+        for turn in play(target, SCENARIOS, oracle):
+            turns.setdefault(turn.scenario, []).append(turn)
+            ends[turn.scenario] = counted.tokens(counter)
+    except ProbeFailed as error:
+        failed = str(error)
+    whole = [*ends][: len(ends) - bool(failed)]
+    starts = dict(zip(whole, (began, *ends.values()), strict=False))
+    return Table({name: one_played(turns[name], ends[name] - starts[name]) for name in whole}, failed)
+
+
+def one_played(turns: list[Turn], source: int) -> Played:
     (summary,) = summaries(turns)
-    print(f"# {target.base_url} {scenario}: {summary.ratio:.2f}", file=sys.stderr)
-    return Played(summary, turns, counted.tokens(counter) - before)
+    print(f"# {summary.scenario}: {summary.ratio:.2f}", file=sys.stderr)
+    return Played(summary, tuple(turns), source)
 
 
 type Start = Callable[[Path, Path], AbstractContextManager[Peer | ServedDaemon | str]]

@@ -91,10 +91,19 @@ def _served(
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"
-            yield Peer(url, process.pid) if _answers(process, url, start_s) else f"{name} did not start"
+            if _answers(process, url, start_s):
+                yield Peer(url, process.pid)
+            else:
+                log.seek(0)
+                yield f"{name} did not start: {_last_line(log.read())}"
         finally:
             process.kill()
             process.wait(10)
+
+
+def _last_line(output: bytes) -> str:
+    """What a process said last, where errors are told."""
+    return next((line for line in reversed(output.decode(errors="replace").splitlines()) if line.strip()), "")[:200]
 
 
 def _answers(process: subprocess.Popen[bytes], url: str, start_s: float) -> bool:

@@ -14,6 +14,7 @@ from inference.conversation.shape import Traits
 from inference.errors import GenerationFailed, InferenceError, ModelNotFound
 from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, Usage
 from inference.tokens import Prompt
+from mlxd.ledger.ledger import Ledger
 from mlxd.ledger.recorded import Known
 from mlxd.ledger.whose import Whose
 from mlxd.malformed import MalformedCalls
@@ -85,6 +86,7 @@ class StandIn:
     tool_call_format: str = "auto"
     parameter_count: int = 0
     malformed: MalformedCalls = field(default_factory=MalformedCalls)
+    ledger: Ledger = field(default_factory=Ledger)
     models: tuple[ServedModel, ...] = (
         ServedModel("tiny", Path("/models/tiny"), 1_700_000_000),
         ServedModel("owner/other", Path("/models/other"), 1_700_000_001),

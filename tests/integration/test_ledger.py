@@ -310,7 +310,7 @@ async def test_old_turns_are_forgotten_and_young_ones_not(path: Path, monkeypatc
     assert rows(path, "SELECT count(*) FROM ledger_generation") == [(1,)]
 
 
-async def test_nothing_that_was_said_is_kept(ledger: Ledger, path: Path) -> None:
+async def test_nothing_is_kept_of_what_nobody_listens_to(ledger: Ledger, path: Path) -> None:
     secret = "a-very-particular-phrase"
     await run(ledger, talk(secret), Delta(f"{secret} again"), finished())
     ledger.close()

@@ -175,7 +175,7 @@ class PrefixTree:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def part(self, node: Node, tokens: int) -> BlockHandle:
+    def part_at(self, node: Node, tokens: int) -> BlockHandle:
         """Makes a part end behind the first `tokens` of a block, for all siblings that hold it; the block's handle."""
         assert node.handle is not None and node.parent is not None
         before, after = node.handle, node.handle.parted(tokens)

@@ -122,7 +122,7 @@ class Writer:
         exact = self._exact and parent.exact and len(ids) == BLOCK_BYTES
         sibling, shared = tree.sibling(parent, ids, held, exact=exact)
         if sibling is not None:
-            handle = handle.sharing(tree.part(sibling, shared), shared)
+            handle = handle.sharing(tree.part_at(sibling, shared), shared)
         admission = held.admission if held is not None else self._class_behind(parent)
         was = held.handle.parts if held is not None and held.handle is not None else ()
         need_bytes = tree.parts.growth(handle.parts, admission, was)

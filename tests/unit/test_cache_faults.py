@@ -215,17 +215,17 @@ def parted_at_a_wrong_depth(patch: pytest.MonkeyPatch) -> None:
 
 def one_holder_told(patch: pytest.MonkeyPatch) -> None:
     """A part is split for one of the blocks that hold it."""
-    part = tree.PrefixTree.part
+    part_at = tree.PrefixTree.part_at
 
     def alone(self: Any, node: Node, tokens: int) -> Any:
         assert node.parent is not None
         others = {one: one.handle for one in node.parent.children if one is not node}
-        handle = part(self, node, tokens)
+        handle = part_at(self, node, tokens)
         for one, was in others.items():
             one.handle = was
         return handle
 
-    patch.setattr(tree.PrefixTree, "part", alone)
+    patch.setattr(tree.PrefixTree, "part_at", alone)
 
 
 def beginnings_kept_by_each(patch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,7 @@ from mlxd.catalog import named_models
 from mlxd.config import Config
 from mlxd.echoes import Echoes
 from mlxd.ledger.ledger import Ledger
+from mlxd.ledger.witness import Witness
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.runtime import Runtime, served_models
 from mlxd.start_errors import InvalidSetting, PortTaken
@@ -138,6 +139,7 @@ class Daemon:
             reasoning=ReasoningMode(config.reasoning),
             tool_call_format=tool_call_format(config),
             make_grammars=make_grammars,
+            witness=Witness(config.content_check_every),
             version=__version__,
         )
 

@@ -226,6 +226,15 @@ class Config:
         tuple[str, ...],
         About(ANSWERS, "The same for one model: ID=POLICY, its id as /v1/models lists it.", flag="volatile-model"),
     ] = ()
+    content_check_every: Annotated[
+        int,
+        About(
+            ANSWERS,
+            "One request in so many has its prompt searched for all that it said, beside its answer. 0: none.",
+            0,
+            1_000_000,
+        ),
+    ] = 64
     tool_call_format: Annotated[
         str, About(ANSWERS, "Dialect of tool calls, e.g. `hermes` or `pythonic`. `auto`: what the chat template shows.")
     ] = "auto"

@@ -31,6 +31,7 @@ from tests.integration.spoken_runtime import CALL, LONG, Model, answer, served
 from tests.ledger_database import database_at
 from tests.tokenizers_in_code import text_model
 
+SESSION = "a" * 32
 ASK = (system("Be careful."), user("What is in a?"))
 
 
@@ -103,10 +104,12 @@ async def test_a_text_behind_answers_that_only_the_disk_knows_is_found_too(path:
 
 async def test_every_choice_is_kept_and_what_was_read_is(path: Path) -> None:
     async with process(path, speaking("the quick fox")) as runtime:
-        await answer(runtime, talk(*ASK), replace(LONG, n=2))
+        await answer(runtime, talk(*ASK), replace(LONG, n=2), session=SESSION)
         (before,) = runtime.ledger._lineage._turns.values()
         assert before.memory.read
     assert rows(path, "SELECT count(*) FROM ledger_spoken") == [(2,)]
+    for file in path.parent.glob("mlxd.sqlite3*"):
+        assert b"What is in a?" not in file.read_bytes(), "what was asked is not kept"
     async with process(path) as runtime:
         (after,) = runtime.ledger._lineage._turns.values()
         assert replace(after, at_s=before.at_s) == before  # to the microsecond
@@ -120,8 +123,8 @@ async def test_every_choice_is_kept_and_what_was_read_is(path: Path) -> None:
 )  # fmt: skip
 async def test_rows_that_cannot_be_read_are_counted_and_left_alone(path: Path, body: str, counted: str) -> None:
     async with process(path, speaking("the quick fox")) as runtime:
-        said, _ = await answer(runtime, talk(*ASK), LONG)
-        await answer(runtime, talk(user("b")), LONG)
+        said, _ = await answer(runtime, talk(*ASK), LONG, session=SESSION)
+        await answer(runtime, talk(user("b")), LONG, session=SESSION)
     rows(path, f"UPDATE ledger_spoken SET body = CAST({body} AS BLOB) WHERE rowid = 1")
     rows(path, f"UPDATE ledger_memory SET body = CAST({body} AS BLOB)")
     async with process(path) as runtime:
@@ -180,8 +183,8 @@ async def test_a_fault_in_understanding_costs_no_answer(path: Path, monkeypatch:
 
 async def test_a_session_that_is_forgotten_leaves_nothing_and_takes_no_other_with_it(path: Path) -> None:
     async with process(path, speaking("a-very-particular-phrase")) as runtime:
-        said = {name: (await answer(runtime, talk(*ASK), LONG, session=name))[0] for name in ("a" * 32, "b" * 32)}
-        await answer(runtime, talk(*ASK, said["a" * 32], user("more")), LONG, session="a" * 32)
+        said = {name: (await answer(runtime, talk(*ASK), LONG, session=name))[0] for name in (SESSION, "b" * 32)}
+        await answer(runtime, talk(*ASK, said[SESSION], user("more")), LONG, session=SESSION)
         store, gone = runtime.echoes.store, list[Said]()
 
         def forget(one: Said) -> None:
@@ -189,10 +192,10 @@ async def test_a_session_that_is_forgotten_leaves_nothing_and_takes_no_other_wit
             store.forget(one.place, [one.turn])
 
         began_s = time.monotonic()
-        assert await runtime.ledger.forget("a" * 32, forget)
+        assert await runtime.ledger.forget(SESSION, forget)
         assert time.monotonic() - began_s < 10
         assert len(gone) == 2 and len(store) == 0 and len(runtime.ledger._lineage) == 1
-        assert not await runtime.ledger.read(read.session_exists, "a" * 32)
+        assert not await runtime.ledger.read(read.session_exists, SESSION)
         for table in ("spoken", "memory", "turn", "generation", "session"):
             assert rows(path, f"SELECT count(*) FROM ledger_{table}") == [(1,)], table
         await answer(runtime, talk(*ASK, said["b" * 32], user("more")), LONG, session="b" * 32)
@@ -244,7 +247,7 @@ def swept() -> bool:
 async def test_what_was_read_up_to_old_turns_is_not_read_at_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with process(path, speaking("the quick fox")) as runtime:
         for number in range(4):
-            await answer(runtime, talk(user(f"{number}")), LONG)
+            await answer(runtime, talk(user(f"{number}")), LONG, session=SESSION)
     monkeypatch.setattr(content, "MAX_MEMORIES", 3)
     async with process(path) as runtime:
         assert [bool(turn.memory.read) for turn in runtime.ledger._lineage._turns.values()] == [False, True, True, True]

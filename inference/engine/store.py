@@ -57,6 +57,7 @@ class ModelStore:
         self._fresh = fresh
         self._mode = mode
         self._token_cost = token_cost
+        self._found: tuple[Job, Reuse] | None = None
         self._needs = store_needs(tried)
         self._refusal = unstorable(tried)
         if self._refusal is not None:
@@ -88,8 +89,10 @@ class ModelStore:
         if job.cache is None or self._refusal is not None:
             return None
         root, ids = self._root(job.cache, job.kv), job.prompt.ids
-        awaited = self.in_flight.awaited(root.key, ids, self._find(ids, job.cache, job.kv).depth_tokens)
+        found = self._find(ids, job.cache, job.kv)
+        awaited = self.in_flight.awaited(root.key, ids, found.depth_tokens)
         if awaited is None:
+            self._found = job, found  # it begins now, and 100,000 tokens need not be looked up again
             return None
         self.in_flight.wait(job.id, awaited)
         return awaited.job
@@ -101,7 +104,9 @@ class ModelStore:
         """
         if job.cache is None or self._refusal is not None:
             return self._fresh(), None, Looked()
-        found = self._find(job.prompt.ids, job.cache, job.kv)
+        (asked, found), self._found = self._found or (None, None), None
+        if found is None or asked is not job:
+            found = self._find(job.prompt.ids, job.cache, job.kv)
         lease = self._cache.hold(found, job.id, _admission(job.cache), counted=not job.fork_of)
         try:
             state = self._assembled(lease.reuse, job)

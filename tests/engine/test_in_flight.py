@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from inference.cache.reuse import ReuseMode
+from inference.cache.tree import PrefixTree
 from inference.engine.runner import MlxRunner
 from inference.params import CacheScope, SamplingParams
 from inference.ports import Job, Started
@@ -56,6 +57,21 @@ def necessary(jobs: list[Job]) -> int:
 
 def all_right(warm: WarmModel, answers: Mapping[str, Answer]) -> bool:
     return all(one.gap(warm.cold(one.job)) < CLOSE for one in answers.values())
+
+
+def test_who_begins_at_once_is_looked_up_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking whether to wait and beginning are one question, unless it waited: 100,000 tokens take milliseconds."""
+    match, asked = PrefixTree.match, list[int]()
+
+    def counted(self: PrefixTree, root: Any, packed: bytes, limit_tokens: int) -> Any:
+        asked.append(limit_tokens)
+        return match(self, root, packed, limit_tokens)
+
+    monkeypatch.setattr(PrefixTree, "match", counted)
+    warm = WarmModel(load("dense"))
+    for length in (300, 340):
+        warm.ask(ask(f"of{length}", SHARED[:length]))
+    assert asked == [299, 339]
 
 
 @each_class

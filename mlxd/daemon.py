@@ -23,7 +23,7 @@ from django.urls import resolve
 
 from inference.conversation.healing import HealingStore
 from inference.conversation.preparer import Preparer
-from inference.engine.settings import GRID_TOKENS, CacheSettings, EngineSettings
+from inference.engine.settings import GRID_TOKENS, CacheSettings, DiskSettings, EngineSettings
 from inference.engine.text import load_text
 from inference.errors import InferenceError
 from inference.ports import GrammarCompiler, ModelLimits, ModelLoader, ModelRef, Tokenizer
@@ -73,6 +73,7 @@ def mlx_loader(config: Config) -> Callable[[], ModelLoader]:
         max_batch=config.max_batch,
         memory_limit_bytes=config.memory_limit_bytes or None,
         cache=cache_settings(config),
+        disk=disk_settings(config),
     )
 
     def make() -> ModelLoader:
@@ -96,6 +97,12 @@ def cache_settings(config: Config) -> CacheSettings:
         min_reuse_tokens=config.cache_min_reuse_tokens,
         bitwise=config.reuse == "bitwise",
     )
+
+
+def disk_settings(config: Config) -> DiskSettings | None:
+    if config.ssd_cache_bytes == 0:
+        return None
+    return DiskSettings(StateDir(config.state_dir).prefixes, config.ssd_cache_bytes, config.ssd_cache_daily_bytes)
 
 
 def make_grammars(tokenizer_of: Callable[[ModelRef], Tokenizer]) -> GrammarCompiler:

@@ -54,6 +54,11 @@ class StateDir:
         return self.root / "mlxd.sqlite3"
 
     @property
+    def prefixes(self) -> Path:
+        """Computed prefixes, kept beyond the process; it may be removed at any time."""
+        return self.root / "prefixes"
+
+    @property
     def dotenv(self) -> Path:
         return self.root / ".env"
 

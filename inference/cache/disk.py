@@ -40,10 +40,12 @@ _OUTAGES: Final = {
 class DiskLimits:
     """`max_bytes` of files in all, obeyed at every moment, what is being written included. Nothing is written that
     fills the disk beyond `max_disk_share`, whoever filled it, or beyond `day_bytes` of a day (0: no limit). What was
-    not used for `ttl_s` goes (0: never).
+    not used for `ttl_s` goes (0: never). At the start `max_bytes` is lowered to `max_free_share` of what the disk has
+    free beside these files.
     """
 
     max_bytes: int
+    max_free_share: float = 1.0
     day_bytes: int = 0
     max_disk_share: float = 0.9
     ttl_s: float = 0.0
@@ -62,6 +64,7 @@ class DiskStore:
     ) -> None:
         self.directory = directory
         self.limits = limits
+        self.limit_bytes = limits.max_bytes
         self.index = DiskIndex()
         self.counters = DiskCounters()
         self.outage = ""
@@ -83,11 +86,17 @@ class DiskStore:
             self._sweep_other_layouts()
             self.budget.open()
             self.index.fill(list(self._scanned()))
+            self.limit_bytes = self._share_of_free()
         except OSError as error:
             self._fail(error)
         self._drop(self.index.unreachable(), "unreachable")
-        while (oldest := self.index.oldest()) is not None and self.index.nbytes > self.limits.max_bytes:
+        while (oldest := self.index.oldest()) is not None and self.index.nbytes > self.limit_bytes:
             self._drop((oldest,), "evicted")
+
+    def _share_of_free(self) -> int:
+        """These files count as free, so that the limit does not shrink with every start."""
+        used, total = self._files.used_share(self.directory)
+        return min(self.limits.max_bytes, int((total - used + self.index.nbytes) * self.limits.max_free_share))
 
     def _sweep_other_layouts(self) -> None:
         """Of an earlier or later version: nobody reads them here, and they would not count towards the limit."""
@@ -137,7 +146,7 @@ class DiskStore:
     def _no_room(self, entry: DiskEntry) -> str:
         """Makes room under both limits; what the file itself stands behind stays. "" when there is room."""
         self.index.touch(entry.parent)
-        if not self._give_back(entry, self.index.nbytes + entry.nbytes - self.limits.max_bytes):
+        if not self._give_back(entry, self.index.nbytes + entry.nbytes - self.limit_bytes):
             return "too_large"
         used, total = self._files.used_share(self.directory)
         over = used + entry.nbytes - int(total * self.limits.max_disk_share)

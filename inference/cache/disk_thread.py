@@ -148,7 +148,7 @@ class DiskThread:
             directory=str(store.directory),
             files=len(store.index),
             nbytes=store.index.nbytes,
-            limit_bytes=store.limits.max_bytes,
+            limit_bytes=store.limit_bytes,
             written_today_bytes=store.budget.used_bytes,
             day_bytes=store.limits.day_bytes,
             outage=store.outage if self._thread.is_alive() else "thread_ended",

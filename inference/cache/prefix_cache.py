@@ -13,12 +13,14 @@ from collections.abc import Sequence
 
 from inference.cache.blocks import BLOCK_TOKENS, BlockHandle, Root, SnapshotHandle, pack
 from inference.cache.counters import CacheStats, Counters
+from inference.cache.disk_tier import DiskTier
 from inference.cache.eviction import Evicted
 from inference.cache.integrity import violations
 from inference.cache.limits import CacheLimits
 from inference.cache.lookup import find
 from inference.cache.node import Admission
 from inference.cache.proofs import Proof, mutated, some_block
+from inference.cache.restore import restore
 from inference.cache.reuse import Lease, Query, Reuse, ReuseMode
 from inference.cache.stats import stats_of
 from inference.cache.store import Store
@@ -33,11 +35,12 @@ _AGAIN_S = 1.0
 
 
 class PrefixCache:
-    """All models' reusable KV."""
+    """All models' reusable KV. On a `disk` it outlives the process."""
 
-    def __init__(self, limits: CacheLimits, clock: Clock) -> None:
+    def __init__(self, limits: CacheLimits, clock: Clock, disk: DiskTier | None = None) -> None:
         self.counters = Counters()
-        self._store = Store(limits)
+        self.disk = disk
+        self._store = Store(limits, disk)
         self._clock = clock
         self._leases = 0
         self._due_s = clock() + limits.shortest_life_s
@@ -112,12 +115,16 @@ class PrefixCache:
             writer.snapshot(ids, snapshot)
         committed = writer.result()
         self.counters.committed(committed)
+        if self.disk is not None:
+            self.disk.committed(lease.tip)
         return committed
 
     def release(self, lease: Lease) -> tuple[Evicted, ...]:
         """Ends a lease; what it committed stays. What the limits per session remove is returned. Idempotent."""
         if not self._end(lease):
             return ()
+        if self.disk is not None:
+            self.disk.released(lease)
         evicted: list[Evicted] = []
         store, query, now_s = self._store, lease.reuse.query, self._clock()
         session, one_shot = query.session, lease.admission is Admission.ONE_SHOT
@@ -138,6 +145,8 @@ class PrefixCache:
         """
         if not self._end(lease):
             return
+        if self.disk is not None:
+            self.disk.distrusted(lease)
         for snapshot in lease.kept:
             if snapshot in self._store.tree.snapshots:
                 self._store.tree.drop_snapshot(snapshot)
@@ -154,6 +163,30 @@ class PrefixCache:
             lease.reuse.stored.locks -= 1
         self._leases -= 1
         return True
+
+    # --- the disk -----------------------------------------------------------------------------------------------
+
+    def read_ahead(self, reuse: Reuse, job: str) -> bool:
+        """Whether a job should wait, for what a lookup missed may be on the disk: until `is_reading` says no."""
+        if self.disk is None:
+            return False
+        query, store = reuse.query, self._store
+        room_bytes = store.room_bytes
+        match = store.tree.match(query.root, query.packed, query.limit)
+        return self.disk.ask(job, query, match, reuse.depth_tokens, room_bytes)
+
+    def is_reading(self, job: str) -> bool:
+        """Whether the disk still reads for a job. What has come for any is in the store then."""
+        if self.disk is None:
+            return False
+        for query, fetched in self.disk.arrived():
+            self._counted([*restore(self._store, query, fetched, self._clock())])
+        return self.disk.is_reading(job)
+
+    def close(self, timeout_s: float) -> bool:
+        """Writes what only memory holds; whether it was all. The cache stays as it is, without a disk."""
+        disk, self.disk, self._store.disk = self.disk, None, None
+        return disk is None or disk.close(self._store.tree, timeout_s)
 
     # --- upkeep -------------------------------------------------------------------------------------------------
 
@@ -231,6 +264,8 @@ class PrefixCache:
         """Removes what only a session holds, or all of one root or model, or everything. Later misses say `reason`."""
         if session:
             return self._counted(self._store.forget_session(session, reason))
+        if self.disk is not None:
+            self.disk.clear(None if root is None else root.key, model=model)
         tree = self._store.tree
         keys = list(tree.roots) if root is None else [root.key]
         nodes = [tree.roots[key] for key in keys if key in tree.roots]

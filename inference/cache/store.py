@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from inference.cache.attribution import Attribution
+from inference.cache.disk_tier import DiskTier
 from inference.cache.eviction import Evicted, make_room, make_snapshot_room
 from inference.cache.limits import CacheLimits
 from inference.cache.node import Admission, Node, Snapshot
@@ -17,10 +18,12 @@ class Store:
     """Everything that leaves the tree leaves through here, so that the books agree with it.
 
     `ceiling_bytes` is what all classes together may hold while others need the memory (None: their budgets alone).
+    What makes room is kept on the `disk`, where there is one; what is removed on order leaves it too.
     """
 
-    def __init__(self, limits: CacheLimits) -> None:
+    def __init__(self, limits: CacheLimits, disk: DiskTier | None = None) -> None:
         self.limits = limits
+        self.disk = disk
         self.ceiling_bytes: int | None = None
         self.tree = PrefixTree()
         self.attribution = Attribution()
@@ -38,6 +41,11 @@ class Store:
             evicted += self._make_room(admission, need_bytes, self._budget(admission), now_s, by)
         return self._fits(admission, need_bytes), evicted
 
+    @property
+    def room_bytes(self) -> int:
+        """What conversations' blocks may take in all, were there no others."""
+        return self._within(self.limits.budget_bytes, self.held_bytes)
+
     def _budget(self, admission: Admission) -> int:
         return self._within(self.limits.block_budget(admission), self.tree.block_bytes[admission])
 
@@ -54,6 +62,8 @@ class Store:
         """As `room`, for recurrent states."""
         budget = self._within(self.limits.snapshot_budget_bytes, self.tree.snapshot_bytes)
         gone = make_snapshot_room(self.tree, need_bytes, budget, now_s)
+        if self.disk is not None:
+            self.disk.left(Removed((), (), tuple(gone)), keep=True)
         evicted = self._note(gone, VerdictName.EVICTED, by)
         return self.tree.snapshot_bytes + need_bytes <= budget, evicted
 
@@ -84,6 +94,8 @@ class Store:
 
     def take_out(self, removed: Removed, reason: VerdictName, by: str) -> list[Evicted]:
         """Writes down what was just removed."""
+        if self.disk is not None:
+            self.disk.left(removed, keep=reason is VerdictName.EVICTED)
         evicted = []
         for node, freed_bytes in zip(removed.nodes, removed.freed_bytes, strict=True):
             entry = Evicted(node.root.model, node.start, node.tokens, freed_bytes, reason, by)
@@ -136,6 +148,8 @@ class Store:
     def discard(self, node: Node) -> int:
         """Removes a block that must not be used and all behind it, without a trace; how many blocks."""
         removed = self.tree.remove(node)
+        if self.disk is not None:
+            self.disk.left(removed, keep=False)
         for gone in removed.nodes:
             self.sessions.left(gone)
         return len(removed.nodes)

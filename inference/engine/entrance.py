@@ -1,4 +1,4 @@
-"""Where jobs come in: warm from the store, cold, or waiting for blocks that another job computes right now."""
+"""Where jobs come in: warm from the store, cold, or waiting for blocks that another job computes or the disk reads."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Entrance:
         self._fresh = fresh
         self._store = store
         self._waiting: dict[str, list[Row]] = {}
+        self._reading: set[str] = set()
 
     def __len__(self) -> int:
         """Jobs that wait, forks included."""
@@ -51,6 +52,15 @@ class Entrance:
                 origin.rows.append(row)
                 return [] if self._store is None else [Started(job.id, origin.looked)]
         return self._enter([row])
+
+    def read(self) -> list[StepOutput]:
+        """Lets those in for whom the disk has read, or whose patience with it is over."""
+        if self._store is None or not self._reading:
+            return []
+        done = [job_id for job_id in self._reading if not self._store.is_reading(job_id)]
+        self._reading.difference_update(done)
+        waited = [self._waiting.pop(job_id) for job_id in done if job_id in self._waiting]
+        return [output for rows in waited for output in self._enter(rows, read=True)]
 
     def again(self, rows: list[Row], ids: TokenIds) -> None:
         """Rows that are computed once more after a fault: cold, and nothing of them is kept."""
@@ -100,14 +110,20 @@ class Entrance:
                 row.trail.discard()
         self._queue.clear()
         self._waiting.clear()
+        self._reading.clear()
         self._store = None  # it knows how to make empty states, and so holds the weights
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _enter(self, rows: list[Row]) -> list[StepOutput]:
+    def _enter(self, rows: list[Row], *, read: bool = False) -> list[StepOutput]:
+        """`read`: what the disk has is in memory by now."""
         job = rows[0].job
         if self._store is None:
             self._queue.add(PrefillRow(rows, job.prompt.ids, self._fresh()))
+            return []
+        if not read and self._store.reads_ahead(job):
+            self._waiting[job.id] = rows
+            self._reading.add(job.id)
             return []
         if (awaited := self._store.must_wait(job)) is not None:
             self._waiting[job.id] = rows

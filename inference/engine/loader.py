@@ -14,18 +14,22 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from inference.cache.disk import DiskLimits, DiskStore
+from inference.cache.disk_thread import DiskThread
+from inference.cache.disk_tier import DiskTier
 from inference.cache.keeper import StoreKeeper
 from inference.cache.limits import CacheLimits
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.reuse import ReuseMode
 from inference.engine import kv, memory
+from inference.engine.block_file import SafetensorsCodec
 from inference.engine.fingerprint import fingerprint
 from inference.engine.mlx_lm_door import get_total_parameters, load_model, make_prompt_cache
 from inference.engine.model_config import context_tokens, read_config
 from inference.engine.model_files import check_model_files
 from inference.engine.proof import proof
 from inference.engine.runner import MlxRunner
-from inference.engine.settings import GRID_TOKENS, CacheSettings, EngineSettings
+from inference.engine.settings import GRID_TOKENS, CacheSettings, DiskSettings, EngineSettings
 from inference.engine.store import ModelStore
 from inference.errors import InferenceError, InvalidModel, MemoryPressure, ModelTooLarge
 from inference.params import KVQuantisation
@@ -37,6 +41,8 @@ GROUP_SIZES = (32, 64, 128)
 """Values with one scale, as MLX can quantise them."""
 COST_UNIT_PARAMETERS = 1e9
 """A token costs two operations for each parameter; what counts is one model beside another."""
+DISK_MOST_BYTES = 20 * 1024**3
+DISK_FREE_SHARE = 0.1
 _ACTIVATION_COPIES = 12
 """Hidden-sized arrays of one piece alive at once in a layer (inputs, projections, gates), generously."""
 _LOGIT_COPIES = 6
@@ -50,7 +56,10 @@ class MlxLoader:
         self._settings = settings
         memory.release_streams_with_thread()
         self._limit_bytes = memory.limit_device(settings)
-        self._cache = prefix_cache(settings.cache, self._limit_bytes) if settings.cache.enabled else None
+        self._cache = None
+        if settings.cache.enabled:
+            disk = None if settings.disk is None else disk_tier(settings.disk, settings.cache.ttl_s)
+            self._cache = prefix_cache(settings.cache, self._limit_bytes, disk)
         self._keeper = None if self._cache is None else StoreKeeper(self._cache, mx.clear_cache, proof)
 
     @property
@@ -130,7 +139,24 @@ class MlxLoader:
         return state
 
 
-def prefix_cache(settings: CacheSettings, limit_bytes: int) -> PrefixCache:
+def disk_tier(settings: DiskSettings, ttl_s: float = 0.0) -> DiskTier:
+    """The disk, at work: its thread first learns what an earlier process left, while models are loaded."""
+    auto = settings.max_bytes is None
+    limits = DiskLimits(
+        max_bytes=DISK_MOST_BYTES if settings.max_bytes is None else settings.max_bytes,
+        max_free_share=DISK_FREE_SHARE if auto else 1.0,
+        day_bytes=settings.day_bytes,
+        ttl_s=ttl_s,
+    )
+    thread = DiskThread(
+        DiskStore(settings.directory, limits, SafetensorsCodec(), time.time),
+        prepare=memory.release_streams_with_thread,
+    )
+    thread.start()
+    return DiskTier(thread, time.monotonic)
+
+
+def prefix_cache(settings: CacheSettings, limit_bytes: int, disk: DiskTier | None = None) -> PrefixCache:
     """An empty one, its budgets taken from the device where they are not set."""
     blocks_bytes = limit_bytes // 3 if settings.memory_bytes is None else settings.memory_bytes
     snapshots_bytes, side_bytes = settings.snapshot_memory_bytes, settings.side_memory_bytes
@@ -145,7 +171,7 @@ def prefix_cache(settings: CacheSettings, limit_bytes: int) -> PrefixCache:
         max_conversation_tokens=settings.max_conversation_tokens,
         min_reuse_tokens=settings.min_reuse_tokens,
     )
-    return PrefixCache(limits, time.monotonic)
+    return PrefixCache(limits, time.monotonic, disk)
 
 
 def measure(model: Any, config: dict[str, Any], max_batch: int) -> ModelLimits:

@@ -101,7 +101,7 @@ class MlxRunner:
             self._settled += self._drop(lane, [row])
 
     def step(self) -> Sequence[StepOutput]:
-        outputs, self._settled = self._settled, []
+        outputs, self._settled = self._settled + self._entrance.read(), []
         for row, end in self._queue.chunks(self._pace.step_tokens(others_wait=len(self._lanes) > 0)):
             outputs += self._prefill(row, end)
         for lane in self._lanes:

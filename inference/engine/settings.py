@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 GRID_TOKENS = 256
 """Prefill is cut where the absolute position is a multiple of this: the same grid is what makes warm equal cold."""
@@ -36,6 +37,19 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskSettings:
+    """Where what was computed outlives the process, and how much of it.
+
+    `max_bytes` of files (None: a tenth of what the disk has free, at most 20 GiB); at most `day_bytes` are written in a
+    day (0: no limit).
+    """
+
+    directory: Path
+    max_bytes: int | None = None
+    day_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """What one engine may use.
 
@@ -43,7 +57,8 @@ class EngineSettings:
     keeps the other streams' tokens closer together. `max_batch` rows decode at once. `memory_limit_bytes` is what the
     process may use of the device (None: nine tenths of what the device recommends). `buffer_pool_bytes` bounds freed
     buffers that MLX keeps for reuse (None: a sixteenth of the limit, at most 2 GiB). A model is refused as too large
-    unless one row of `min_context_tokens` fits beside its weights. `cache` is how computed prefixes are kept.
+    unless one row of `min_context_tokens` fits beside its weights. `cache` is how computed prefixes are kept, and
+    `disk` where they are kept beyond the process (None: nowhere).
     """
 
     prefill_step_tokens: int = 512
@@ -52,6 +67,7 @@ class EngineSettings:
     buffer_pool_bytes: int | None = None
     min_context_tokens: int = 4096
     cache: CacheSettings = field(default_factory=CacheSettings)
+    disk: DiskSettings | None = None
 
     def __post_init__(self) -> None:
         if self.prefill_step_tokens < GRID_TOKENS or self.prefill_step_tokens % GRID_TOKENS:

@@ -84,6 +84,15 @@ class ModelStore:
         if self._cache.free(nbytes, by, keep=keep):
             mx.clear_cache()
 
+    def reads_ahead(self, job: Job) -> bool:
+        """Whether a job should wait for the disk, which may hold what memory does not; until `is_reading` says no."""
+        if job.cache is None or self._refusal is not None or self._cache.disk is None:
+            return False
+        return self._cache.read_ahead(self._find(job.prompt.ids, job.cache, job.kv), job.id)
+
+    def is_reading(self, job_id: str) -> bool:
+        return self._cache.is_reading(job_id)
+
     def must_wait(self, job: Job) -> str | None:
         """The job that computes what this one misses: it waits until that is stored, and is then looked at again."""
         if job.cache is None or self._refusal is not None:

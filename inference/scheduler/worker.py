@@ -237,4 +237,6 @@ class Worker:
         for resident in self._residents.all():
             self._running.end_all(resident, error)
             self._residents.close(resident)
+        if (store := self._loader.store) is not None:
+            store.close()
         self._loader.release_unused()

@@ -26,7 +26,7 @@ LISTEN, MODELS, ENGINE, CACHE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS = (
     "Logging",
 )
 GROUPS = (LISTEN, MODELS, ENGINE, CACHE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE, LOGS)
-KIB, MIB = 1024, 1024 * 1024
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
 FROM_MODEL = "Unset: the model's generation_config, else {}."
 
 
@@ -113,6 +113,19 @@ class Config:
             1 << 50,
         ),
     ] = None
+    ssd_cache_bytes: Annotated[
+        int | None,
+        About(
+            CACHE,
+            "Disk space for computed prefixes, which then survive a restart; 0 writes none. `auto`: a tenth of what the"
+            " disk has free, at most 20 GiB.",
+            0,
+            1 << 50,
+        ),
+    ] = None
+    ssd_cache_daily_bytes: Annotated[
+        int, About(CACHE, "Most that is written to the disk in a day, to spare it; 0 is no limit.", 0, 1 << 50)
+    ] = 64 * GIB
     cache_ttl_s: Annotated[float, About(CACHE, "What nobody used for so long is dropped; 0 is never.", 0, 1e9)] = 0.0
     cache_idle_s: Annotated[
         float, About(CACHE, "What only one session holds goes when it is silent for so long; 0 is never.", 0, 1e9)

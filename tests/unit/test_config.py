@@ -163,6 +163,20 @@ CACHE_KNOBS = {
 }
 
 
+NOT_MEMORY = {"healing_turns", "ssd_cache_bytes", "ssd_cache_daily_bytes"}
+
+
+def test_the_knobs_of_the_disk_reach_the_engine(tmp_path):
+    from mlxd.daemon import disk_settings
+
+    given = {"ssd_cache_bytes": "3GiB", "ssd_cache_daily_bytes": "9GiB"}
+    settings = disk_settings(load(given, tmp_path).config)
+    assert settings is not None and settings.directory == tmp_path / "prefixes"
+    assert (settings.max_bytes, settings.day_bytes) == (3 << 30, 9 << 30)
+    assert disk_settings(load({}, tmp_path).config).max_bytes is None
+    assert disk_settings(load({"ssd_cache_bytes": "0"}, tmp_path).config) is None
+
+
 @pytest.mark.parametrize("name", CACHE_KNOBS)
 def test_each_knob_of_the_cache_reaches_the_engine_and_moves_nothing_else(name, tmp_path):
     from mlxd.daemon import cache_settings
@@ -176,7 +190,7 @@ def test_each_knob_of_the_cache_reaches_the_engine_and_moves_nothing_else(name, 
 def test_no_knob_of_the_cache_is_forgotten():
     from inference.engine.settings import CacheSettings
 
-    assert {knob.name for knob in KNOBS if knob.about.group == "Prefix cache"} == CACHE_KNOBS.keys() | {"healing_turns"}
+    assert {knob.name for knob in KNOBS if knob.about.group == "Prefix cache"} == CACHE_KNOBS.keys() | NOT_MEMORY
     reached = {field for _, field, _ in CACHE_KNOBS.values()}
     assert reached == {field.name for field in dataclasses.fields(CacheSettings)}
 

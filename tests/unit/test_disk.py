@@ -171,6 +171,16 @@ def test_nothing_goes_for_a_file_that_can_never_fit(tmp_path: Path) -> None:
     assert shelf.store.counters.refused["too_large"] == 1 and len(shelf.on_disk()) == 1
 
 
+def test_a_share_of_what_is_free_does_not_shrink_by_what_is_kept(tmp_path: Path) -> None:
+    files = FullDisk()
+    files.used = 500_000
+    shelf = Shelf(tmp_path, replace(ROOM, max_free_share=0.1), files)
+    assert shelf.store.limit_bytes == 50_000
+    shelf.write(chain(IDS))
+    files.used += shelf.store.index.nbytes
+    assert shelf.open().limit_bytes == 50_000
+
+
 class FullDisk(SwiftFiles):
     used = 0
 

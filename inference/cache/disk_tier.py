@@ -1,0 +1,155 @@
+"""The disk as the prefix cache sees it, on the worker's thread: what to write when, and which jobs wait for what.
+
+Theory. Whole blocks of conversations are written as they are committed, so that a process that is killed loses the
+unfinished end of each and no more; states, which are large, at the end of a request; ends and everything else when it
+leaves memory or the process ends in order. What was found untrue or was ordered away leaves the disk too. One-shots are
+never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from time import monotonic
+from typing import Any, Final
+
+from inference.cache.disk_fetch import Fetched
+from inference.cache.disk_plan import Want
+from inference.cache.disk_records import KEY_BYTES, label_of, state_label_of
+from inference.cache.disk_thread import DiskThread
+from inference.cache.node import Admission, Node, Snapshot
+from inference.cache.reuse import Lease, Query, ReuseMode
+from inference.cache.tree import Match, PrefixTree, Removed
+from inference.ports import Clock
+
+PATIENCE_S: Final = 10.0
+"""A job whose blocks have not come by then is computed: a disk that hangs must not hold it up for ever."""
+_STATES_OF_TURN: Final = 2
+"""At the end of the header and at the end of the answer: the next turn goes on from one of them."""
+
+
+class DiskTier:
+    """`clock` is monotonic. Nothing in here waits, but for `close`."""
+
+    def __init__(self, thread: DiskThread, clock: Clock) -> None:
+        self._thread = thread
+        self._clock = clock
+        self._reading: dict[str, tuple[Query, float]] = {}
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def ask(self, job: str, query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> bool:
+        """Whether a job has to wait for the disk: what it misses may be there, and is being read."""
+        digests = tuple(node.digest for node in match.path) or (query.root.key,)
+        want = Want(
+            root=query.root.key,
+            digests=digests,
+            packed=query.packed,
+            limit=query.limit,
+            matched_tokens=match.depth,
+            in_memory_tokens=resumed_tokens,
+            needs_state=query.needs_snapshot,
+            bitwise=query.mode is ReuseMode.BITWISE,
+            room_bytes=room_bytes,
+        )
+        if not self._thread.may_help(want):
+            return False
+        self._reading[job] = (query, self._clock() + PATIENCE_S)
+        self._thread.want(job, want)
+        return True
+
+    def is_reading(self, job: str) -> bool:
+        """Whether a job still waits: neither has its answer come nor its patience ended."""
+        if (asked := self._reading.get(job)) is None:
+            return False
+        if self._clock() < asked[1]:
+            return True
+        del self._reading[job]
+        return False
+
+    def arrived(self) -> Iterator[tuple[Query, Fetched]]:
+        """What has come for jobs that still wait."""
+        for fetched in self._thread.fetched():
+            if (asked := self._reading.pop(fetched.job, None)) is not None:
+                yield asked[0], fetched
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def committed(self, tip: Node) -> None:
+        """A path has grown: its whole blocks are to be written, from the first that is not."""
+        unsaved = []
+        for node in tip.upwards() if tip.attached else ():
+            if node.is_full:
+                if self._thread.holds(label_key(node)):
+                    break
+                unsaved.append(node)
+        for node in reversed(unsaved):
+            if not self._save(node):  # nothing is found behind a gap
+                break
+
+    def released(self, lease: Lease) -> None:
+        """A request has ended well: the states it leaves are worth their size now."""
+        if lease.admission is not Admission.MAIN or not lease.tip.attached:
+            return
+        self.committed(lease.tip)
+        states = [held for held in lease.kept if held.node.snapshots.get(held.suffix) is held][-_STATES_OF_TURN:]
+        if any(held.suffix for held in states):
+            self._save(lease.tip)
+        for held in states:
+            self._save_state(held)
+        whole = next((node for node in lease.tip.upwards() if node.is_full), None)
+        if whole is not None:
+            self._thread.mark_used(label_key(whole))
+
+    def left(self, removed: Removed, *, keep: bool) -> None:
+        """Blocks and states left memory: to make room (`keep`), or because they are not to be used any more."""
+        if keep:
+            for node in reversed(removed.nodes):
+                self._save(node)
+            for held in removed.snapshots:
+                self._save_state(held)
+        else:
+            self._thread.drop([label_key(node) for node in removed.nodes])
+            self._drop_states(removed.snapshots)
+
+    def distrusted(self, lease: Lease) -> None:
+        """What a request stored must not be used."""
+        self._thread.drop([label_key(node) for node in lease.written])
+        self._drop_states(lease.kept)
+
+    def _drop_states(self, states: Iterable[Snapshot]) -> None:
+        self._thread.drop([state_label_of(held).key for held in states])
+
+    def clear(self, root: bytes | None = None, *, model: str = "") -> None:
+        """Also what is not in memory: all of a tree or a model, or everything."""
+        self._thread.clear(root, model=model)
+
+    def _save(self, node: Node, *, until_s: float = 0.0) -> bool:
+        if node.admission is not Admission.MAIN or node.handle is None:
+            return False
+        return self._thread.save(label_of(node), node.handle, until_s=until_s)
+
+    def _save_state(self, held: Snapshot, *, until_s: float = 0.0) -> bool:
+        return self._thread.save(state_label_of(held), held.handle, until_s=until_s)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def close(self, tree: PrefixTree, timeout_s: float) -> bool:
+        """Writes what only memory holds, the paths used last first, and ends the thread; whether all was written."""
+        until_s = monotonic() + timeout_s
+        whole = True
+        for leaf in sorted(tree.leaves, key=lambda leaf: -leaf.last_used_s):
+            for node in reversed(list(leaf.upwards())):
+                if node.admission is Admission.MAIN:
+                    whole &= self._save(node, until_s=until_s)
+        for held in sorted(tree.snapshots, key=lambda held: -held.last_used_s):
+            whole &= self._save_state(held, until_s=until_s)
+        return self._thread.close(max(0.0, until_s - monotonic())) and whole
+
+    def stats(self) -> dict[str, Any]:
+        return asdict(self._thread.stats())
+
+
+def label_key(node: Node) -> bytes:
+    """The key under which a block is on the disk."""
+    return node.digest[:KEY_BYTES]

@@ -51,7 +51,7 @@ def lookup() -> Figure:
 def at_rest(kind: str) -> Iterator[Figure]:
     """Memory beyond weights and snapshots: of the store's blocks, and of the bytes that each token's KV takes once.
 
-    The prefix ends in the middle of a block, as they do. What of that block is shared, every branch keeps for itself.
+    The prefix ends in the middle of a block, as they do.
     """
     model = scenario_model(kind)
     with mlxd(model, threads=2) as served, administrator(served) as http:

@@ -13,13 +13,12 @@ from typing import Final
 
 import structlog
 
-from inference.conversation.healing import HealingStore, Recognised
+from inference.conversation.healing import HealingStore, Recognised, Said
 from inference.conversation.spoken import SpokenTurn, raw_turn
 from inference.conversation.text_model import TextModel
 from inference.scheduler import Spoken, Thinking
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import Prompt
-from mlxd.ledger.said import Said
 
 OFF_LOOP_IDS: Final = 1000
 """A longer answer would hold all streams up for a third of a millisecond and more."""

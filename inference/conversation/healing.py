@@ -37,6 +37,14 @@ type Seek = Callable[[Place], Sequence[SpokenTurn]]
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """An answer, and where an echo of it will be looked for."""
+
+    place: Place
+    turn: SpokenTurn
+
+
+@dataclass(frozen=True, slots=True)
 class Recognised:
     """A conversation's assistant messages, by number. `prefix` is all of it: what the next answer will stand behind.
 

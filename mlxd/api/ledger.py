@@ -11,12 +11,12 @@ from typing import Any, Final
 from django.core.handlers.asgi import ASGIRequest
 from ninja import Router
 
+from inference.conversation.healing import Said
 from mlxd import runtime
 from mlxd.api.auth import AdminBearer
 from mlxd.api.errors import InvalidField, NotFound
 from mlxd.api.plain import plain
 from mlxd.ledger import read
-from mlxd.ledger.said import Said
 
 router = Router(tags=["sessions"])
 admin = AdminBearer()

@@ -7,13 +7,13 @@ from typing import Final
 
 from django.db import connection
 
+from inference.conversation.healing import Said
 from inference.conversation.lineage_memory import FRESH, LineageMemory, Seen
 from inference.conversation.turn_chain import Turn
 from mlxd.ledger import memory_bytes, models, spoken_bytes
 from mlxd.ledger.insert import insert
 from mlxd.ledger.journal import Write
 from mlxd.ledger.rows import moment
-from mlxd.ledger.said import Said
 from mlxd.ledger.sealed import Unreadable
 
 type Tell = Callable[[str], None]

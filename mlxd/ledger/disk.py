@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from django.db import DatabaseError, connection
 
-from inference.conversation.healing import HealingStore, Place, Seek
+from inference.conversation.healing import HealingStore, Place, Said, Seek
 from inference.conversation.lineage import MAX_TURNS, Lineage
 from inference.conversation.turn_chain import Turn
 from mlxd.ledger.content import content_write, session_delete, stored_memories
@@ -23,7 +23,6 @@ from mlxd.ledger.ledger import Ledger, LedgerUnavailable
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.retention import sweep
 from mlxd.ledger.rows import generation_write, stored_turns, turn_write
-from mlxd.ledger.said import Said
 from mlxd.ledger.shelf import Shelf
 
 MAX_WAITING_CONTENT = 1000

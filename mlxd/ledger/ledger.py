@@ -12,14 +12,13 @@ from typing import Protocol
 
 import structlog
 
-from inference.conversation.healing import HealingStore, Place, Seek
+from inference.conversation.healing import HealingStore, Place, Said, Seek
 from inference.conversation.lineage import Lineage
 from inference.conversation.turn_chain import Asked, Placed, Turn
 from inference.errors import BusyError
 from mlxd.ledger.journal import JournalView
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.recorded import Known
-from mlxd.ledger.said import Said
 from mlxd.ledger.whose import Whose
 
 log = structlog.get_logger(__name__)

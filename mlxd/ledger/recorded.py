@@ -14,13 +14,13 @@ from typing import Protocol, Self
 
 import structlog
 
+from inference.conversation.healing import Said
 from inference.conversation.span_ledger import SpanLedger
 from inference.conversation.turn_chain import Placed
 from inference.events import Event, Failed, Finished, Usage
 from inference.tokens import Prompt
 from mlxd.ledger.asked import Answers
 from mlxd.ledger.record import GenerationRecord
-from mlxd.ledger.said import Listener, Said
 from mlxd.ledger.whose import Whose
 from mlxd.ledger.witness import Observed, Witnessed
 
@@ -65,6 +65,13 @@ class Known:
     spans: SpanLedger | None = None
     spoken: frozenset[int] = frozenset()
     observed: Observed | None = None
+
+
+class Listener(Protocol):
+    """Who hears the answers to one request as the model speaks them."""
+
+    async def said(self) -> tuple[Said, ...]:
+        """The answers that came to their end since it was asked last. An echo of them is recognised from now on."""
 
 
 class Scribe(Protocol):

@@ -83,12 +83,12 @@ def plain_syncs(path: Path) -> list[float]:
 
 async def settled(ledger, name: str, turns: int, pause_s: float) -> list[float]:  # type: ignore[no-untyped-def]
     """Milliseconds that each of a conversation's answers waited for the disk."""
+    from inference.conversation.healing import Said
     from inference.conversation.lineage_memory import LineageMemory, Seen
     from inference.conversation.spoken import RawTurn, SpokenTurn
     from inference.conversation.turn_chain import Asked
     from inference.events import Usage
     from mlxd.ledger.record import GenerationRecord
-    from mlxd.ledger.said import Said
 
     waits, history = [], [name.encode()]
     memory = LineageMemory(tuple(Seen(os.urandom(32)) for _ in range(MESSAGES)))

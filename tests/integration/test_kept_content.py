@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
-from inference.conversation.healing import HealingStore
+from inference.conversation.healing import HealingStore, Said
 from inference.conversation.spoken import raw_turn
 from inference.messages import Message
 from inference.tokens import TokenIds
@@ -24,7 +24,6 @@ from mlxd import listening
 from mlxd.echoes import Echoes
 from mlxd.ledger import content, disk, read, retention
 from mlxd.ledger.disk import open_ledger
-from mlxd.ledger.said import Said
 from mlxd.runtime import Runtime
 from tests.conversations import READ, assistant, call, result, system, talk, user
 from tests.integration.spoken_runtime import CALL, LONG, Model, answer, served

@@ -69,6 +69,20 @@ def test_another_type_config_or_file_shows(model: Path) -> None:
     assert len(seen) == 4
 
 
+def test_the_same_bytes_as_another_type_or_shape_show(model: Path) -> None:
+    """bfloat16 and float16 weights can agree in every size and sample: only the header tells them apart."""
+    path = model / "model.safetensors"
+    raw, seen = path.read_bytes(), {fingerprint(model)}
+    body = 8 + int.from_bytes(raw[:8], "little")
+    for told in ({"dtype": "I32"}, {"shape": [tiny_models.VOCAB_SIZE // 2, 96]}):
+        header = json.loads(raw[8:body])
+        header["lm_head.weight"] |= told
+        path.write_bytes(raw[:8] + json.dumps(header, separators=(",", ":")).encode().ljust(body - 8) + raw[body:])
+        assert path.stat().st_size == len(raw)
+        seen.add(fingerprint(model))
+    assert len(seen) == 3
+
+
 def test_how_kv_is_kept_and_the_format_show(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {fingerprint(model, how) for how in (None, KVQuantisation(4), KVQuantisation(8), KVQuantisation(8, 32))}
     seen.add(fingerprint(model, KVQuantisation(8, 32, 5000)))

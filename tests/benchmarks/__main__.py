@@ -33,7 +33,7 @@ BENCHMARKS = (
     "warm_load",
 )
 LIMIT_S = 180
-LIMITS_S = {"probe_peers": 1200, "warm_load": 3600}
+LIMITS_S = {"probe_peers": 3600, "warm_load": 3600}
 
 
 def main() -> int:

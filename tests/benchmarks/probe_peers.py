@@ -146,6 +146,8 @@ def played(target: Target, oracle: Oracle, counter: Path) -> Table:
     began, failed = counted.tokens(counter), ""
     try:
         for turn in play(target, SCENARIOS, oracle):
+            if turn.scenario not in turns:
+                print(f"# {target.base_url} {turn.scenario}", file=sys.stderr)
             turns.setdefault(turn.scenario, []).append(turn)
             ends[turn.scenario] = counted.tokens(counter)
     except ProbeFailed as error:
@@ -157,7 +159,6 @@ def played(target: Target, oracle: Oracle, counter: Path) -> Table:
 
 def one_played(turns: list[Turn], source: int) -> Played:
     (summary,) = summaries(turns)
-    print(f"# {summary.scenario}: {summary.ratio:.2f}", file=sys.stderr)
     return Played(summary, tuple(turns), source)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
-from inference.conversation.lineage_memory import FRESH, Draft, LineageMemory, align
+from inference.conversation.lineage_memory import FRESH, Draft, LineageMemory, Seen, align
 from inference.conversation.meaning import Meaning, meaning_of
 from inference.conversation.reading import as_sent, follow
 from inference.conversation.span_ledger import SpanLedger
@@ -61,7 +62,13 @@ def bind(
         reading = as_sent(policy, named, drafts, pins if policy.pin else {})
     ledger = SpanLedger(policy.name, tuple(reading.entries), found.refused, reading.limit_reached)
     rendered = replace(conversation, messages=tuple(reading.messages))
-    return Bound(rendered, ledger, replace(memory, read=tuple(reading.read), echoed=False), tuple(reading.origin))
+    kept = replace(memory, read=_shared(reading.read, memory.read), echoed=False)
+    return Bound(rendered, ledger, kept, tuple(reading.origin))
+
+
+def _shared(read: Sequence[Seen], before: Sequence[Seen]) -> tuple[Seen, ...]:
+    """What was read, with the records there are already: else those of a long session would grow with its square."""
+    return tuple(old if old == seen else seen for seen, old in zip_longest(read, before[: len(read)]))
 
 
 def _drafts(conversation: Conversation, found: Found, keys: Sequence[bytes]) -> list[Draft]:

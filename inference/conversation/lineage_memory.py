@@ -46,7 +46,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class LineageMemory:
-    """`read` is what the model read up to its last answer. `minted` are the ids of calls it made, without punctuation.
+    """`read` is what the model read up to its last answer. `minted` are the ids of the calls it made last, without
+    punctuation.
 
     `session` is the client's own id, "" for none. `began_s` is the Unix time of the lineage's first request, 0.0 before
     there was one: what its template's clock goes on showing. `echoed`: the request at hand is proven to go on from
@@ -64,9 +65,13 @@ class LineageMemory:
         return (self.read, self.minted, self.session) == (other.read, other.minted, other.session)
 
     def answered(self, call_ids: Iterable[str], session: str = "") -> LineageMemory:
-        """The record to keep of a turn that is finished; `call_ids` are those the client was given."""
-        made = {bare for one in call_ids if len(bare := bare_id(one)) >= MIN_PROVING_CHARS}
-        return replace(self, minted=self.minted | made, session=session or self.session, echoed=False)
+        """The record to keep of a turn that is finished; `call_ids` are those the client was given.
+
+        Who goes on from a turn with calls sends them back, so they alone prove it. What nothing can prove is not kept.
+        """
+        made = frozenset(bare for one in call_ids if len(bare := bare_id(one)) >= MIN_PROVING_CHARS)
+        kept = replace(self, minted=made or self.minted, session=session or self.session, echoed=False)
+        return kept if kept.minted or kept.session else FRESH
 
 
 FRESH = LineageMemory()

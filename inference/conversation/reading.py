@@ -93,7 +93,7 @@ class Reading:
         """A message of the request; `seen`: the same message, read before. A relocated span leaves a pointer."""
         added = seen.added if seen is not None and follows else ""
         if not draft.spans and not (seen and seen.spans):  # most messages
-            self._finish(draft, None, Seen(draft.key, (), added), seen)
+            self._finish(draft, None, (), added)
             return
         before = list(seen.spans) if seen else []
         runs: list[tuple[Fragment, SeenSpan | None]] = []
@@ -107,18 +107,16 @@ class Reading:
             runs.append((run, one))
         missing = [old for old in before if self._stays(old, follows)]
         texts, spans = _woven(runs, missing, self._rules)
-        self._finish(draft, texts, Seen(draft.key, spans, added), seen)
+        self._finish(draft, texts, spans, added)
 
-    def _finish(self, draft: Draft, texts: list[_Run] | None, made: Seen, seen: Seen | None) -> None:
-        added = made.added
+    def _finish(self, draft: Draft, texts: list[_Run] | None, spans: tuple[SeenSpan, ...], added: str) -> None:
         message = draft.message if texts is None else replace(draft.message, parts=_joined(texts))
         if not message.parts and draft.message.parts and not added:  # there was nothing but telemetry in it
             self.read.append(Seen(draft.key))
             return
         if added:
             message = replace(message, parts=(*message.parts, statements.part(added)))
-        # Records of one lineage share what did not change: else those of a long session grow with its square.
-        self.put(message, seen if seen is not None and seen == made else made, draft.number)
+        self.put(message, Seen(draft.key, spans, added), draft.number)
 
     def state(self, statement: str) -> None:
         """At the end of the message put last."""

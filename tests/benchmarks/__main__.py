@@ -27,6 +27,7 @@ BENCHMARKS = (
     "reading",
     "probe_peers",
     "warm_cpu",
+    "prepare",
     "store",
     "eviction",
     "ledger",

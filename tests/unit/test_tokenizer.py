@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
-from inference.engine.tokenizer import JsonTokenizer, TextCache, TokenizerSource
+from inference.engine.tokenizer import _LONG_CHARS, JsonTokenizer, TextCache, TokenizerSource
 from inference.errors import InvalidModel
 from tests.tokenizers_in_code import MARKERS, SPECIAL, WORDS, byte_level, merged_markers, sentence, tokenizer
 
@@ -101,9 +101,18 @@ def test_raw_text_begins_as_the_model_wants_and_never_twice() -> None:
     assert bos not in without.encode_raw("the dog")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=texts.filter(bool))
+def test_long_text_is_read_as_the_library_reads_it(kind: str, text: str) -> None:
+    encoder = tokenizer(kind)._field
+    long = text * (1 + _LONG_CHARS // len(text))
+    assert encoder.ids(long) == encoder._numbered(encoder._encode(long).ids)
+
+
 def test_lone_surrogates_are_no_error() -> None:
     own = tokenizer()
     assert own.decode(own.encode_field("a\ud800b")) == "a�b"
+    assert own.decode(own.encode_field("a\ud800b" * _LONG_CHARS)) == "a�b" * _LONG_CHARS
     assert own.decode(own.encode_raw("\ud83d\ude42")) == "🙂"
 
 

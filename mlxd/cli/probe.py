@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,10 @@ def run(
         with ChatServer.at(complete_base_url(base_url or local_url(state_dir)), key) as server:
             model = model or server.first_model()
             url = server.base_url
-        target, oracle = Target(url, model, max_tokens, key), Oracle(_text(tokenizer or model, url))
+        target, oracle = (
+            Target(url, model, max_tokens, key, secrets.token_hex(8)),
+            Oracle(_text(tokenizer or model, url)),
+        )
         replays = _replays(recordings or (), scenarios, oracle, requests, max_prompt_tokens)
         chosen = {name: SCENARIOS[name] for name in scenarios or SCENARIOS} if recordings is None else {}
         turns = []

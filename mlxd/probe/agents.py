@@ -13,6 +13,7 @@ from typing import Any, Final
 from mlxd.probe.asks import Ask, Message, Play, Said, Wave
 from mlxd.probe.content import prose
 from mlxd.probe.echo import CLIENTS, Echo, dropped, sorted_compact
+from mlxd.probe.forced import THOUGHT
 
 FIRST_DAY: Final = date(2026, 3, 2)
 
@@ -73,7 +74,7 @@ class Agent:
         meant = self.drift(tuple(self.history), self.requests)
         sent = tuple(self._echoed(message) for message in meant)
         self.requests += 1
-        (answer,) = yield [Ask(self.session, sent, meant, {"tools": [*self.tools]}, said)]
+        (answer,) = yield [Ask(self.session, sent, meant, {"tools": [*self.tools], **THOUGHT}, said)]
         self.history.append(answer)
         return answer
 

@@ -3,12 +3,14 @@
 Small models make no calls of their own, and an agent's next request hangs on them. vLLM's `structured_outputs.choice`
 holds an answer to one text; OpenAI's `logit_bias` keeps the model from a call of its own invention before it. The call
 is spelled out in plain letters then, which is no less a call to who reads the answer. A thought before it is the
-model's own. A server that knows neither field answers what it likes, and the caller sees that.
+model's own, and `thinking_budget` ends it. A server that knows none of these answers what it likes, and the caller
+sees that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from inference.conversation.text_model import TextModel
@@ -18,6 +20,8 @@ from mlxd.probe.spoken import written
 OPENER: Final = "<tool_call>"
 MAX_CHARS: Final = 4096
 NEVER: Final = -100
+THOUGHT: Final[Mapping[str, Any]] = MappingProxyType({"thinking_budget": 24})
+"""For every request with an answer that is asked for: a random model never ends a thought by itself."""
 
 
 def text_of(said: Said) -> str:

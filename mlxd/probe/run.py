@@ -57,12 +57,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server under test. `model` is the name it is asked by."""
+    """A server under test. `model` is the name it is asked by.
+
+    `salt` parts this run from everything that was computed before, on servers that know vLLM's `cache_salt`.
+    """
 
     base_url: str
     model: str
     max_tokens: int = 32
     api_key: str = ""
+    salt: str = ""
 
 
 def play(target: Target, names: Sequence[str], oracle: Oracle) -> Iterator[Turn]:
@@ -88,6 +92,7 @@ def play_all(target: Target, plays: Mapping[str, Callable[[], Play]], oracle: Or
 def _send(client: httpx.Client, target: Target, oracle: Oracle, one: Ask) -> Answered:
     fields: dict[str, Any] = {**one.fields, **forced.fields(oracle.text, one.say, target.max_tokens)}
     max_tokens = fields.pop("max_tokens", target.max_tokens)
+    fields |= {"cache_salt": target.salt} if target.salt else {}
     return ask(client, target.model, one.messages, max_tokens, fields)
 
 

@@ -71,7 +71,7 @@ class Replay:
             meant.append(own or (message | {"tool_call_id": before} if before else message))
             sent.append(self._sent(meant[-1], own, before))
         session = f"{exchange.session} {self._opening(exchange)}"
-        return Ask(session, tuple(sent), tuple(meant), exchange.fields, exchange.said, foreign)
+        return Ask(session, tuple(sent), tuple(meant), {**exchange.fields, **forced.THOUGHT}, exchange.said, foreign)
 
     def _sent(self, message: Message, own: Message | None, call_id: str | None) -> Message:
         if own is not None:

@@ -86,6 +86,19 @@ def test_recurrent_layers_resume_at_what_was_planned(probed: Probe, template: st
     assert not any(one["hidden"] for one in done.found["scenarios"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["dense", "sliding"])
+def test_agents_that_drift_and_respell_cost_nothing_twice(probed: Probe, architecture: str) -> None:
+    """But for the words that say which date replaces which; one token an answer is the end that a held model wrote."""
+    template = (Path(__file__).parents[1] / "templates" / "chatml.jinja").read_text()
+    done = probed(architecture, "drift", "stripped", "pi", template=template)
+    assert done.code == 0 and done.ratio("drift") <= 1.05
+    assert max(done.ratio("stripped"), done.ratio("pi")) <= 1.02
+    assert all(turn["obeyed"] for turn in done.turns)
+    assert {turn["scenario"] for turn in done.turns if turn["bound"]} == {"drift"}
+    assert not any(one["hidden"] or one["foreign"] for one in done.found["scenarios"])
+
+
 def test_a_ratio_above_the_limit_is_exit_code_1(daemon: ServedDaemon, tiny_model: Path, tmp_path: Path) -> None:
     """That model's answers come back as other tokens than it wrote, so an impossible limit is not kept."""
     arguments = ["--base-url", f"{daemon.url}/v1", "--tokenizer", str(tiny_model), "--max-ratio", "0.5", "semantic"]

@@ -100,10 +100,11 @@ def difference(reading: Reading, parting: Parting) -> Difference:
         shown(reading.tokenizer, parting.stored[:AROUND_TOKENS])[:SHOWN_CHARS],
     )
     why, what, rule = Why.DIVERGED, "", ""
+    answer = _answer_at(reading, at, number)
     if (tool := _changed_tool(reading, path, at)) is not None:
         why, what = Why.TOOLS_CHANGED, tool
-    elif stripped := _stripped_by(reading, number, texts):
-        why, what = Why.REASONING_STRIPPED, stripped
+    elif answer is not None and _lacks_thought(reading.think, texts):
+        why, what, number = Why.REASONING_STRIPPED, _stripped_by(reading, answer), answer
     elif reading.spans is not None and reading.spans.limit_reached:
         why = Why.RETAINED_LIMIT
     elif reading.spans is not None and span is not None and path:
@@ -177,21 +178,30 @@ def _plain(name: str) -> str:
     return name if _NAME.fullmatch(name) else ""
 
 
-def _stripped_by(reading: Reading, number: int | None, texts: tuple[str, str, str]) -> str:
-    """Who left out a thought that the session has read there: `template`, `client`, or "" where it is none."""
-    if reading.think is None or number is None:
-        return ""
-    opener, closer = (tag.strip() for tag in reading.think)
+def _answer_at(reading: Reading, token: int, number: int | None) -> int | None:
+    """The answer that a token belongs to. One that says nothing has no text of its own, and lies before the message to
+    which the template's text seems to lead."""
+    begun = [boundary.message for boundary in reading.prompt.boundaries if boundary.token <= token]
+    if number is None or not begun:
+        return None
+    between = range(begun[-1], min(number + 1, len(reading.conversation.messages)))
+    return next((at for at in between if reading.conversation.messages[at].role is Role.ASSISTANT), None)
+
+
+def _lacks_thought(think: ThinkTags | None, texts: tuple[str, str, str]) -> bool:
+    """Whether a thought stands where the texts part, in what was stored and not in what was sent."""
+    if think is None:
+        return False
+    opener, closer = (tag.strip() for tag in think)
     before, sent, stored = (text.strip() for text in texts)
     opened = stored.startswith(opener) and not sent.startswith(opener)
     emptied = before.endswith(opener) and sent.startswith(closer) and not stored.startswith(closer)
-    if not (opened or emptied):
-        return ""
-    messages = reading.conversation.messages
-    answers = [at for at in (number, number + 1) if at < len(messages) and messages[at].role is Role.ASSISTANT]
-    if not answers:
-        return ""
-    known = _request_number(reading, answers[0]) in reading.spoken or bool(messages[answers[0]].reasoning)
+    return opened or emptied
+
+
+def _stripped_by(reading: Reading, answer: int) -> str:
+    """Who left the thought of an answer out. Where it was sent, or is known as the model spoke it, the template did."""
+    known = _request_number(reading, answer) in reading.spoken or bool(reading.conversation.messages[answer].reasoning)
     return "template" if known else "client"
 
 

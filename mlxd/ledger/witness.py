@@ -7,7 +7,6 @@ is missing from its prompt is looked for in one request of many, on a thread of 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,7 +20,7 @@ from inference.events import Admitted, Delta, Event, Finished, Parting, ToolCall
 from inference.messages import Conversation, Tool
 
 CHECK_EVERY: Final = 64
-"""A check of half a megabyte takes a third of a second of another core, and Python's lock for parts of it."""
+"""A check of half a megabyte takes 0.2 s of another core, and Python's lock for parts of it."""
 REMEMBERED_SESSIONS: Final = 64
 """Of which the tools are known. A list of tools has up to 100 kB."""
 SHOWN_PATHS: Final = 8
@@ -115,11 +114,12 @@ class Witnessed:
         self._verdict = ""
         self.difference: Difference | None = None
 
-    def told(self, events: Iterable[Event]) -> tuple[Event, ...]:
+    def told(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """The same events; what is noted on the way never holds them up."""
-        if self._seen is None:
-            return tuple(events)
-        return tuple(self._told(self._seen, event) for event in events)
+        seen = self._seen
+        if seen is None or (self._begun and not any(map(_ends, events))):
+            return events
+        return tuple(self._told(seen, event) for event in events)
 
     def ended(self) -> None:
         """All answers are whole."""
@@ -143,6 +143,10 @@ class Witnessed:
         if parting is None or self.difference is None or self.difference.token != parting.token:
             self.difference = seen.difference(parting)
         return str(self.difference) if self.difference is not None and is_diverged(verdict) else verdict
+
+
+def _ends(event: Event) -> bool:
+    return type(event) is Finished
 
 
 def is_diverged(verdict: str) -> bool:

@@ -130,6 +130,13 @@ def test_who_left_a_thought_out(reasoning: str, spoken: frozenset[int], who: str
     assert str(found) == f"reasoning_stripped({who})" and found.message == 2
 
 
+def test_a_thought_is_missed_in_an_answer_that_says_nothing() -> None:
+    now = Conversation((*talk(LONG, "one").messages, message(2, "assistant"), message(3, "user", "three")))
+    prompt = render(text_model("chatml"), now)
+    found = compared(prompt, stored_thought(now, "<think>"), now, "chatml")
+    assert (str(found), found.message) == ("reasoning_stripped(client)", 2)
+
+
 def test_an_edited_answer_is_no_stripped_thought() -> None:
     found = told(talk(LONG, "one", "two", "three"), talk(LONG, "one", "twelve", "three"), "chatml")
     assert found.why is Why.DIVERGED and found.message == 2

@@ -39,11 +39,11 @@ def placed(known_messages: int, session: str = "s", parent: str = "s") -> Placed
     return Placed(Asked(()), (), session, Edge.EXTEND, known_messages, before, None)
 
 
-def ended(verdict: str, parting: Parting | None) -> list[Event]:
-    return [Delta("Hi"), Finished(FinishReason.STOP, Usage(9, verdict=verdict, parting=parting))]
+def ended(verdict: str, parting: Parting | None) -> tuple[Event, ...]:
+    return (Delta("Hi"), Finished(FinishReason.STOP, Usage(9, verdict=verdict, parting=parting)))
 
 
-def watched(seen: Observed, events: list[Event]) -> tuple[Event, ...]:
+def watched(seen: Observed, events: tuple[Event, ...]) -> tuple[Event, ...]:
     through = Witnessed(seen)
     told = through.told(events)
     through.ended()
@@ -121,7 +121,7 @@ def test_a_check_that_breaks_breaks_nothing(witness: Witness, monkeypatch: pytes
 
 def test_nothing_is_checked_before_the_answer_has_begun(witness: Witness) -> None:
     through = Witnessed(witness.observe(reading(), SENT, None))
-    through.told([Admitted("r", 9)])
+    through.told((Admitted("r", 9),))
     witness.settle()
     assert witness.counts["content_checked"] == 0
 
@@ -161,14 +161,14 @@ def test_a_parting_is_told_of_whatever_the_verdict_is(witness: Witness) -> None:
 def test_admission_and_end_are_told_alike(witness: Witness) -> None:
     parting = parting_in("two")
     admitted = Admitted("r", 9, verdict="diverged(token 1)", parting=parting)
-    first, _, last = Witnessed(witness.observe(reading(), SENT, None)).told([admitted, *ended("diverged(1)", parting)])
+    first, _, last = Witnessed(witness.observe(reading(), SENT, None)).told((admitted, *ended("diverged(1)", parting)))
     assert isinstance(first, Admitted) and isinstance(last, Finished) and first.verdict == last.usage.verdict
 
 
 def test_without_a_witness_events_pass(witness: Witness) -> None:
     events = ended("diverged(token 1)", Parting(1))
     through = Witnessed(None)
-    assert through.told(events) == tuple(events)
+    assert through.told(events) is events
     through.ended()
 
 

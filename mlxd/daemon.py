@@ -21,7 +21,6 @@ import structlog
 from django.conf import settings
 from django.urls import resolve
 
-from inference.conversation.healing import HealingStore
 from inference.conversation.preparer import Preparer
 from inference.engine.settings import GRID_TOKENS, CacheSettings, DiskSettings, EngineSettings
 from inference.engine.text import load_text
@@ -35,10 +34,9 @@ from mlxd.api import policy
 from mlxd.banner import start_banner
 from mlxd.catalog import named_models
 from mlxd.config import Config
-from mlxd.echoes import Echoes
-from mlxd.ledger.ledger import Ledger
 from mlxd.ledger.witness import Witness
 from mlxd.paths import StateDir, admin_token, secret_key
+from mlxd.recollection import recollected
 from mlxd.runtime import Runtime, served_models
 from mlxd.start_errors import InvalidSetting, PortTaken
 from mlxd.transport import BindFailed, GateConfig, PortInUse, TransportLimits
@@ -153,9 +151,7 @@ class Daemon:
     def serve(self) -> int:
         """Blocks until the end."""
         policy.install(policy.Policy.of(self._config, admin_token(self._state)))
-        self._runtime.ledger = kept = ledger(self._config, self._state)
-        self._runtime.echoes = Echoes(HealingStore(self._config.healing_turns), kept)
-        kept.restore(self._runtime.echoes.store)
+        self._runtime.ledger, self._runtime.echoes = recollected(self._config, self._state)
         runtime.install(self._runtime)
         faulthandler.register(signal.SIGQUIT, file=self._stacks, all_threads=True)
         try:
@@ -264,15 +260,6 @@ def tool_call_format(config: Config) -> str:
         known = ", ".join((AUTO, *sorted(NAMES)))
         raise InvalidSetting(f"There is no tool call format {name[:64]!r}.", cure=f"It may be one of: {known}.")
     return name
-
-
-def ledger(config: Config, state: StateDir) -> Ledger:
-    """What keeps sessions and turns. Django is set up by now. Raises `StartError`."""
-    if not config.ledger:
-        return Ledger()
-    from mlxd.ledger.disk import open_ledger
-
-    return open_ledger(state.database, days=config.retention_days)
 
 
 def scheduler_settings(config: Config) -> SchedulerSettings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from inference.conversation.lineage_memory import FRESH, Draft, LineageMemory
 from inference.conversation.preparer import Preparer
 from inference.conversation.preparer_process import Echoed, Job
 from inference.conversation.render import Rendered
+from inference.conversation.spans import find
 from inference.conversation.text_model import TextModel
 from inference.conversation.turn_chain import Placed, Turn
 from inference.conversation.volatile_policy import BIND, OMIT, VERBATIM, VolatilePolicy
@@ -39,6 +41,7 @@ from mlxd.runtime import Runtime
 from tests.conversations import assistant, call, result, talk, user
 from tests.drift import channel_message, git_system, openclaw_tail
 from tests.integration.api_scripted import ScriptedGeneration
+from tests.property.test_binding_laws import histories
 from tests.tokenizers_in_code import text_model
 
 MODEL = text_model("channels")
@@ -184,6 +187,28 @@ def any_traffic(preparer: Watched, data: st.DataObject, calling: st.SearchStrate
 @given(data=st.data())
 def test_nothing_is_lost_and_no_session_reads_the_values_of_another(preparer: Watched, data: st.DataObject) -> None:
     any_traffic(preparer, data, st.booleans())
+
+
+@slow
+@given(history=histories(), more=histories(), policy=st.sampled_from([BIND, OMIT, VERBATIM]))
+def test_nothing_of_any_conversation_is_lost(
+    preparer: Watched, history: list[Message], more: list[Message], policy: VolatilePolicy
+) -> None:
+    """Every span has its entry, whatever was asked and answered before."""
+
+    async def play() -> None:
+        world, agent = World(preparer), Agent("", "s")
+        for told in (history, [*history, *agent.history, *more]):
+            sent = talk(*told)
+            agent.history = []
+            understood = await world.serve(agent, sent, policy)
+            nothing_lost(understood, sent)
+            spans = understood.known.spans
+            assert spans is not None
+            found = Counter((span.rule.name, span.path, span.text) for span in find(sent).spans)
+            assert found == Counter((one.rule, one.path, one.sent) for one in spans.entries if one.sent)
+
+    asyncio.run(play())
 
 
 def trusting(candidates: tuple[LineageMemory, ...], _conversation: Conversation, _session: str) -> LineageMemory:

@@ -37,8 +37,12 @@ class Attribution:
     def record(self, node: Node, evicted: Evicted) -> None:
         """`node` has just left the tree."""
         assert node.parent is not None
-        place = (node.parent.digest, node.ids)
-        self._behind.setdefault(place[0], PrefixMap()).set(place[1], Absent(node.digest, evicted))
+        self.missing(node.parent.digest, node.ids, node.digest, evicted)
+
+    def missing(self, parent: bytes, ids: bytes, digest: bytes, evicted: Evicted) -> None:
+        """A block behind the block `parent` is not there any more. Hashes are whole chain hashes."""
+        place = (parent, ids)
+        self._behind.setdefault(place[0], PrefixMap()).set(place[1], Absent(digest, evicted))
         self._order[place] = None
         self._order.move_to_end(place)
         self.recent.append(evicted)

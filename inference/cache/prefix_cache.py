@@ -181,6 +181,9 @@ class PrefixCache:
             return False
         for query, fetched in self.disk.arrived():
             self._counted([*restore(self._store, query, fetched, self._clock())])
+            if (flawed := fetched.flawed) is not None:
+                gone = Evicted(query.root.model, flawed.start, BLOCK_TOKENS, 0, VerdictName.DISK_CORRUPT, "")
+                self._store.attribution.missing(flawed.parent, flawed.ids, flawed.own, gone)
         return self.disk.is_reading(job)
 
     def close(self, timeout_s: float) -> bool:

@@ -9,7 +9,7 @@ from inference.cache.blocks import BLOCK_TOKENS, Root
 
 
 class VerdictName(StrEnum):
-    """What blocks in memory can tell. Messages, images and disk add their own names to the set."""
+    """What blocks in memory and on the disk can tell. Messages and images add their own names to the set."""
 
     EXACT = "exact"
     """All of the prompt is stored, but for its last token, which is computed always."""
@@ -24,6 +24,8 @@ class VerdictName(StrEnum):
     EVICTED = "evicted"
     EXPIRED = "expired"
     CLEARED = "cleared"
+    DISK_CORRUPT = "disk_corrupt"
+    """It was on the disk, and what is there now is not what was written."""
     NO_SNAPSHOT = "no_snapshot"
     """Blocks were there, but no recurrent state near their end."""
     TOO_SHORT = "too_short"

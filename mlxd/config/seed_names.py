@@ -17,7 +17,6 @@ class SeedName:
     why: str = ""
 
 
-NOT_YET_DISK = "Not yet: this version keeps prefixes in memory."
 BY_BYTES = "Bytes, not entries: a prefix that many share is kept once."
 GRID = "None: blocks have 256 tokens, and a match may end inside of one."
 KV_BY_REQUEST = "By request: `kv_bits`, `kv_group_size`, `quantized_kv_start`; such answers are not batched."
@@ -99,10 +98,10 @@ FLAGS = (
     SeedName("-V / --vision", why=NOT_YET_VISION),
     SeedName("--strip-thinking", "strip_thinking", "Same meaning, streamed and not."),
     SeedName("--enable-prefix-caching", "cache_memory_bytes", "On by default; 0 switches it off."),
-    SeedName("--prompt-cache-dir", why=NOT_YET_DISK),
+    SeedName("--prompt-cache-dir", "state_dir", "Computed prefixes lie in its `prefixes` folder."),
     SeedName("--conversation-kv-max-tokens", "cache_max_conversation_tokens"),
     SeedName("--conversation-snapshots", "cache_snapshot_memory_bytes", "On by default, where a model needs them."),
-    SeedName("--conversation-disk-max-gb", why=NOT_YET_DISK),
+    SeedName("--conversation-disk-max-gb", "ssd_cache_bytes", "With a unit: `20GiB`."),
     SeedName("--max-slots", "max_batch"),
     SeedName("--tool-call-format", "tool_call_format", "Same meaning; `xml_function` is one of the names."),
     SeedName(

@@ -233,6 +233,7 @@ def test_a_damaged_file_is_computed_again_and_right(start: Callable, kind: str) 
     second = after.ask(turn)
     assert second.computed >= len(turn.prompt) - 256 and second.gap(after.cold(turn)) < CLOSE
     assert after.dropped() == {"corrupt": 1}
+    assert after.cache.stats().counters["verdicts"]["disk_corrupt"] == 1
     third = after.ask(question(kind, "three", next_turn(second)))
     assert third.computed <= 25
     after.terminate()

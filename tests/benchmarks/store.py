@@ -14,7 +14,7 @@ from mlxd.probe.asks import Ask, Message
 from mlxd.probe.client import ask
 from mlxd.probe.content import prose
 from mlxd.probe.oracle import Oracle
-from tests.benchmarks.figure import Figure, at_most
+from tests.benchmarks.figure import Figure, Spread, at_most
 from tests.benchmarks.processes import mlxd
 from tests.benchmarks.scenario_models import MODELS, scenario_model
 from tests.e2e.daemon import ServedDaemon
@@ -36,16 +36,18 @@ def run() -> Iterator[Figure]:
 
 
 def lookup() -> Figure:
-    """The whole depth is there, beside 199 conversations that part from it near its end."""
+    """The whole depth is there, beside 199 conversations that part from it near its end. Processor time: one thread."""
     driver, ids = stored(branches=200)
     prompt = (*ids, 1, 2)
-    took_ms = []
+    took_ms, wall_ms = list[float](), list[float]()
     for _ in range(LOOKUPS):
-        began_s = time.perf_counter()
+        began_s, wall_s = time.thread_time(), time.perf_counter()
         reuse = driver.cache.lookup(ROOT, prompt)
-        took_ms.append((time.perf_counter() - began_s) * 1e3)
+        took_ms.append((time.thread_time() - began_s) * 1e3)
+        wall_ms.append((time.perf_counter() - wall_s) * 1e3)
         assert reuse.depth_tokens == LONG
-    return at_most("lookup at 100,000 tokens", took_ms, LOOKUP_MS, "200 conversations of one prefix", "ms")
+    detail = f"200 conversations of one prefix; wall time {Spread.of(wall_ms)} ms"
+    return at_most("lookup at 100,000 tokens", took_ms, LOOKUP_MS, detail, "ms")
 
 
 def at_rest(kind: str) -> Iterator[Figure]:

@@ -88,7 +88,9 @@ class ModelStore:
         """Whether a job should wait for the disk, which may hold what memory does not; until `is_reading` says no."""
         if job.cache is None or self._refusal is not None or self._cache.disk is None:
             return False
-        return self._cache.read_ahead(self._find(job.prompt.ids, job.cache, job.kv), job.id)
+        waits = self._cache.read_ahead(self._sought(job, job.cache), job.id)
+        self._found = None if waits else self._found
+        return waits
 
     def is_reading(self, job_id: str) -> bool:
         return self._cache.is_reading(job_id)
@@ -97,12 +99,11 @@ class ModelStore:
         """The job that computes what this one misses: it waits until that is stored, and is then looked at again."""
         if job.cache is None or self._refusal is not None:
             return None
-        root, ids = self._root(job.cache, job.kv), job.prompt.ids
-        found = self._find(ids, job.cache, job.kv)
-        awaited = self.in_flight.awaited(root.key, ids, found.depth_tokens)
+        depth = self._sought(job, job.cache).depth_tokens
+        awaited = self.in_flight.awaited(self._root(job.cache, job.kv).key, job.prompt.ids, depth)
         if awaited is None:
-            self._found = job, found  # it begins now, and 100,000 tokens need not be looked up again
             return None
+        self._found = None
         self.in_flight.wait(job.id, awaited)
         return awaited.job
 
@@ -113,9 +114,7 @@ class ModelStore:
         """
         if job.cache is None or self._refusal is not None:
             return self._fresh(), None, Looked()
-        (asked, found), self._found = self._found or (None, None), None
-        if found is None or asked is not job:
-            found = self._find(job.prompt.ids, job.cache, job.kv)
+        found, self._found = self._sought(job, job.cache), None
         lease = self._cache.hold(found, job.id, _admission(job.cache), counted=not job.fork_of)
         try:
             state = self._assembled(lease.reuse, job)
@@ -158,6 +157,12 @@ class ModelStore:
             self._cache.counters.offset_mismatch += 1
             raise KVMismatch(f"A row does not hold the {reuse.depth_tokens} tokens it is to begin with.")
         return state
+
+    def _sought(self, job: Job, scope: CacheScope) -> Reuse:
+        """What a job would begin with, found once by all who ask in a row, until it waits or begins."""
+        if self._found is None or self._found[0] is not job:
+            self._found = job, self._find(job.prompt.ids, scope, job.kv)
+        return self._found[1]
 
     def _find(self, ids: TokenIds, scope: CacheScope, kv: KVQuantisation | None) -> Reuse:
         return self._cache.lookup(

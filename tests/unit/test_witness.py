@@ -16,8 +16,8 @@ from inference.events import Admitted, Delta, Event, Finished, FinishReason, Par
 from inference.messages import Conversation, TextPart
 from mlxd.ledger import witness as room
 from mlxd.ledger.witness import REMEMBERED_SESSIONS, Observed, Witness, Witnessed
+from tests.talks import LONG, talk, tool
 from tests.tokenizers_in_code import text_model
-from tests.unit.test_difference import LONG, talk, tool
 
 TEXT = text_model()
 SENT = talk(LONG, "one", "two", "three")
@@ -61,8 +61,12 @@ def parting_in(text: str) -> Parting:
 # --- content ----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_all_read_is_checked_and_nothing_is_lost(witness: Witness) -> None:
-    watched(witness.observe(reading(), SENT, None), ended("extended", None))
+@pytest.mark.parametrize("kind", ["bytes", "merged", "sentence", "legacy"])
+def test_what_is_all_read_is_checked_and_nothing_is_lost(witness: Witness, kind: str) -> None:
+    sent = talk(LONG, "  café\n\n\tnaïve 日本 🙂 <|im_end|> ", "two", "three")
+    model = text_model(kind=kind)
+    made = Reading(model.tokenizer, render(model, sent), sent)
+    watched(witness.observe(made, sent, None), ended("extended", None))
     assert (witness.counts["content_checked"], witness.counts["content_lost"]) == (1, 0)
 
 
@@ -99,7 +103,7 @@ def test_a_check_holds_no_answer_up_and_never_becomes_a_queue(
         assert release.wait(10)
         return ()
 
-    monkeypatch.setattr(room, "content_lost", slow)
+    monkeypatch.setattr(room, "lost_from", slow)
     began_s = time.perf_counter()
     for _ in range(5):
         assert len(Witnessed(witness.observe(reading(), SENT, None)).told(ended("extended", None))) == 2
@@ -114,7 +118,7 @@ def test_a_check_that_breaks_breaks_nothing(witness: Witness, monkeypatch: pytes
     def broken(*_: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(room, "content_lost", broken)
+    monkeypatch.setattr(room, "lost_from", broken)
     assert len(watched(witness.observe(reading(), SENT, None), ended("extended", None))) == 2
     assert witness.counts["content_checked"] == 0
 

@@ -22,8 +22,8 @@ _CHANGES: Final = (Fate.OMITTED, Fate.PINNED, Fate.RESTATED, Fate.RELOCATED, Fat
 
 def wanted(headers: Mapping[str, str], model_id: str) -> VolatilePolicy:
     """What may be done for a request. Raises `InvalidParameter` for a header that names no policy."""
-    set_ = policy.current()
-    wish = headers.get(HEADER.lower(), "").strip().lower() or set_.volatile_of.get(model_id, set_.volatile)
+    server = policy.current()
+    wish = headers.get(HEADER.lower(), "").strip().lower() or server.volatile_of.get(model_id, server.volatile)
     if wish not in POLICIES:
         raise InvalidParameter(f"The header {HEADER} must be one of: {', '.join(POLICIES)}.", param=HEADER)
     return POLICIES[wish]

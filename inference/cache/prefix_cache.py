@@ -209,11 +209,14 @@ class PrefixCache:
         return self._counted(evicted)
 
     def prove(self, proof: Proof) -> int:
-        """Looks at one stored block; if its KV has changed, it goes with all behind it. How many blocks went."""
+        """Looks at one stored block; if its KV has changed, it goes with all behind it. How many blocks went.
+
+        So do its siblings that hold some of it too.
+        """
         node = some_block(self._store.tree)
         if node is None or not mutated(node, proof):
             return 0
-        gone = self._store.discard(node)
+        gone = sum(self._store.discard(holder) for holder in self._store.tree.holders(node, 0))
         self.counters.shared_kv_mutated += 1
         self.counters.discarded_blocks += gone
         return gone

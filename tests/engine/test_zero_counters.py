@@ -71,6 +71,21 @@ def test_what_was_written_to_is_noticed_and_never_read(load: Load, architecture:
     assert told.computed == 200 and told.gap(warm.cold(one)) < CLOSE
 
 
+def test_what_was_written_to_goes_from_all_who_hold_it(load: Load) -> None:
+    """Siblings that begin alike share the part that was spoiled, so a look at one of them is a look at all."""
+    warm = WarmModel(load("dense"))
+    keeper = StoreKeeper(warm.cache, mx.clear_cache, proof)
+    for text in (ids(200), (*ids(200)[:120], *ids(30, seed=4)), ids(100, seed=5)):
+        warm.ask(ask("before", text, max_tokens=1))
+    alone = min(blocks_of(warm), key=lambda node: node.tokens)
+    while any(node.proof is None for node in blocks_of(warm)):
+        keeper.prove()
+    spoil(next(node for node in blocks_of(warm) if node is not alone))
+    while not warm.cache.counters.shared_kv_mutated:
+        keeper.prove()
+    assert blocks_of(warm) == [alone] and warm.cache.check_integrity() == []
+
+
 def test_growing_and_branching_change_no_proof(load: Load) -> None:
     """Looks between all that a store does with a block: a longer one takes its place, siblings take its parts."""
     warm = WarmModel(load("dense"))

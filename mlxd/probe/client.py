@@ -23,7 +23,8 @@ class ProbeFailed(Exception):
 class Answered:
     """One answer. `cached_tokens` is None where the server reports none; `ttft_s` runs to the first piece of text.
 
-    `ended`: the model ended it, and did not run into a limit.
+    `ended`: the model ended it, and did not run into a limit. `reasoning_tokens` are those of `completion_tokens` that
+    its thought has.
     """
 
     message: Message
@@ -34,6 +35,7 @@ class Answered:
     total_s: float
     verdict: str
     ended: bool = False
+    reasoning_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -140,4 +142,5 @@ def _answered(reading: _Reading, verdict: str, total_s: float) -> Answered:
         total_s=total_s,
         verdict=verdict,
         ended=reading.finish in ("stop", "tool_calls"),
+        reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
     )

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from inference.conversation.render import render
+from inference.conversation.spoken import RawTurn
 from inference.conversation.text_model import TextModel
 from inference.messages import Conversation, Tool
 from inference.tokens import Prompt, TokenIds
@@ -38,7 +39,9 @@ class Needed:
 
     `reread_thoughts` and `reread_tools` are those among them that had been read already: what stands up to the last
     answer, because the template takes a thought out there, or because the tools are others. `bound`: less was
-    necessary because volatile spans need not be read again.
+    necessary because volatile spans need not be read again. `floor`: who computes fewer has not read what was sent.
+    It is less than `tokens` only where a whole message has vanished: a server may let it stand, and then a template
+    that looks for the user's last message takes out other thoughts than from the request as it came.
     """
 
     tokens: int
@@ -46,16 +49,19 @@ class Needed:
     reread_thoughts: int = 0
     reread_tools: int = 0
     bound: bool = False
+    floor: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """An answer, and what was known when it had been given: `bare` sequences are those without volatile spans."""
+    """An answer, and what was known when it had been given: `bare` sequences are those without volatile spans.
+    `whole`: one of the messages before it was such a span."""
 
     message: Message
     tools: tuple[Tool, ...]
     values: Mapping[cuts.Place, str]
     bare: tuple[TokenIds, ...]
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +94,31 @@ class Oracle:
         total, least, bound = len(prompt), len(prompt) - known, False
         goes = self._goes_on(ask)
         if goes is None:
-            return Needed(max(1, least), total)
+            return Needed(max(1, least), total, floor=max(1, least))
         rest, stated = self._bound(ask, goes)
         if rest + stated < least:
             least, bound = rest + stated, True
-        reread = max(0, least - bound * stated - self._new_tokens(ask, prompt, goes.at))
+        new = self._new_tokens(ask, prompt, goes.at)
+        reread = max(0, least - bound * stated - new)
         changed = self._conversation(ask).tools != goes.records[-1].tools
         thought = any(one.message.get("reasoning_content") for one in goes.records)
-        return Needed(max(1, least), total, reread * (thought and not changed), reread * changed, bound)
+        floor = min(least, new) if any(one.whole for one in goes.records) else least
+        return Needed(max(1, least), total, reread * (thought and not changed), reread * changed, bound, max(1, floor))
 
-    def answered(self, ask: Ask, answer: Message, *, ended: bool = False) -> None:
-        """The answer's tokens are known too. `ended` says that the model ended it, and did not run into a limit."""
+    def answered(self, ask: Ask, answer: Message, *, ended: bool = False, said_tokens: int = 0) -> None:
+        """The answer's tokens are known too. `ended` says that the model ended it, and did not run into a limit;
+        `said_tokens` how many it wrote behind its thought."""
         whole = self._conversation(ask)
         spans = cuts.spans_of(whole)
         found = []
         for left in (cuts.telemetry(spans), spans):
             prompt = self._render(ask, cuts.cut(whole, left))
-            found.append([prompt.ids, *self._spoken(ask, cuts.cut(whole, left).conversation, prompt, answer, ended)])
+            raw = raw_of(self.text, prompt, answer, ended=ended, said_tokens=said_tokens)
+            conversation = cuts.cut(whole, left).conversation
+            found.append([prompt.ids, *self._spoken(ask, conversation, prompt, answer, raw, ended)])
         self._seen += found[0]
-        known = cuts.values(spans, len(whole.messages))
-        self._answers[ask.session].append(_Answered(answer, whole.tools, known, tuple(found[1])))
+        known, vanishing = cuts.values(spans, len(whole.messages)), any(span.whole for span in spans)
+        self._answers[ask.session].append(_Answered(answer, whole.tools, known, tuple(found[1]), vanishing))
 
     # --- one request --------------------------------------------------------------------------------------------
 
@@ -122,10 +133,15 @@ class Oracle:
         return render(self.text, left.conversation, {at: raw for at, raw in raws.items() if raw is not None})
 
     def _spoken(
-        self, ask: Ask, conversation: Conversation, prompt: Prompt, answer: Message, ended: bool
+        self,
+        ask: Ask,
+        conversation: Conversation,
+        prompt: Prompt,
+        answer: Message,
+        raw: RawTurn | None,
+        ended: bool,
     ) -> list[TokenIds]:
         """The prompt with its answer, as far as both are known."""
-        raw = raw_of(self.text, prompt, answer, ended=ended)
         if raw is None:
             message = self._conversation(ask, answer).messages[-1]
             with_answer = replace(conversation, messages=(*conversation.messages, message))

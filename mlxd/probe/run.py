@@ -22,9 +22,9 @@ class Turn:
     """One request of a scenario. Tokens; `prefilled` is what the server computed of `prompt`.
 
     Not `reported` means that the answer has no word on its cache; some servers leave it out where nothing was cached.
-    `reread_thoughts` and `reread_tools` are of the necessary ones, and `bound` says that volatile text was not counted
-    twice (see `oracle.Needed`). `foreign` counts answers in the request that are not this server's; not `obeyed`, it
-    answered something else than it was asked to.
+    `reread_thoughts` and `reread_tools` are of the necessary ones, `bound` says that volatile text was not counted
+    twice, and who computes fewer than `floor` has not read what was sent (see `oracle.Needed`). `foreign` counts
+    answers in the request that are not this server's; not `obeyed`, it answered something else than it was asked to.
     """
 
     scenario: str
@@ -43,6 +43,7 @@ class Turn:
     bound: bool = False
     foreign: int = 0
     obeyed: bool = True
+    floor: int | None = None
 
     @property
     def warm(self) -> bool:
@@ -52,7 +53,8 @@ class Turn:
     @property
     def hidden(self) -> int:
         """Tokens that the server took from its cache beyond anything it had read: they must be 0."""
-        return max(0, self.cached - (self.prompt - self.necessary))
+        least = self.necessary if self.floor is None else self.floor
+        return max(0, self.cached - (self.prompt - least))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ def _scenario(name: str, waves: Play, send: Callable[[Ask], Answered], oracle: O
             answers = list(threads.map(send, wave))
         needed = _needed(wave, answers, oracle)
         for one, answer, least in zip(wave, answers, needed, strict=True):
-            oracle.answered(one, answer.message, ended=answer.ended)
+            said_tokens = answer.completion_tokens - answer.reasoning_tokens
+            oracle.answered(one, answer.message, ended=answer.ended, said_tokens=said_tokens)
             yield _turn(name, one, answer, least)
         try:
             wave = waves.send([answer.message for answer in answers])
@@ -135,6 +138,7 @@ def _turn(scenario: str, asked: Ask, answer: Answered, needed: Needed) -> Turn:
         reread_thoughts=needed.reread_thoughts,
         reread_tools=needed.reread_tools,
         bound=needed.bound,
+        floor=needed.floor,
         foreign=asked.foreign,
         obeyed=asked.say is None or forced.obeyed(asked.say, answer.message),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from inference.conversation.render import render
 from inference.conversation.spoken import RawTurn, raw_turn
@@ -15,6 +16,9 @@ from inference.conversation.text_model import TextModel
 from inference.messages import Conversation
 from inference.tokens import Prompt, TokenIds
 from mlxd.probe.asks import Message
+
+CLOSING: Final = 3
+"""Servers count the marker that ends a thought, and the blank lines behind it, with the thought or with the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,11 @@ class Raws:
         )
 
 
-def raw_of(text: TextModel, prompt: Prompt, answer: Message, *, ended: bool) -> RawTurn | None:
-    """None where a past turn cannot be read as ids, or where it is none: a thought that never ended."""
+def raw_of(text: TextModel, prompt: Prompt, answer: Message, *, ended: bool, said_tokens: int = 0) -> RawTurn | None:
+    """None where a past turn cannot be read as ids, or where it is none: a thought that never ended.
+
+    What a model is held to it may spell in more ids than a tokenizer would: at least `said_tokens` behind its thought.
+    """
     if text.traits.seams is None or text.traits.channels:
         return None
     said, thought = (answer.get("content") or "") + calls_text(answer), answer.get("reasoning_content") or ""
@@ -43,8 +50,11 @@ def raw_of(text: TextModel, prompt: Prompt, answer: Message, *, ended: bool) -> 
     opening = "" if tags is None or not thought or inside else f"{tags[0]}\n"
     closing = "" if tags is None or not (thought or inside) else f"\n{tags[1]}\n\n"
     encode = text.tokenizer.encode_template
-    ids = (*encode(opening + thought + closing), *encode(said)) if opening + thought + closing else encode(said)
-    return raw_turn(text, prompt, tuple(ids), tags, inside=inside and bool(closing))
+    before = encode(opening + thought + closing) if opening + thought + closing else ()
+    ids = encode(said)
+    more = said_tokens - len(ids) - (CLOSING if before else 0)
+    spoken = (*before, *ids, *(ids[-1:] * max(0, more)))
+    return raw_turn(text, prompt, spoken, tags, inside=inside and bool(closing))
 
 
 def _inside(text: TextModel, prompt: Prompt) -> bool:

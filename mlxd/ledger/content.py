@@ -74,9 +74,7 @@ def session_delete(session_id: str, forget: Callable[[Said], None]) -> Write:
                 " WHERE t.session_id = %s"
             )
             rows = cursor.execute(query, [session_id]).fetchall()
-            cursor.execute("PRAGMA secure_delete = ON")
             cursor.execute("DELETE FROM ledger_session WHERE id = %s", [session_id])
-            cursor.execute("PRAGMA secure_delete = OFF")
         for place, body in rows:
             turn = spoken_bytes.decoded(bytes(body), bytes(place))
             if not isinstance(turn, Unreadable):

@@ -3,7 +3,7 @@
 Theory. Whole blocks of conversations are written as they are committed, so that a process that is killed loses the
 unfinished end of each and no more; states, which are large, at the end of a request; ends and everything else when it
 leaves memory or the process ends in order. What was found untrue or was ordered away leaves the disk too. One-shots are
-never written.
+written only at an orderly end: one of them may have been the first turn of a conversation.
 """
 
 from __future__ import annotations
@@ -125,23 +125,27 @@ class DiskTier:
         self._thread.clear(root, model=model)
 
     def _save(self, node: Node, *, until_s: float = 0.0) -> bool:
-        if node.admission is not Admission.MAIN or node.handle is None:
+        if node.handle is None or not (until_s or node.admission is Admission.MAIN):
             return False
         return self._thread.save(label_of(node), node.handle, until_s=until_s)
 
     def _save_state(self, held: Snapshot, *, until_s: float = 0.0) -> bool:
+        if not (until_s or held.node.admission is Admission.MAIN):
+            return False
         return self._thread.save(state_label_of(held), held.handle, until_s=until_s)
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     def close(self, tree: PrefixTree, timeout_s: float) -> bool:
-        """Writes what only memory holds, the paths used last first, and ends the thread; whether all was written."""
+        """Writes what only memory holds and ends the thread; whether all was written.
+
+        Conversations come first, and of them those used last.
+        """
         until_s = monotonic() + timeout_s
         whole = True
-        for leaf in sorted(tree.leaves, key=lambda leaf: -leaf.last_used_s):
+        for leaf in sorted(tree.leaves, key=lambda leaf: (leaf.admission is Admission.ONE_SHOT, -leaf.last_used_s)):
             for node in reversed(list(leaf.upwards())):
-                if node.admission is Admission.MAIN:
-                    whole &= self._save(node, until_s=until_s)
+                whole &= self._save(node, until_s=until_s)
         for held in sorted(tree.snapshots, key=lambda held: -held.last_used_s):
             whole &= self._save_state(held, until_s=until_s)
         return self._thread.close(max(0.0, until_s - monotonic())) and whole

@@ -26,19 +26,17 @@ QUEUE_BYTES: Final = 256 * 1024 * 1024
 
 
 class DiskThread:
-    """`prepare` and `finish` are called on the thread, before anything else and after everything."""
+    """`prepare` is called on the thread, before anything else."""
 
     def __init__(
         self,
         store: DiskStore,
         *,
         prepare: Callable[[], object] = lambda: None,
-        finish: Callable[[], object] = lambda: None,
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._finish = finish
         self._queue_bytes = queue_bytes
         self._change = threading.Condition()
         self._wants: deque[tuple[str, Want]] = deque()
@@ -167,14 +165,11 @@ class DiskThread:
 
     def _run(self) -> None:
         self._prepare()
-        try:
-            self._do(self._store.open)
-            self._scanned = True
-            while (task := self._next()) is not None:
-                self._do(task)
-            self._do(self._store.close)
-        finally:
-            self._finish()
+        self._do(self._store.open)
+        self._scanned = True
+        while (task := self._next()) is not None:
+            self._do(task)
+        self._do(self._store.close)
 
     def _do(self, task: Callable[[], object]) -> None:
         """Whatever goes wrong costs the one task."""

@@ -105,7 +105,9 @@ class Played:
     waste: int
 
 
-def law(warm: WarmModel, scenario: Callable[[], Scenario], exact: bool, **changes: Any) -> list[Played]:
+def law(
+    warm: WarmModel, scenario: Callable[[], Scenario], exact: bool, close: float = CLOSE, **changes: Any
+) -> list[Played]:
     """Plays a scenario warm and each of its requests cold. `exact`: computes no token more than necessary."""
     brute, told, waves = BruteForce(), list[Played](), scenario()
     wave = next(waves)
@@ -115,7 +117,7 @@ def law(warm: WarmModel, scenario: Callable[[], Scenario], exact: bool, **change
         for one in wave:
             answer, necessary = answers[one.id], brute.necessary(one.prompt.ids)
             told.append(Played(answer, answer.gap(warm.cold(one)), answer.computed - necessary))
-            assert told[-1].gap < CLOSE, one.id
+            assert told[-1].gap < close, one.id
             if one.cache is not None:
                 assert answer.computed >= necessary, f"{one.id} used what it cannot have"
                 assert answer.computed == necessary or not exact, one.id

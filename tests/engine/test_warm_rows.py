@@ -70,7 +70,8 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 @pytest.mark.parametrize("start_tokens", [0, 200, 256, 300])
 @pytest.mark.parametrize("scenario", [linear, branch, long_answer], ids=lambda one: one.__name__)
 def test_quantised_rows(wide: Loaded, scenario: Callable[[], Scenario], start_tokens: int) -> None:
-    law(WarmModel(wide), scenario, exact=True, kv=KVQuantisation(8, 32, start_tokens))
+    """A value between two levels falls to either side by its rounding: 7e-4 with a BLAS of another order of sums."""
+    law(WarmModel(wide), scenario, exact=True, close=1e-2, kv=KVQuantisation(8, 32, start_tokens))
 
 
 def test_rows_quantised_otherwise_never_meet(wide: Loaded) -> None:

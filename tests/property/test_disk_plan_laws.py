@@ -137,3 +137,13 @@ def test_the_tree_of_another_is_never_asked() -> None:
         asked = type(other)(b"x" * 32, (b"x" * 32,), other.packed, other.limit, 0, 0, False, False, 1 << 40)
         assert not may_help(shelf.store.index, asked) and fetch(shelf.store, "job", asked).blocks == ()
         assert ROOT.key != asked.root
+
+
+def test_a_state_whose_blocks_are_gone_is_not_read() -> None:
+    prompt = tuple(range(700))
+    with TemporaryDirectory() as directory:
+        shelf = Shelf(Path(directory))
+        shelf.write([chain(prompt)[0], state(prompt[:600]), state(prompt[:200])])
+        for in_memory, deepest in ((0, 200), (512, 200), (600, 600)):
+            found = fetch(shelf.store, "job", want(prompt, in_memory=in_memory, state=True))
+            assert found.state is not None and found.state.label.end == deepest

@@ -11,12 +11,12 @@ import traceback
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from inference.conversation.render import NOTHING_RAW, Rendered, render_raw, render_with_notes
+from inference.conversation.render import Rendered, render_raw, render_with_notes
 from inference.conversation.spoken import RawTurn
 from inference.conversation.template import showing
 from inference.conversation.text_model import TextModel
@@ -37,7 +37,7 @@ class Echoed:
     """
 
     conversation: Conversation
-    raw: Mapping[int, RawTurn] = NOTHING_RAW
+    raw: Mapping[int, RawTurn] = field(default_factory=dict)  # not a view: those cannot be pickled
     at_s: float = 0.0
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from inference.conversation.preparer import LARGE_BODY_BYTES, Preparer
+from inference.conversation.preparer_process import Echoed
 from inference.conversation.probe import probe
 from inference.conversation.render import render, render_raw
 from inference.conversation.template import JinjaTemplate
@@ -56,6 +57,7 @@ async def test_a_large_body_gives_the_same_prompt_as_a_small_one(preparer: Prepa
 async def test_notes_and_raw_prompts_cross_the_process_border(preparer: Preparer, model: TextModel) -> None:
     noted = await preparer.prepare_with_notes(PATH, model, talk(user("a\r\nb")), LARGE)
     assert noted.adaptations == {"crlf": 1}
+    assert await preparer.prepare(PATH, model, Echoed(AGENT_LOOP), LARGE) == render(model, AGENT_LOOP)
     assert await preparer.prepare(PATH, model, "the dog", LARGE) == render_raw(model, "the dog")
     assert (await preparer.prepare(PATH, model, (1, 2, 3), LARGE)).ids == (1, 2, 3)
 

@@ -22,6 +22,8 @@ from mlxd import log_line
 
 FILE_BYTES, FILES_KEPT = 10 * 1024 * 1024, 5
 OURS = ("mlxd", "inference", "dashboard")
+BUSY = 503
+"""Not now: while a model loads, or the queue is full. The client is told so, and nothing is wrong."""
 SILENCED = {"django.request": logging.ERROR, "django.server": logging.ERROR, "py.warnings": logging.ERROR}
 """Loggers that would say again what the request line says, or what only a developer can act on."""
 
@@ -80,7 +82,13 @@ def _set_levels(level: int, debug: int) -> None:
         logging.getLogger(name).setLevel(level)
     for name, least in SILENCED.items():
         logging.getLogger(name).setLevel(logging.NOTSET if debug >= 2 else least)
+    logging.getLogger("django.request").addFilter(_brings_an_exception)
     logging.captureWarnings(True)
+
+
+def _brings_an_exception(record: logging.LogRecord) -> bool:
+    """A status alone is told by the request line; what nobody caught is told by this logger only."""
+    return record.exc_info is not None
 
 
 def reopen() -> None:
@@ -116,6 +124,10 @@ def log_request(
     verdict: str | None = None,
     stable_prefix_msg_count: int | None = None,
     omitted_spans: int | None = None,
+    pinned_spans: int | None = None,
+    restated_spans: int | None = None,
+    relocated_spans: int | None = None,
+    retained_spans: int | None = None,
     refused_rules: str | None = None,
     conv: str | None = None,
     completion_tokens: int | None = None,
@@ -129,12 +141,13 @@ def log_request(
     """The one line of a request. `route` is the template (`/v1/models/{id}`), never the path a client sent.
 
     `verdict` says why no more of the prompt was reused, `lost_tokens` how many were computed again, `conv` names the
-    conversation by a digest. `omitted_spans` of telemetry were left out of the prompt, `refused_rules` matched too
-    much of it. `status` 499 is a client that went away; `error` is a code, `key_id` 8 hex digits of a key's digest.
+    conversation by a digest. `omitted_spans` and the like count what became of drifting text (`span_ledger.Fate`),
+    `refused_rules` matched too much of it. `status` 499 is a client that went away; `error` is a code, `key_id` 8 hex
+    digits of a key's digest.
     """
     facts = {name: value for name, value in locals().items() if value is not None}
     rounded = {name: round(value, 1) if isinstance(value, float) else value for name, value in facts.items()}
-    level = logging.ERROR if status >= 500 else logging.INFO
+    level = logging.ERROR if status >= 500 and status != BUSY else logging.INFO
     structlog.get_logger("mlxd.request").log(level, "request", **rounded)
 
 

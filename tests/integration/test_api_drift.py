@@ -63,6 +63,8 @@ async def test_a_request_may_ask_for_every_word(model: Model) -> None:
         ({"volatile_models": ("tiny=verbatim",)}, "bind", "bind; omitted=1"),
         ({"volatile_models": ("other=verbatim",)}, "", "bind; omitted=1"),
         ({"volatile": "omit", "volatile_models": ("a=b=verbatim",)}, "", "omit; omitted=1"),
+        ({"volatile_models": ("tiny=bind+rebind:current_time",)}, "", "bind+rebind:current_time; omitted=1"),
+        ({}, "bind+relocate:git_status+rebind:git_status", "bind+rebind:git_status+relocate:git_status; omitted=1"),
     ],
 )
 async def test_the_request_decides_then_its_model_then_the_server(
@@ -73,7 +75,7 @@ async def test_the_request_decides_then_its_model_then_the_server(
     assert ("billing" in read(model)) == used.startswith("verbatim")
 
 
-@pytest.mark.parametrize("setting", ["verbatim", "tiny=", "=omit", "tiny=hide"])
+@pytest.mark.parametrize("setting", ["verbatim", "tiny=", "=omit", "tiny=hide", "tiny=bind+rebind:cch"])
 def test_a_setting_that_names_no_model_or_no_policy_is_refused(tmp_path: Path, setting: str) -> None:
     with pytest.raises(InvalidSetting, match="ID=POLICY"):
         policy.Policy.of(Config(state_dir=tmp_path, volatile_models=(setting,)), TOKEN)
@@ -85,8 +87,11 @@ async def test_a_prompt_that_does_not_drift_is_read_as_it_is(model: Model) -> No
     assert chat()["messages"][0]["content"] in read(model)
 
 
-async def test_a_word_that_is_no_policy_is_refused(model: Model) -> None:
-    answer = await post(CHAT, chat(messages=SENT), headers={"X-Mlxd-Volatile": "hide"})
+@pytest.mark.parametrize(
+    "wish", ["hide", "bind+", "bind+rebind", "bind+hide:git_status", "bind+relocate:cch", "omit+relocate:git_status"]
+)
+async def test_a_word_that_is_no_policy_is_refused(model: Model, wish: str) -> None:
+    answer = await post(CHAT, chat(messages=SENT), headers={"X-Mlxd-Volatile": wish})
     assert answer.status == 400
     assert "bind, omit, verbatim" in answer.body.decode()
     assert not model.jobs
@@ -100,7 +105,13 @@ async def test_a_completion_has_no_messages_to_search(model: Model) -> None:
 
 async def test_the_line_in_the_log_counts_and_quotes_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict[str, object]] = []
-    monkeypatch.setattr(access_log, "log_request", lambda **facts: written.append(facts))
+    log_request = access_log.log_request
+
+    def noted(**facts: Any) -> None:
+        written.append(facts)
+        log_request(**facts)
+
+    monkeypatch.setattr(access_log, "log_request", noted)
     await post(CHAT, chat(messages=SENT))
     status = "\n".join(f" M orchard/row_{number:03d}/tree_with_a_long_name.py" for number in range(80))
     await post(CHAT, chat(messages=[{"role": "system", "content": git_system(status).text}, SENT[1]]))
@@ -135,6 +146,14 @@ async def test_what_was_read_stays_and_a_change_is_told_once(model: Model) -> No
     assert answer.headers[HEADER] == "bind; pinned=1; restated=1"
     assert second.count("2026-11-22") == 1 and "m2" not in second
     assert second.rindex("2026-11-22") > second.index("alpha")
+
+
+async def test_a_rule_may_be_relocated_for_one_request(model: Model) -> None:
+    head = git_system("(clean)").text + "\n\n" + "Prune in winter. " * 99
+    wish = {"X-Mlxd-Volatile": "bind+relocate:git_status"}
+    answer = await post(CHAT, chat(messages=[{"role": "system", "content": head}, SENT[1]]), headers=wish)
+    assert answer.headers[HEADER] == "bind+relocate:git_status; relocated=1"
+    assert read(model).index("(clean)") > read(model).index("Prune in winter.")
 
 
 async def test_verbatim_reads_the_new_values_where_they_stand(model: Model) -> None:

@@ -14,7 +14,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.conversation.span_ledger import Entry, Fate, SpanLedger
 from mlxd import log, log_line
+from mlxd.api import drift
 
 CANARY = "canary7f3a"
 
@@ -218,6 +220,23 @@ def test_the_request_line(lines):
     assert fine["duration_ms"] == 12.3 and fine["prompt_tokens"] == 7 and fine["request_id"] == "req-9"
     assert "completion_tokens" not in fine
     assert (fine["level"], failed["level"]) == ("info", "error")
+
+
+def test_the_request_line_takes_every_fate_of_a_span(lines):
+    """Its figures come as a mapping: a name it does not know would cost the line."""
+    read = lines()
+    entries = tuple(Entry("rule", "messages[0]", fate, "sent", "read") for fate in Fate)
+    told = drift.figures(SpanLedger("bind", entries, refused=("other",)))
+    log.log_request(method="POST", route="/v1/chat/completions", status=200, duration_ms=1.0, **told)
+    assert {name: value for name, value in read()[0].items() if "span" in name or "rule" in name} == told
+    assert len(told) == len(Fate), "all but what was kept, and the refused"
+
+
+def test_what_is_only_busy_is_told_once_and_is_no_error(lines):
+    read = lines()
+    logging.getLogger("django.request").error("Service Unavailable: /health/ready")
+    log.log_request(method="GET", route="/health/ready", status=503, duration_ms=1.0)
+    assert [(line["event"], line["level"]) for line in read()] == [("request", "info")]
 
 
 def test_text_lines_are_for_people(lines):

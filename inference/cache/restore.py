@@ -7,6 +7,7 @@ from typing import cast
 
 from inference.cache.blocks import BlockHandle, SnapshotHandle, unpack
 from inference.cache.disk_fetch import Fetched
+from inference.cache.disk_records import BlockLabel
 from inference.cache.eviction import Evicted
 from inference.cache.lookup import find
 from inference.cache.node import Admission
@@ -16,11 +17,14 @@ from inference.cache.writer import Writer
 
 
 def restore(store: Store, query: Query, fetched: Fetched, now_s: float) -> tuple[Evicted, ...]:
-    """What went for it. Blocks that do not join what is in memory now, or find no room, are let go again."""
+    """What went for it. What does not join what is in memory now, or finds no room, is let go again.
+
+    Memory may have lost since what it held when the disk was asked.
+    """
     match = store.tree.match(query.root, query.packed, query.limit)
     tip = match.path[-1] if match.path else store.tree.root(query.root)
     lease = Lease(fetched.job, Admission.MAIN, find(store, query), tip)
-    if fetched.blocks and lease.at(fetched.blocks[0].label.start).end != fetched.blocks[0].label.start:
+    if fetched.blocks and not _joins(lease, fetched.blocks[0].label):
         return ()
     tip.locks += 1
     try:
@@ -40,8 +44,19 @@ def _written(store: Store, lease: Lease, query: Query, fetched: Fetched, now_s: 
         writer = Writer(store, lease, now_s, exact=exact)
         writer.blocks(ids, stored[0].label.start, [cast(BlockHandle, one.handle) for one in stored])
         evicted += writer.result().evicted
-    if fetched.state is not None and not lease.refused:
+    if fetched.state is not None and not lease.refused and _stands(lease, fetched.state.label):
         writer = Writer(store, lease, now_s, exact=fetched.state.label.exact)
         writer.snapshot(ids, cast(SnapshotHandle, fetched.state.handle))
         evicted += writer.result().evicted
     return tuple(evicted)
+
+
+def _joins(lease: Lease, label: BlockLabel) -> bool:
+    """Whether the path has the block behind which this stands."""
+    before = lease.at(label.start)
+    return before.end == label.start and before.digest == label.parent
+
+
+def _stands(lease: Lease, state: BlockLabel) -> bool:
+    """Whether there are blocks for all tokens before a recurrent state."""
+    return _joins(lease, state) and lease.at(state.start).covers(state.ids)

@@ -17,7 +17,9 @@ class Row:
     """A started job. `alone` rows decode in a lane of their own: they have failed in company once.
 
     `read_token` is a token that the next draw already builds on and that nobody was told of yet. `guide` is there
-    from the first `rewind` on, where the job has one; `trail`, once it decodes, is its way in the store.
+    from the first `rewind` on, where the job has one; `trail`, once it decodes, is its way in the store. A `complete`
+    row has given all that its grammar allows and draws the token that ends it, as an answer without a grammar does:
+    fed, it is in the store, and a hybrid's last state is one that the next request can go on from.
     """
 
     job: Job
@@ -27,6 +29,7 @@ class Row:
     guide: RowGuide | None = None
     read_token: int | None = None
     trail: Trail | None = None
+    complete: bool = False
 
     @classmethod
     def of(cls, job: Job) -> Row:
@@ -44,7 +47,7 @@ class Row:
     @property
     def ends_next(self) -> bool:
         """The token it takes next is its last, whatever that is."""
-        return len(self.drawn) + 1 >= self.job.max_tokens
+        return self.complete or len(self.drawn) + 1 >= self.job.max_tokens
 
     @property
     def listens(self) -> bool:
@@ -74,7 +77,7 @@ class Row:
     def read(self, token: int) -> None:
         """Hears of a token before its next draw; what the guide has against it becomes the row's error."""
         self.read_token = token
-        if self.guide is None or token in self.job.stop_ids:
+        if self.guide is None or self.complete or token in self.job.stop_ids:
             return
         try:
             self.guide.advance(token)
@@ -84,12 +87,14 @@ class Row:
     def take(self, token: int) -> tuple[TokenIds, FinishReason | None]:
         """Counts a drawn token: (what the client gets, why the row ends). The token that stops is not shown."""
         self.read_token = None
-        if token in self.job.stop_ids:
+        if self.complete or token in self.job.stop_ids:
             return (), FinishReason.STOP
         self.drawn.append(token)
+        full = len(self.drawn) >= self.job.max_tokens
         if self.guide is not None and self.guide.over:
-            return (token,), FinishReason.STOP
-        return (token,), FinishReason.LENGTH if len(self.drawn) >= self.job.max_tokens else None
+            self.complete = True
+            return (token,), FinishReason.STOP if full or not self.job.stop_ids else None
+        return (token,), FinishReason.LENGTH if full else None
 
     def rewind(self) -> None:
         """Forgets draws that ran ahead of `drawn`, so that the row can be computed again and draw the same."""

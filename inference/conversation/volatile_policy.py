@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
-from inference.conversation.volatile import Kind, VolatileRule
+from inference.conversation.volatile import RULES, Kind, Unit, VolatileRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,36 @@ BIND = VolatilePolicy("bind", omit=True, pin=True, rebind=True)
 
 POLICIES = {one.name: one for one in (BIND, OMIT, VERBATIM)}
 """Those that can be asked for by name."""
+
+BY_RULE: Final = frozenset(
+    rule.name for rule in RULES if rule.kind in (Kind.CLOCK, Kind.CONTEXT) and rule.scope.unit is Unit.LINES
+)
+"""Rules for which more than `bind` can be asked for: text that means something, beside other text of its message."""
+
+
+def policy_of(wish: str) -> VolatilePolicy | None:
+    """The policy that is asked for: one of `POLICIES` by its name, or `bind` with more for some rules, as in
+    `bind+rebind:current_time+relocate:git_status`. None: there is none of this name."""
+    name, *more = wish.split("+")
+    if not more or name != BIND.name:
+        return POLICIES.get(wish)
+    rules: dict[str, set[str]] = {"rebind": set(), "relocate": set()}
+    for one in more:
+        what, _, rule = one.partition(":")
+        if what not in rules or rule not in BY_RULE:
+            return None
+        rules[what].add(rule)
+    spelled = (f"{what}:{rule}" for what, named in rules.items() for rule in sorted(named))
+    return replace(
+        BIND,
+        name="+".join((name, *spelled)),
+        also_rebind=frozenset(rules["rebind"]),
+        relocate=frozenset(rules["relocate"]),
+    )
+
+
+KNOWN: Final = (
+    f"{', '.join(POLICIES)}, or {BIND.name} followed by +rebind:RULE or +relocate:RULE for any of the rules"
+    f" {', '.join(sorted(BY_RULE))}"
+)
+"""What can be asked for, for people."""

@@ -11,7 +11,7 @@ from typing import Final
 from django.http import HttpResponse
 
 from inference.conversation.span_ledger import Fate, SpanLedger
-from inference.conversation.volatile_policy import POLICIES, VolatilePolicy
+from inference.conversation.volatile_policy import KNOWN, VolatilePolicy, policy_of
 from inference.errors import InvalidParameter
 from mlxd.api import policy
 
@@ -24,9 +24,9 @@ def wanted(headers: Mapping[str, str], model_id: str) -> VolatilePolicy:
     """What may be done for a request. Raises `InvalidParameter` for a header that names no policy."""
     server = policy.current()
     wish = headers.get(HEADER.lower(), "").strip().lower() or server.volatile_of.get(model_id, server.volatile)
-    if wish not in POLICIES:
-        raise InvalidParameter(f"The header {HEADER} must be one of: {', '.join(POLICIES)}.", param=HEADER)
-    return POLICIES[wish]
+    if (found := policy_of(wish)) is None:
+        raise InvalidParameter(f"The header {HEADER} must be one of: {KNOWN}.", param=HEADER)
+    return found
 
 
 def tell(response: HttpResponse, ledger: SpanLedger | None) -> None:

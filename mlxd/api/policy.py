@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-from inference.conversation.volatile_policy import BIND, POLICIES
+from inference.conversation.volatile_policy import BIND, KNOWN, policy_of
 from mlxd.config import Config
 from mlxd.start_errors import InvalidSetting
 
@@ -48,9 +48,8 @@ class Policy:
 def _volatile_of(setting: str) -> tuple[str, str]:
     """A model's id and a policy, from `ID=POLICY`."""
     model_id, _, name = setting.rpartition("=")
-    if not model_id or name not in POLICIES:
-        known = ", ".join(POLICIES)
-        raise InvalidSetting(f"--volatile-model {setting[:64]!r} is not ID=POLICY.", cure=f"POLICY is one of: {known}.")
+    if not model_id or policy_of(name) is None:
+        raise InvalidSetting(f"--volatile-model {setting[:64]!r} is not ID=POLICY.", cure=f"POLICY is one of: {KNOWN}.")
     return model_id, name
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlxd import access_log, runtime
+from mlxd import runtime
 from mlxd.api import policy
 from mlxd.config import Config
 from mlxd.start_errors import InvalidSetting
@@ -111,7 +111,7 @@ async def test_the_line_in_the_log_counts_and_quotes_nothing(model: Model, monke
         written.append(facts)
         log_request(**facts)
 
-    monkeypatch.setattr(access_log, "log_request", noted)
+    monkeypatch.setattr("mlxd.access_log.log_request", noted)
     await post(CHAT, chat(messages=SENT))
     status = "\n".join(f" M orchard/row_{number:03d}/tree_with_a_long_name.py" for number in range(80))
     await post(CHAT, chat(messages=[{"role": "system", "content": git_system(status).text}, SENT[1]]))

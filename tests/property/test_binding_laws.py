@@ -14,7 +14,7 @@ from inference.conversation.ledger_check import content_lost
 from inference.conversation.lineage_memory import LineageMemory, proven
 from inference.conversation.render import render
 from inference.conversation.spans import find
-from inference.conversation.volatile_policy import BIND, OMIT, VERBATIM, VolatilePolicy
+from inference.conversation.volatile_policy import BIND, BY_RULE, OMIT, VERBATIM, VolatilePolicy, policy_of
 from inference.messages import Conversation, Message, Role
 from tests.conversations import assistant, call, result, system, talk, user
 from tests.drift import (
@@ -30,14 +30,19 @@ from tests.drift import (
 from tests.tokenizers_in_code import text_model
 
 MODEL = text_model("channels")
-MOVING = VolatilePolicy("moving", True, True, True, relocate=frozenset({"git_status", "current_date", "todays_date"}))
+MOVING = policy_of("bind" + "".join(f"+rebind:{rule}+relocate:{rule}" for rule in BY_RULE)) or BIND
 slow = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 days = st.integers(1, 28).map(lambda day: f"2026-11-{day:02d}")
 words = st.sampled_from(
     ["Prune the pear.", "And the plum?", "ok", "Current date: 2026-11-05", "x\r\ny", "[message_id: 9]"]
 )
+hours = st.integers(10, 23).map(lambda hour: f"{hour}:05")
 statuses = st.sampled_from(["(clean)", " M pear.py", "?? plum.py"])
+
+
+def _timed(time: str) -> Message:
+    return system(f"You are an agent.\nCurrent time is {time}.\nBe brief. {'Prune in winter. ' * 9}")
 
 
 @st.composite
@@ -46,9 +51,10 @@ def heads(draw: st.DrawFn) -> list[Message]:
         dated_system(draw(days)),
         git_system(draw(statuses)),
         instructions(billing(draw(st.sampled_from(["39c", "ae0"]))), "You are an agent."),
+        _timed(draw(hours)),
         system("You are an agent."),
     ]
-    return [draw(st.sampled_from(made))] if draw(st.booleans()) else made[: draw(st.integers(0, 4))]
+    return [draw(st.sampled_from(made))] if draw(st.booleans()) else made[: draw(st.integers(0, 5))]
 
 
 @st.composite
@@ -126,6 +132,8 @@ def _drifted(data: st.DataObject, message: Message) -> Message:
         return dated_system(data.draw(days))
     if message.role is Role.SYSTEM and "gitStatus" in text:
         return git_system(data.draw(statuses))
+    if message.role is Role.SYSTEM and "Current time" in text:
+        return _timed(data.draw(hours))
     if "Conversation info" in text:
         return channel_message(f"m{data.draw(st.integers(0, 99))}", text.rpartition("```\n\n")[2])
     return message

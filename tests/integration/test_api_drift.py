@@ -11,6 +11,7 @@ import pytest
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.config import Config
+from mlxd.log import log_request
 from mlxd.start_errors import InvalidSetting
 from tests.drift import billing, channel_message, dated_system, git_system
 from tests.integration.api_scripted import Answer, chat, post
@@ -105,7 +106,6 @@ async def test_a_completion_has_no_messages_to_search(model: Model) -> None:
 
 async def test_the_line_in_the_log_counts_and_quotes_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[dict[str, object]] = []
-    log_request = access_log.log_request
 
     def noted(**facts: Any) -> None:
         written.append(facts)

@@ -35,6 +35,9 @@ _OUTAGES: Final = {
     errno.ENFILE: "too_many_open_files",
 }
 
+_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says nothing of the file that was to be opened."""
+
 
 @dataclass(frozen=True, slots=True)
 class DiskLimits:
@@ -81,22 +84,26 @@ class DiskStore:
 
     def open(self) -> None:
         """Learns what is there by names alone, and removes what no prompt can begin with. Never raises `OSError`."""
-        try:
-            self._files.make_folder(self.directory / LAYOUT)
-            self._sweep_other_layouts()
-            self.budget.open()
-            self.index.fill(list(self._scanned()))
-            self.limit_bytes = self._share_of_free()
-        except OSError as error:
-            self._fail(error)
+        for step in (self._make_folder, self._sweep_other_layouts, self.budget.open, self._fill, self._share_of_free):
+            try:
+                step()
+            except OSError as error:  # costs that step alone: files that are not in the index count towards no limit
+                self._fail(error)
         self._drop(self.index.unreachable(), "unreachable")
         while (oldest := self.index.oldest()) is not None and self.index.nbytes > self.limit_bytes:
             self._drop((oldest,), "evicted")
 
-    def _share_of_free(self) -> int:
+    def _make_folder(self) -> None:
+        self._files.make_folder(self.directory / LAYOUT)
+
+    def _fill(self) -> None:
+        self.index.fill(list(self._scanned()))
+
+    def _share_of_free(self) -> None:
         """These files count as free, so that the limit does not shrink with every start."""
         used, total = self._files.used_share(self.directory)
-        return min(self.limits.max_bytes, int((total - used + self.index.nbytes) * self.limits.max_free_share))
+        free_bytes = total - used + self.index.nbytes
+        self.limit_bytes = min(self.limits.max_bytes, int(free_bytes * self.limits.max_free_share))
 
     def _sweep_other_layouts(self) -> None:
         """Of an earlier or later version: nobody reads them here, and they would not count towards the limit."""
@@ -125,7 +132,7 @@ class DiskStore:
         if label.key in self.index:
             self.index.touch(label.key)
             return True
-        if self._now_s() < self._paused_until_s:
+        if 0 < self._paused_until_s - self._now_s() <= PAUSE_S:  # else the clock was put back
             return self._refuse(self.outage)
         pieces = self._codec.encode(label, handle)
         entry = DiskEntry.of(label, sum(len(piece) for piece in pieces))
@@ -187,8 +194,8 @@ class DiskStore:
             return None
         try:
             raw = self._files.read(self._path(entry))
-        except OSError:
-            self._drop((entry,), "unreadable")
+        except OSError as error:
+            self._unreadable(entry, error)
             return None
         found = self._codec.decode(raw)
         if isinstance(found, Stored) and not _is(found.label, entry, root):
@@ -211,8 +218,9 @@ class DiskStore:
         if entry.ids is None:
             try:
                 label = self._codec.read_label(self._files.read(self._path(entry), LABEL_BYTES))
-            except OSError:
-                label = Flaw.CORRUPT
+            except OSError as error:
+                self._unreadable(entry, error)
+                return b""
             if isinstance(label, Flaw):
                 self._drop((entry,), str(label))
                 return b""
@@ -226,7 +234,14 @@ class DiskStore:
         self.index.touch(key)
         try:
             self._files.mark_used(self._path(entry))
-        except OSError:
+        except FileNotFoundError:
+            self._drop((entry,), "unreadable")
+        except OSError as error:  # what takes no times can still be read
+            self._fail(error)
+
+    def _unreadable(self, entry: DiskEntry, error: OSError) -> None:
+        """The file goes, unless it is the process that can open nothing just now."""
+        if error.errno not in _PASSING:
             self._drop((entry,), "unreadable")
 
     # --- removing -----------------------------------------------------------------------------------------------

@@ -364,3 +364,56 @@ def _at(shelf: Shelf, key: bytes) -> DiskEntry:
     found = shelf.store.index.get(key)
     assert found is not None
     return found
+
+
+# --- faults that cost no file -----------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_no_times_is_still_read(tmp_path: Path) -> None:
+    """As one that became read-only: what is there is worth as much as before."""
+    shelf, labels = Shelf(tmp_path), chain(IDS)
+    shelf.write(labels)
+    files = FailingFiles(nth=10**6, error=errno.EROFS)
+    shelf.open(files)
+    files.nth = len(files.acts) + 1
+    shelf.store.mark_used(labels[2].key)
+    assert files.acts[-1] == "mark_used" and shelf.store.outage == "read_only"
+    assert all(shelf.store.read(label.key, ROOT.key) for label in labels)
+    shelf.check()
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE])
+def test_a_process_that_can_open_nothing_loses_no_file(tmp_path: Path, error: int) -> None:
+    shelf, labels = Shelf(tmp_path), chain(IDS)
+    shelf.write(labels)
+    files = FailingFiles(nth=10**6, error=error)
+    shelf.open(files)
+    for ask in (lambda: shelf.store.read(labels[2].key, ROOT.key), lambda: shelf.store.ids(_at(shelf, labels[2].key))):
+        files.nth = len(files.acts) + 1
+        assert not ask()
+        assert ask()
+    shelf.check()
+
+
+def test_a_clock_that_is_put_back_ends_the_pause(tmp_path: Path) -> None:
+    files = FailingFiles(nth=10**6)
+    shelf, labels = Shelf(tmp_path, files=files), chain(IDS)
+    files.nth = len(files.acts) + 2
+    assert shelf.write(labels[:1]) == [False] == shelf.write(labels[:1])
+    shelf.now_s -= 86_400
+    assert all(shelf.write(labels))
+
+
+def test_what_cannot_be_swept_does_not_hide_what_is_there(tmp_path: Path) -> None:
+    """Else the limit would know nothing of the files that are there already."""
+
+    class Unswept(SwiftFiles):
+        def remove_folder(self, path: Path) -> None:
+            raise PermissionError(errno.EPERM, "planted")
+
+    shelf = Shelf(tmp_path)
+    shelf.write(chain(IDS))
+    (tmp_path / "v0").mkdir()
+    shelf.open(Unswept())
+    assert len(shelf.store.index) == 3 and shelf.store.outage == "no_permission"
+    shelf.check()

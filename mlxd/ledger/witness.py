@@ -92,6 +92,8 @@ class Witness:
             self._check.result()
 
     def close(self) -> None:
+        """No more checks are begun; requests may still pass."""
+        self._check_every = 0
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _look(self, reading: Reading, sent: Conversation) -> None:
@@ -133,7 +135,11 @@ class Witnessed:
         seen = self._seen
         if seen is None or (self._begun and not any(map(_ends, events))):
             return events
-        return tuple(self._told(seen, event) for event in events)
+        try:
+            return tuple(self._told(seen, event) for event in events)
+        except Exception as error:  # an answer is not lost because its verdict cannot be put in words
+            log.error("verdict_not_told", error=type(error).__name__)
+            return events
 
     def ended(self) -> None:
         """All answers are whole."""

@@ -123,6 +123,24 @@ def test_a_check_that_breaks_breaks_nothing(witness: Witness, monkeypatch: pytes
     assert witness.counts["content_checked"] == 0
 
 
+def test_an_answer_goes_on_where_its_verdict_cannot_be_put_in_words(
+    witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("no")
+
+    monkeypatch.setattr(room, "difference", broken)
+    events = ended("diverged(token 1)", Parting(1))
+    assert Witnessed(witness.observe(reading(), SENT, None)).told(events) == events
+
+
+def test_an_answer_goes_on_beside_a_witness_that_is_closed() -> None:
+    witness = Witness(check_every=1)
+    witness.close()
+    events = ended("extended", None)
+    assert Witnessed(witness.observe(reading(), SENT, None)).told(events) == events
+
+
 def test_nothing_is_checked_before_the_answer_has_begun(witness: Witness) -> None:
     through = Witnessed(witness.observe(reading(), SENT, None))
     through.told((Admitted("r", 9),))

@@ -1,5 +1,5 @@
-"""The tables. What a client or a model wrote is in `Spoken` and `Memory` alone; all others hold figures, ids, hashes
-and names of ours.
+"""The tables. What a client or a model wrote is in `Spoken`, `Memory` and `Difference` alone; all others hold figures,
+ids, hashes and names of ours. A verdict may have the name of a tool.
 
 `owner` is the name of the key a request came with, "" for everyone without one. Rows are looked up by (owner, id).
 """

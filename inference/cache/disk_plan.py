@@ -40,11 +40,15 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Files to read, blocks in order, a state last. `until` is the depth from which the prompt then goes on."""
+    """Files to read, blocks in order, a state last. `until` is the depth from which the prompt then goes on.
+
+    `at_end`: nothing on the disk goes on behind it, as far as names tell.
+    """
 
     blocks: tuple[DiskEntry, ...] = ()
     state: DiskEntry | None = None
     until: int = 0
+    at_end: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.blocks or self.state)
@@ -60,32 +64,43 @@ def may_help(index: DiskIndex, want: Want) -> bool:
     return behind >= WORTH_READING_TOKENS and any(index.has_behind(digest[:KEY_BYTES]) for digest in on_path)
 
 
+def forecast(index: DiskIndex, want: Want) -> Plan:
+    """What `plan` would find, by names alone: the end of a block that only begins like the prompt is left out.
+
+    May be asked from any thread.
+    """
+    return plan(index, want, lambda entry: entry.ids or b"")
+
+
 def plan(index: DiskIndex, want: Want, ids_of: Callable[[DiskEntry], bytes]) -> Plan:
     """`ids_of` reads the label of a file. Empty when nothing is worth reading."""
     digests, blocks = _whole_blocks(index, want)
     depth = max((len(digests) - 1) * BLOCK_TOKENS, want.matched_tokens)
+    at_end = not index.has_behind(digests[-1][:KEY_BYTES])
     if not want.bitwise and (part := _part(index, want, digests, ids_of)) is not None:
         entry, tokens = part
         reach = (len(digests) - 1) * BLOCK_TOKENS + tokens
-        blocks, depth = ([*blocks, entry], reach) if reach > depth else (blocks, depth)
+        if reach > depth:
+            blocks, depth, at_end = [*blocks, entry], reach, tokens == entry.tokens
     state = None
     if want.needs_state:
         if (state := _deepest_state(index, want, digests, depth)) is None:
             return Plan()
         depth = state.end
         blocks = [block for block in blocks if block.start < depth]
-    return _worth(want, blocks, state, depth)
+    return _worth(want, blocks, state, depth, at_end)
 
 
-def _worth(want: Want, blocks: list[DiskEntry], state: DiskEntry | None, depth: int) -> Plan:
+def _worth(want: Want, blocks: list[DiskEntry], state: DiskEntry | None, depth: int, at_end: bool) -> Plan:
     """What does not fit into memory is not read, from its end on; with a state it is all or nothing."""
     nbytes = sum(block.nbytes for block in blocks) + (state.nbytes if state is not None else 0)
+    at_end &= nbytes <= want.room_bytes
     while nbytes > want.room_bytes and blocks and state is None:
         nbytes -= blocks[-1].nbytes
         depth = blocks.pop().start
     if nbytes > want.room_bytes or depth - want.in_memory_tokens < WORTH_READING_TOKENS:
         return Plan()
-    return Plan(tuple(blocks), state, depth)
+    return Plan(tuple(blocks), state, depth, at_end)
 
 
 def _whole_blocks(index: DiskIndex, want: Want) -> tuple[list[bytes], list[DiskEntry]]:
@@ -112,9 +127,17 @@ def _part(
     near = [entry for entry in index.behind(digests[-1][:KEY_BYTES]) if entry.kind is Kind.BLOCK][-COMPARED:]
     if not ahead or not near:
         return None
-    shared = [(common_tokens(ids_of(entry), ahead), entry) for entry in near]
+    shared = [(_shared(entry, digests[-1], ahead, ids_of), entry) for entry in near]
     tokens, best = max(shared, key=lambda one: one[0])
     return (best, tokens) if tokens else None
+
+
+def _shared(entry: DiskEntry, parent: bytes, ahead: bytes, ids_of: Callable[[DiskEntry], bytes]) -> int:
+    """How many tokens a block shares with what is ahead. If it is all of the block, its name says so."""
+    ids = token_slice(ahead, 0, entry.tokens)
+    if token_count(ids) == entry.tokens and block_name(parent, ids).startswith(entry.key):
+        return entry.tokens
+    return common_tokens(ids_of(entry), ahead)
 
 
 def _deepest_state(index: DiskIndex, want: Want, digests: Sequence[bytes], depth: int) -> DiskEntry | None:

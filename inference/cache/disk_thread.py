@@ -16,7 +16,7 @@ from typing import Final
 from inference.cache.disk import DiskStore
 from inference.cache.disk_counters import DiskStats
 from inference.cache.disk_fetch import Fetched, fetch
-from inference.cache.disk_plan import Want, may_help
+from inference.cache.disk_plan import Plan, Want, forecast, may_help
 from inference.cache.disk_records import BlockLabel, Handle
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,10 @@ class DiskThread:
     def may_help(self, want: Want) -> bool:
         """Whether it is worth a job's while to wait: always, until what an earlier process left is known."""
         return self._thread.is_alive() and (not self._scanned or may_help(self._store.index, want))
+
+    def forecast(self, want: Want) -> Plan:
+        """What would be read, by names alone; nothing while it is not known what is there."""
+        return forecast(self._store.index, want) if self._scanned and self.may_help(want) else Plan()
 
     def want(self, job: str, want: Want) -> None:
         """The answer is among `fetched` some time later, in any case."""

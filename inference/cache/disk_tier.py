@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from inference.cache.disk_fetch import Fetched
-from inference.cache.disk_plan import Want
+from inference.cache.disk_plan import Plan, Want
 from inference.cache.disk_records import KEY_BYTES, label_of, state_label_of
 from inference.cache.disk_thread import DiskThread
 from inference.cache.node import Admission, Node, Snapshot
@@ -40,23 +40,16 @@ class DiskTier:
 
     def ask(self, job: str, query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> bool:
         """Whether a job has to wait for the disk: what it misses may be there, and is being read."""
-        digests = tuple(node.digest for node in match.path) or (query.root.key,)
-        want = Want(
-            root=query.root.key,
-            digests=digests,
-            packed=query.packed,
-            limit=query.limit,
-            matched_tokens=match.depth,
-            in_memory_tokens=resumed_tokens,
-            needs_state=query.needs_snapshot,
-            bitwise=query.mode is ReuseMode.BITWISE,
-            room_bytes=room_bytes,
-        )
+        want = _want(query, match, resumed_tokens, room_bytes)
         if not self._thread.may_help(want):
             return False
         self._reading[job] = (query, self._clock() + PATIENCE_S)
         self._thread.want(job, want)
         return True
+
+    def forecast(self, query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> Plan:
+        """What a job would be given, by the names of files: it may be a little more, or less if one is broken."""
+        return self._thread.forecast(_want(query, match, resumed_tokens, room_bytes))
 
     def is_reading(self, job: str) -> bool:
         """Whether a job still waits: neither has its answer come nor its patience ended."""
@@ -157,3 +150,17 @@ class DiskTier:
 def label_key(node: Node) -> bytes:
     """The key under which a block is on the disk."""
     return node.digest[:KEY_BYTES]
+
+
+def _want(query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> Want:
+    return Want(
+        root=query.root.key,
+        digests=tuple(node.digest for node in match.path) or (query.root.key,),
+        packed=query.packed,
+        limit=query.limit,
+        matched_tokens=match.depth,
+        in_memory_tokens=resumed_tokens,
+        needs_state=query.needs_snapshot,
+        bitwise=query.mode is ReuseMode.BITWISE,
+        room_bytes=room_bytes,
+    )

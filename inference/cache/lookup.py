@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from inference.cache.blocks import BLOCK_TOKENS, token_slice
 from inference.cache.node import Snapshot
 from inference.cache.parting import parting
 from inference.cache.reuse import Query, Reuse, ReuseMode
 from inference.cache.store import Store
 from inference.cache.tree import Match
-from inference.cache.verdict import Evidence, judge
+from inference.cache.verdict import Evidence, Verdict, judge
 from inference.events import Parting
 
 
@@ -32,6 +34,12 @@ def find(store: Store, query: Query) -> Reuse:
         stored=stored,
         parting=parts,
     )
+
+
+def with_disk(store: Store, reuse: Reuse, match: Match, depth: int, *, at_end: bool) -> Verdict:
+    """What a lookup's verdict becomes when the disk brings blocks up to a depth; `match` is what memory has."""
+    evidence = _evidence(store, reuse.query, match, depth, reuse.parting)
+    return judge(replace(evidence, matched=depth, at_end=at_end, loss=None))
 
 
 def _evidence(store: Store, query: Query, match: Match, resumed: int, parts: Parting | None) -> Evidence:

@@ -17,11 +17,11 @@ from inference.cache.disk_tier import DiskTier
 from inference.cache.eviction import Evicted
 from inference.cache.integrity import violations
 from inference.cache.limits import CacheLimits
-from inference.cache.lookup import find
+from inference.cache.lookup import find, with_disk
 from inference.cache.node import Admission
 from inference.cache.proofs import Proof, mutated, some_block
 from inference.cache.restore import restore
-from inference.cache.reuse import Lease, Query, Reuse, ReuseMode
+from inference.cache.reuse import Foreseen, Lease, Query, Reuse, ReuseMode
 from inference.cache.stats import stats_of
 from inference.cache.store import Store
 from inference.cache.tree import touch
@@ -174,6 +174,18 @@ class PrefixCache:
         room_bytes = store.room_bytes
         match = store.tree.match(query.root, query.packed, query.limit)
         return self.disk.ask(job, query, match, reuse.depth_tokens, room_bytes)
+
+    def foreseen(self, reuse: Reuse) -> Foreseen:
+        """What a request will begin with once the disk has read for it, as far as names of files tell."""
+        if self.disk is None:
+            return Foreseen(reuse.depth_tokens, reuse.kv_depth_tokens, reuse.verdict)
+        query, store = reuse.query, self._store
+        match = store.tree.match(query.root, query.packed, query.limit)
+        found = self.disk.forecast(query, match, reuse.depth_tokens, store.room_bytes)
+        if found.until < max(store.limits.min_reuse_tokens, reuse.depth_tokens + 1):
+            return Foreseen(reuse.depth_tokens, reuse.kv_depth_tokens, reuse.verdict)
+        verdict = with_disk(store, reuse, match, found.until, at_end=found.at_end)
+        return Foreseen(found.until, max(found.until, reuse.kv_depth_tokens), verdict)
 
     def is_reading(self, job: str) -> bool:
         """Whether the disk still reads for a job. What has come for any is in the store then."""

@@ -59,6 +59,15 @@ class Reuse:
         return self.query.limit + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """How deep a prompt would resume, how far blocks match, and why not deeper: memory and disk together."""
+
+    depth_tokens: int
+    kv_depth_tokens: int
+    verdict: Verdict
+
+
 @dataclass(slots=True, eq=False)
 class Lease:
     """What one running request keeps from being evicted: the path to `tip`, and the snapshot it started from.

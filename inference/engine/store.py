@@ -15,7 +15,7 @@ from inference.cache.blocks import Root
 from inference.cache.in_flight import InFlight
 from inference.cache.node import Admission
 from inference.cache.prefix_cache import PrefixCache
-from inference.cache.reuse import Reuse, ReuseMode
+from inference.cache.reuse import Foreseen, Reuse, ReuseMode
 from inference.engine.assembly import assemble
 from inference.engine.blocks import store_needs, unstorable
 from inference.engine.kv import KVState
@@ -64,17 +64,20 @@ class ModelStore:
             log.warning("model %s keeps no prefixes: %s", model_id, self._refusal)
 
     def lookup(self, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None) -> Looked:
-        """What a job would begin with now."""
+        """What a job would begin with now, what the disk would read for it included."""
         if scope is None or self._refusal is not None:
             return Looked()
-        return looked(self._find(prompt.ids, scope, kv))
+        reuse = self._find(prompt.ids, scope, kv)
+        return self._looked_ahead(reuse, self._cache.foreseen(reuse))
 
     def explain(self, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None) -> Explained:
         """As `lookup`, and where the prompt leaves what is stored."""
         if scope is None or self._refusal is not None:
             return Explained()
         reuse = self._find(prompt.ids, scope, kv)
-        return Explained(looked(reuse), reuse.kv_depth_tokens, self._cache.behind(reuse, SHOWN_TOKENS))
+        foreseen = self._cache.foreseen(reuse)
+        behind = self._cache.behind(reuse, SHOWN_TOKENS) if foreseen.kv_depth_tokens == reuse.kv_depth_tokens else ()
+        return Explained(self._looked_ahead(reuse, foreseen), foreseen.kv_depth_tokens, behind)
 
     def make_room(
         self, nbytes: int, by: str, prompt: Prompt, scope: CacheScope | None, kv: KVQuantisation | None
@@ -172,6 +175,13 @@ class ModelStore:
             mode=self._mode,
             session=scope.session,
         )
+
+    def _looked_ahead(self, reuse: Reuse, foreseen: Foreseen) -> Looked:
+        if foreseen.depth_tokens == reuse.depth_tokens:
+            return looked(reuse)
+        warmth = Warmth.SNAPSHOT if self._needs.snapshots else Warmth.HIT
+        verdict = foreseen.verdict
+        return Looked(warmth, foreseen.depth_tokens, str(verdict), verdict.lost_tokens, reuse.parting)
 
     def _root(self, scope: CacheScope, kv: KVQuantisation | None) -> Root:
         settings = "" if kv is None else f"{kv.bits}/{kv.group_size}/{kv.start_tokens}"

@@ -16,7 +16,9 @@ EXIT_S = 60
 def turn(served: ServedDaemon, messages: list[dict[str, str]], then: str) -> tuple[int, int]:
     """Asks, puts the answer and the next question behind `messages`: prompt and cached tokens."""
     body = {"messages": messages, "max_tokens": 20, "temperature": 0}
-    answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).raise_for_status().json()
+    response = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).raise_for_status()
+    answer = response.json()
+    assert int(response.headers["X-Conv-Cached-Tokens"]) == answer["usage"]["prompt_tokens_details"]["cached_tokens"]
     messages += [answer["choices"][0]["message"], {"role": "user", "content": then}]
     usage = answer["usage"]
     return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]

@@ -19,11 +19,13 @@ from inference.engine import memory
 from inference.engine.block_file import SafetensorsCodec
 from inference.engine.runner import MlxRunner
 from inference.engine.settings import GRID_TOKENS
+from inference.events import Warmth
 from inference.params import KVQuantisation
 from inference.ports import Job
 from inference.tokens import Prompt, TokenIds
 from tests.disk_shelf import SwiftFiles
 from tests.engine.harness import Loaded
+from tests.engine.test_kv_quantised import load as load_wide
 from tests.engine.warm_rows import CLOSE, SCOPE, Answer, WarmModel, ask
 
 SOON_S = 20.0
@@ -54,7 +56,9 @@ class Process(WarmModel):
             time.sleep(0.002 if runner._entrance._reading else 0)
             watch(runner)
 
-        return super().play(*jobs, each_step=each_step, **schedule)
+        answers = super().play(*jobs, each_step=each_step, **schedule)
+        assert not any(answer.outcome.failed for answer in answers.values())
+        return answers
 
     def terminate(self) -> None:
         assert self.cache.close(SOON_S)
@@ -68,10 +72,16 @@ class Process(WarmModel):
         return {why: count for why, count in self.disk.stats().dropped.items() if count}
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """With heads that can be quantised."""
+    return load_wide(tmp_path_factory.mktemp("wide"))
+
+
 @pytest.fixture
-def start(load: Callable[[str], Loaded], tmp_path: Path) -> Callable[..., Process]:
+def start(load: Callable[[str], Loaded], wide: Loaded, tmp_path: Path) -> Callable[..., Process]:
     def make(kind: str, **settings: object) -> Process:
-        loaded = load("dense" if kind == "quantised" else kind)
+        loaded = wide if kind == "quantised" else load(kind)
         return Process(loaded, directory=tmp_path / "kv", **settings)  # type: ignore[arg-type]
 
     return make
@@ -97,8 +107,12 @@ def test_after_an_orderly_end_the_next_turn_begins_where_the_last_ended(start: C
     before.terminate()
 
     after = start(kind)
+    assert after.disk.settle(SOON_S)
     turn = question(kind, "two", next_turn(first))
+    foreseen = after.runner.lookup(turn.prompt, turn.cache, turn.kv)
     second = after.ask(turn)
+    assert (foreseen.cached_tokens, foreseen.verdict) == (len(turn.prompt) - second.computed, "extended")
+    assert foreseen.warmth == (Warmth.SNAPSHOT if "hybrid" in kind else Warmth.HIT)
     assert second.computed <= 0.03 * len(turn.prompt) + 2, f"{second.computed} of {len(turn.prompt)}"
     assert second.gap(after.cold(turn)) < CLOSE
     assert after.dropped() == {}

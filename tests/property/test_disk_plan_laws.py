@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.cache.disk_fetch import fetch
-from inference.cache.disk_plan import WORTH_READING_TOKENS, may_help, plan
+from inference.cache.disk_plan import WORTH_READING_TOKENS, forecast, may_help, plan
 from inference.tokens import TokenIds
 from tests.disk_shelf import ROOT, Shelf, chain, paper, state, want
 
@@ -58,6 +58,28 @@ def test_a_plan_reaches_as_far_as_anything_stored(stored: list[TokenIds], data: 
             range((len(asked.digests) - 1) * 256, best, 256)
         ), "block by block, from the end of what is in memory"
         assert all(block.handle == paper(block.label) for block in found.blocks)
+
+
+@given(stored=texts(), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_names_alone_tell_all_but_the_end_of_a_block_that_goes_on_differently(
+    stored: list[TokenIds], data: st.DataObject
+) -> None:
+    whose = data.draw(st.sampled_from(stored))
+    prompt = (*whose[: data.draw(LENGTHS)], *range(7, 7 + data.draw(st.integers(0, 600))))
+    with TemporaryDirectory() as directory:
+        shelf = Shelf(Path(directory))
+        for text in stored:
+            shelf.write(chain(text))
+        for entry in shelf.store.index:
+            entry.ids = None  # as after a start
+        asked = want(prompt)
+        foreseen, planned = forecast(shelf.store.index, asked), plan(shelf.store.index, asked, shelf.store.ids)
+        assert planned.until - 256 < foreseen.until <= planned.until
+        if foreseen and prompt[: len(whose)] == whose and foreseen.until == len(whose):
+            assert planned == foreseen and foreseen.at_end != any(
+                text != whose and text[: len(whose) // 256 * 256] == whose for text in stored
+            )
 
 
 def common_in(packed: bytes, prompt: TokenIds, start: int) -> int:

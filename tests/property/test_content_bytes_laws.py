@@ -7,11 +7,11 @@ from array import array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.conversation.lineage_memory import LineageMemory
+from inference.conversation.lineage_memory import LineageMemory, Seen, SeenSpan
 from inference.conversation.spoken import RawTurn, SpokenTurn
-from inference.messages import ToolCall
+from inference.messages import Message, Role, TextPart, ToolCall
 from mlxd.ledger import memory_bytes, spoken_bytes
-from mlxd.ledger.sealed import Unreadable
+from mlxd.ledger.sealed import Unreadable, sealed
 
 # any text that a JSON body can hold, halves of surrogate pairs too
 TEXT = st.text(st.characters(exclude_categories=()), max_size=30)
@@ -20,9 +20,34 @@ RAW = st.builds(
     RawTurn, IDS, st.lists(st.integers(0, 300_000), max_size=4).map(tuple), st.none() | st.integers(0, 9000)
 )
 TURNS = st.builds(SpokenTurn, RAW, TEXT, TEXT, st.lists(st.builds(ToolCall, TEXT, TEXT, TEXT), max_size=3).map(tuple))
-st.register_type_strategy(str, TEXT)
-MEMORIES = st.from_type(LineageMemory)
 PLACES = st.binary(min_size=32, max_size=32)
+SPANS = st.builds(SeenSpan, TEXT, st.integers(0, 9000), TEXT, st.none() | TEXT)
+MESSAGES = st.builds(
+    Message,
+    st.sampled_from(Role),
+    st.lists(st.builds(TextPart, TEXT, TEXT), max_size=2).map(tuple),
+    TEXT,
+    st.lists(st.builds(ToolCall, TEXT, TEXT, TEXT), max_size=2).map(tuple),
+    TEXT,
+    TEXT,
+    TEXT,
+)
+WHOLE = st.builds(
+    Seen,
+    st.just(b"") | st.binary(max_size=40) | PLACES,
+    st.lists(SPANS, max_size=2).map(tuple),
+    st.just("") | TEXT,
+    st.none() | MESSAGES,
+    st.just("") | TEXT,
+)
+MEMORIES = st.builds(
+    LineageMemory,
+    st.lists(st.builds(Seen, PLACES) | WHOLE, max_size=6).map(tuple),
+    st.frozensets(TEXT, max_size=3),
+    TEXT,
+    st.floats(0, 1e11),
+    st.booleans(),
+)
 
 
 @given(TURNS, PLACES)
@@ -63,9 +88,8 @@ def test_a_body_under_another_key_is_no_body(
 @given(st.binary(max_size=60), PLACES, st.integers(2, 255))
 def test_a_sound_seal_around_anything_else_is_no_error_either(content: bytes, place: bytes, version: int) -> None:
     """As another version might write it, or a fault of this one."""
-    from mlxd.ledger.sealed import sealed
-
     for room, key in ((spoken_bytes, place), (memory_bytes, place.hex().encode())):
         name = key.decode() if room is memory_bytes else key
         assert room.decoded(sealed(version, key, content), name) is Unreadable.UNKNOWN_VERSION
-        assert not isinstance(room.decoded(sealed(room.VERSION, key, content), name), Exception)
+        read = room.decoded(sealed(room.VERSION, key, content), name)
+        assert isinstance(read, SpokenTurn if room is spoken_bytes else LineageMemory) or read is Unreadable.DAMAGED

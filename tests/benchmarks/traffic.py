@@ -50,19 +50,20 @@ def run() -> Iterator[Figure]:
             name = f"{kind}, thinking" if thinks else kind
             model = traffic_models.build(Path(made) / name, kind, clients, thinks=thinks)
             yield from cells(name, model, clients, LONGEST.get(kind))
-            yield drift_elsewhere(name, model)
+            if not thinks:
+                yield drift_elsewhere(name, model)
 
 
 def cells(kind: str, model: Path, clients: list[recording.Recorded], most: int | None) -> Iterator[Figure]:
-    """One server plays all of a class, one cell after the other; prompts of more than `most` tokens are left out."""
-    oracle = Oracle(load_text(model))
-    replays = {one.client: Replay(one, shorter_than(oracle, most)) for one in clients}
+    """One server plays all of a class; no cell reuses what another left. Prompts above `most` tokens are left out."""
+    model_text = load_text(model)
+    replays = {one.client: Replay(one, shorter_than(Oracle(model_text), most)) for one in clients}
     plays: Mapping[str, Callable[[], Play]] = {name: SCENARIOS[name] for name in AGENTS}
     plays = {**plays, "text": text, **{f"{name} (recorded)": one.play for name, one in replays.items()}}
     with mlxd(model, "--content-check-every", "1") as served, administrator(served) as http:
         for name, begin in plays.items():
             print(f"# {kind}: {name}", file=sys.stderr, flush=True)
-            turns, failed = played(served.url, model, {name: begin}, oracle)
+            turns, failed = played(served.url, model, name, begin, Oracle(model_text))
             counters = zeros(http.get("/api/cache/stats").raise_for_status().json())
             note = replays[name.removesuffix(" (recorded)")].note if name not in (*AGENTS, "text") else ""
             yield cell(f"{kind}: {name}", turns, counters, failed or note.partition(": ")[2], failed)
@@ -70,11 +71,12 @@ def cells(kind: str, model: Path, clients: list[recording.Recorded], most: int |
                 yield turn_3(kind, turns)
 
 
-def played(url: str, model: Path, plays: Mapping[str, Callable[[], Play]], oracle: Oracle) -> tuple[list[Turn], str]:
-    """The turns of a cell, and why it broke off."""
+def played(url: str, model: Path, name: str, begin: Callable[[], Play], oracle: Oracle) -> tuple[list[Turn], str]:
+    """The turns of a cell, as many as there were, and why it broke off."""
     turns: list[Turn] = []
+    target = Target(f"{url}/v1", str(model), ANSWER_TOKENS, salt=name)
     try:
-        turns.extend(play_all(Target(f"{url}/v1", str(model), ANSWER_TOKENS), plays, oracle))
+        turns.extend(play_all(target, {name: begin}, oracle))
     except ProbeFailed as error:
         return turns, str(error)
     return turns, ""
@@ -147,7 +149,7 @@ def drift_elsewhere(kind: str, model: Path) -> Figure:
     with mlx_lm_server(model) as server:
         if isinstance(server, str):
             return Figure(name, not_run=server)
-        turns, failed = played(server.url, model, {"drift": SCENARIOS["drift"]}, Oracle(load_text(model)))
+        turns, failed = played(server.url, model, "drift", SCENARIOS["drift"], Oracle(load_text(model)))
     if not turns:
         return Figure(name, not_run=failed)
     (told,) = summaries(turns)

@@ -27,6 +27,9 @@ from mlxd.ledger.shelf import Shelf
 
 MAX_WAITING_CONTENT = 1000
 """While the disk is out and more than this waits for it, content is left out: it is the larger part by far."""
+SEEK_S = 5.0
+"""A request waits so long for answers on the disk, then it is read as it was sent. To restore 2000 answers of a thousand
+ids, which the same thread does at start, took 1.5 s on a busy machine."""
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +98,11 @@ class SqliteDisk:
         return self._shelf.may_hold(place)
 
     async def seek[T](self, work: Callable[[Seek], T]) -> T:
-        return await self.read(work, self._shelf.turns)
+        try:
+            async with asyncio.timeout(SEEK_S):
+                return await self.read(work, self._shelf.turns)
+        except TimeoutError:
+            raise LedgerUnavailable("The ledger does not answer.") from None
 
     @property
     def shelf_counts(self) -> dict[str, int]:

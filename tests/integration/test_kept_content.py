@@ -154,6 +154,20 @@ async def test_a_foreign_conversation_asks_nothing_of_the_disk(path: Path) -> No
         assert "looked_up" not in runtime.ledger.shelf_counts
 
 
+async def test_a_disk_that_does_not_answer_holds_no_request_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with process(path, speaking("the quick fox")) as runtime:
+        said, _ = await answer(runtime, talk(*ASK), LONG)
+    monkeypatch.setattr(disk, "SEEK_S", 0.05)
+    async with process(path, restores=False) as runtime:
+        answers = threading.Event()
+        stalled = asyncio.create_task(runtime.ledger.read(answers.wait, 60))
+        await asyncio.sleep(0)  # it has the thread
+        await answer(runtime, talk(*ASK, said, user("more")), LONG)
+        assert outcomes(runtime) == {"not_found": 1}
+        answers.set()
+        assert await stalled
+
+
 async def test_the_workers_thread_understands_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
 

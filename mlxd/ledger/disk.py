@@ -28,8 +28,8 @@ from mlxd.ledger.shelf import Shelf
 MAX_WAITING_CONTENT = 1000
 """While the disk is out and more than this waits for it, content is left out: it is the larger part by far."""
 SEEK_S = 5.0
-"""A request waits so long for answers on the disk, then it is read as it was sent. To restore 2000 answers of a thousand
-ids, which the same thread does at start, took 1.5 s on a busy machine."""
+"""A request waits so long for answers on the disk, then it is read as it was sent. To restore 2000 answers of 1000 ids,
+which the same thread does at start, took 1.5 s on a busy machine."""
 
 log = structlog.get_logger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,6 +18,8 @@ from inference.cache.disk_records import BlockLabel, Flaw, Handle, Kind, Stored,
 from inference.tokens import TokenIds
 
 ROOT = Root("model", "weights")
+SOON_S = 20.0
+"""What a test waits for at most."""
 ROOM = DiskLimits(max_bytes=1 << 40, max_disk_share=1.0)
 
 
@@ -156,6 +159,27 @@ class SwiftFiles(Files):
 
     def flush_folder(self, path: Path) -> None:
         pass
+
+
+class GatedFiles(SwiftFiles):
+    """A disk that does nothing while the gate is shut. `came`: somebody has stood before the shut gate."""
+
+    def __init__(self) -> None:
+        self.gate, self.came = threading.Event(), threading.Event()
+        self.gate.set()
+
+    def _pass(self) -> None:
+        if not self.gate.is_set():
+            self.came.set()
+        assert self.gate.wait(SOON_S)
+
+    def fill(self, path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+        self._pass()
+        super().fill(path, pieces)
+
+    def read(self, path: Path, limit_bytes: int = -1) -> bytes:
+        self._pass()
+        return super().read(path, limit_bytes)
 
 
 @dataclass

@@ -1,4 +1,6 @@
-"""The one thread that touches the disk: reads that jobs wait for first, then orders, then what is to be written.
+"""The one thread that touches the disk: what is to go first, then reads that jobs wait for, orders, and writing.
+
+Who asks behind a removal is never given what it removes.
 
 The worker hands over what is evaluated and never waits: a full queue drops what was to be written and counts it. What
 is read is evaluated when the worker gets it.
@@ -41,6 +43,7 @@ class DiskThread:
         self._change = threading.Condition()
         self._wants: deque[tuple[str, Want]] = deque()
         self._fetched: deque[Fetched] = deque()
+        self._removals: deque[Callable[[], object]] = deque()
         self._orders: deque[Callable[[], object]] = deque()
         self._saves: OrderedDict[bytes, tuple[BlockLabel, Handle]] = OrderedDict()
         self._queued_bytes = 0
@@ -103,7 +106,7 @@ class DiskThread:
             for key in gone:
                 if (waiting := self._saves.pop(key, None)) is not None:
                     self._queued_bytes -= waiting[1].nbytes
-        self._order(lambda: self._store.drop(gone))
+        self._remove(lambda: self._store.drop(gone))
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Removes all of a tree or a model, or everything, from the disk and from the queue."""
@@ -112,7 +115,12 @@ class DiskThread:
                 if (root is None or label.root == root) and (not model or label.model == model):
                     del self._saves[key]
                     self._queued_bytes -= handle.nbytes
-        self._order(lambda: self._store.clear(root, model=model))
+        self._remove(lambda: self._store.clear(root, model=model))
+
+    def _remove(self, removal: Callable[[], object]) -> None:
+        with self._change:
+            self._removals.append(removal)
+            self._change.notify_all()
 
     def mark_used(self, key: bytes) -> None:
         """A path that ends there was used."""
@@ -140,7 +148,10 @@ class DiskThread:
         return done
 
     def _is_idle(self) -> bool:
-        return not (self._busy or self._wants or self._orders or self._saves) or not self._thread.is_alive()
+        return not (self._busy or self._has_work()) or not self._thread.is_alive()
+
+    def _has_work(self) -> bool:
+        return bool(self._removals or self._wants or self._orders or self._saves)
 
     # --- what it does -------------------------------------------------------------------------------------------
 
@@ -187,11 +198,13 @@ class DiskThread:
         with self._change:
             self._busy = False
             self._change.notify_all()
-            while not (self._wants or self._orders or self._saves or self._closing):
+            while not (self._has_work() or self._closing):
                 self._change.wait()
             if self._closing:
                 return None
             self._busy = True
+            if self._removals:
+                return self._removals.popleft()
             if self._wants:
                 job, want = self._wants.popleft()
                 return lambda: self._fetch(job, want)
@@ -213,5 +226,7 @@ class DiskThread:
             self._store.write(label, handle)
         finally:
             with self._change:
-                if self._saves.pop(label.key, None) is not None:
+                waiting = self._saves.get(label.key)
+                if waiting is not None and waiting[1] is handle:  # else it was dropped, and has come again
+                    del self._saves[label.key]
                     self._queued_bytes -= handle.nbytes

@@ -34,14 +34,21 @@ class DiskTier:
     def __init__(self, thread: DiskThread, clock: Clock) -> None:
         self._thread = thread
         self._clock = clock
-        self._reading: dict[str, tuple[Query, float]] = {}
+        self._reading: dict[str, tuple[Query | None, float]] = {}
+        self._come: list[Fetched] = []
+        self._late: set[str] = set()
 
     # --- reading ------------------------------------------------------------------------------------------------
 
     def ask(self, job: str, query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> bool:
-        """Whether a job has to wait for the disk: what it misses may be there, and is being read."""
+        """Whether a job has to wait for the disk: what it misses may be there, and is being read.
+
+        Nobody waits behind one who has waited in vain, until that answer has come: a disk that hangs costs each job
+        that waits for it now its patience, and later ones nothing.
+        """
+        self._take()
         want = _want(query, match, resumed_tokens, room_bytes)
-        if not self._thread.may_help(want):
+        if self._late or not self._thread.may_help(want):
             return False
         self._reading[job] = (query, self._clock() + PATIENCE_S)
         self._thread.want(job, want)
@@ -49,7 +56,7 @@ class DiskTier:
 
     def forecast(self, query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> Plan:
         """What a job would be given, by the names of files: it may be a little more, or less if one is broken."""
-        return self._thread.forecast(_want(query, match, resumed_tokens, room_bytes))
+        return Plan() if self._late else self._thread.forecast(_want(query, match, resumed_tokens, room_bytes))
 
     def is_reading(self, job: str) -> bool:
         """Whether a job still waits: neither has its answer come nor its patience ended."""
@@ -58,25 +65,38 @@ class DiskTier:
         if self._clock() < asked[1]:
             return True
         del self._reading[job]
+        self._late.add(job)
         return False
 
     def arrived(self) -> Iterator[tuple[Query, Fetched]]:
-        """What has come for jobs that still wait."""
+        """What has come for jobs that still wait, and was not overtaken by a removal."""
+        self._take()
+        while self._come:
+            fetched = self._come.pop(0)
+            query, _ = self._reading.pop(fetched.job, (None, 0.0))
+            if query is not None:
+                yield query, fetched
+
+    def _take(self) -> None:
         for fetched in self._thread.fetched():
-            if (asked := self._reading.pop(fetched.job, None)) is not None:
-                yield asked[0], fetched
+            self._late.discard(fetched.job)
+            if fetched.job in self._reading:
+                self._come.append(fetched)
+
+    def _overtake(self) -> None:
+        """What is read just now may be what goes: it is given to nobody."""
+        for job, (_, until_s) in self._reading.items():
+            self._reading[job] = None, until_s
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     def committed(self, tip: Node) -> None:
-        """A path has grown: its whole blocks are to be written, from the first that is not."""
-        unsaved = []
-        for node in tip.upwards() if tip.attached else ():
-            if node.is_full:
-                if self._thread.holds(label_key(node)):
-                    break
-                unsaved.append(node)
-        for node in reversed(unsaved):
+        """A path has grown: all its whole blocks are to be on the disk.
+
+        All of it is looked at, for a broken file leaves a gap before others that are there. 0.5 ms for 1000 blocks.
+        """
+        way = [node for node in tip.upwards() if node.is_full] if tip.attached else []
+        for node in [node for node in reversed(way) if not self._thread.holds(label_key(node))]:
             if not self._save(node):  # nothing is found behind a gap
                 break
 
@@ -102,11 +122,13 @@ class DiskTier:
             for held in removed.snapshots:
                 self._save_state(held)
         else:
+            self._overtake()
             self._thread.drop([label_key(node) for node in removed.nodes])
             self._drop_states(removed.snapshots)
 
     def distrusted(self, lease: Lease) -> None:
         """What a request stored must not be used."""
+        self._overtake()
         self._thread.drop([label_key(node) for node in lease.written])
         self._drop_states(lease.kept)
 
@@ -115,6 +137,7 @@ class DiskTier:
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Also what is not in memory: all of a tree or a model, or everything."""
+        self._overtake()
         self._thread.clear(root, model=model)
 
     def _save(self, node: Node, *, until_s: float = 0.0) -> bool:

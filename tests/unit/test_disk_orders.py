@@ -2,26 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 
-from inference.cache.blocks import pack
+from inference.cache.blocks import BLOCK_TOKENS, pack
+from inference.cache.disk import DiskStore
 from inference.cache.disk_fetch import Fetched
 from inference.cache.disk_records import Stored
+from inference.cache.disk_thread import DiskThread
+from inference.cache.disk_tier import PATIENCE_S, DiskTier
 from inference.cache.limits import CacheLimits
+from inference.cache.prefix_cache import PrefixCache
 from inference.cache.restore import restore
 from inference.cache.reuse import Query, ReuseMode
 from inference.cache.store import Store
-from tests.disk_shelf import ROOT, paper, state, want
+from inference.cache.tree import Match, Removed
+from tests.disk_shelf import ROOM, ROOT, SOON_S, GatedFiles, Paper, PaperCodec, chain, paper, state, want
 
 IDS = tuple(range(1000, 1700))
+LIMITS = CacheLimits(1 << 20, 1 << 20, 1 << 20)
+QUERY = Query(ROOT, pack(IDS), len(IDS) - 1, False, ReuseMode.TOKEN, "")
+
+
+class Page(Paper):
+    """A block in one part, for a tree in which nothing branches."""
+
+    @property
+    def parts(self) -> tuple[Paper, ...]:
+        return (self,)
+
+    def parted(self, tokens: int) -> Page:
+        raise AssertionError("nothing branches")
+
+    def sharing(self, other: Page, tokens: int) -> Page:
+        raise AssertionError("nothing branches")
+
+
+class Life:
+    """A tier on a disk that has the blocks of `IDS`, with a clock of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files, self.now_s = GatedFiles(), 100.0
+        self.thread = DiskThread(DiskStore(directory, ROOM, PaperCodec(), lambda: 1e9, self.files))
+        self.tier = DiskTier(self.thread, lambda: self.now_s)
+        self.thread.start()
+        for label in chain(IDS):
+            self.thread.save(label, paper(label))
+        self.settle()
+
+    def settle(self) -> None:
+        assert self.thread.settle(SOON_S)
+
+    def ask(self, job: str) -> bool:
+        return self.tier.ask(job, QUERY, Match(()), 0, 1 << 40)
+
+
+@contextmanager
+def living(directory: Path) -> Iterator[Life]:
+    life = Life(directory)
+    try:
+        yield life
+    finally:
+        life.files.gate.set()
+        life.thread.close(SOON_S)
 
 
 @pytest.mark.parametrize("at", [256, 300, 512])
 def test_a_state_whose_blocks_left_memory_meanwhile_is_let_go(at: int) -> None:
     """Nothing else was read for the job: its blocks were in memory when the disk was asked."""
-    store = Store(CacheLimits(1 << 20, 1 << 20, 1 << 20))
+    store = Store(LIMITS)
     query = Query(ROOT, pack(IDS), len(IDS) - 1, True, ReuseMode.TOKEN, "")
     label = state(IDS[:at])
     found = Fetched("job", want(IDS, in_memory=at, state=True), state=Stored(label, paper(label)))
     assert restore(store, query, found, 1.0) == ()
     assert not store.tree.snapshots and not store.tree.leaves
+
+
+@pytest.mark.parametrize(
+    "remove",
+    [
+        lambda tier: tier.clear(),
+        lambda tier: tier.clear(model="model"),
+        lambda tier: tier.left(Removed((), (), ()), keep=False),
+    ],
+)
+def test_what_was_being_read_when_something_was_removed_is_given_to_nobody(
+    tmp_path: Path, remove: Callable[[DiskTier], None]
+) -> None:
+    with living(tmp_path) as life:
+        life.files.gate.clear()
+        assert life.ask("job") and life.files.came.wait(SOON_S)
+        remove(life.tier)
+        life.files.gate.set()
+        life.settle()
+        assert list(life.tier.arrived()) == [] and not life.tier.is_reading("job")
+
+
+def test_a_disk_that_hangs_holds_nobody_up_a_second_time(tmp_path: Path) -> None:
+    with living(tmp_path) as life:
+        life.files.gate.clear()
+        assert life.ask("first") and life.ask("beside it")
+        life.now_s += PATIENCE_S
+        assert not life.tier.is_reading("first") and not life.tier.is_reading("beside it")
+        assert not life.ask("second")
+        life.files.gate.set()
+        life.settle()
+        assert life.ask("third")
+        life.settle()
+        ((query, found),) = life.tier.arrived()
+        assert query is QUERY and (found.job, len(found.blocks)) == ("third", 3)
+
+
+def test_a_gap_before_what_is_there_is_filled_by_the_next_commit(tmp_path: Path) -> None:
+    """As a broken file leaves it: nothing behind it could be found by the next process."""
+    ids = tuple(range(4 * BLOCK_TOKENS))
+    labels = chain(ids)
+    with living(tmp_path) as life:
+        cache = PrefixCache(LIMITS, lambda: life.now_s, life.tier)
+        lease = cache.hold(cache.lookup(ROOT, ids), "job")
+        cache.commit(lease, ids, 0, [Page("x", BLOCK_TOKENS, label.end) for label in labels])
+        life.settle()
+        life.thread.drop([labels[1].key])
+        life.settle()
+        assert [life.thread.holds(label.key) for label in labels] == [True, False, True, True]
+        cache.commit(lease, ids, 3, [Page("x", BLOCK_TOKENS, labels[3].end)])
+        life.settle()
+        assert all(life.thread.holds(label.key) for label in labels)

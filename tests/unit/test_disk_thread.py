@@ -12,26 +12,21 @@ from pathlib import Path
 from inference.cache.disk import DiskStore
 from inference.cache.disk_fetch import Fetched
 from inference.cache.disk_thread import DiskThread
-from tests.disk_shelf import ROOM, FailingFiles, Paper, PaperCodec, SwiftFiles, chain, paper, state, want
+from tests.disk_shelf import (
+    ROOM,
+    SOON_S,
+    FailingFiles,
+    GatedFiles,
+    Paper,
+    PaperCodec,
+    SwiftFiles,
+    chain,
+    paper,
+    state,
+    want,
+)
 
 IDS = tuple(range(1000, 1700))
-SOON_S = 20.0
-
-
-class GatedFiles(SwiftFiles):
-    """A disk that does nothing while the gate is shut."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def fill(self, path: Path, pieces: object) -> None:
-        assert self.gate.wait(SOON_S)
-        super().fill(path, pieces)  # type: ignore[arg-type]
-
-    def read(self, path: Path, limit_bytes: int = -1) -> bytes:
-        assert self.gate.wait(SOON_S)
-        return super().read(path, limit_bytes)
 
 
 @contextmanager
@@ -133,6 +128,36 @@ def test_what_is_dropped_is_not_written_after_all(tmp_path: Path) -> None:
         assert [thread.holds(label.key) for label in labels] == [True] * 2 + [False] * 4
         thread.clear()
         assert thread.settle(SOON_S) and thread.stats().files == 0
+
+
+def test_nobody_is_given_what_was_removed_before_he_asked(tmp_path: Path) -> None:
+    """Though reading comes before everything else that is not urgent."""
+    files, labels = GatedFiles(), chain(IDS)
+    with disk(tmp_path, files) as thread:
+        save_all(thread, *labels)
+        assert thread.settle(SOON_S)
+        files.gate.clear()
+        thread.want("first", want((*IDS, 1)))
+        assert files.came.wait(SOON_S)
+        thread.drop([labels[1].key])
+        thread.want("second", want((*IDS, 1)))
+        files.gate.set()
+        assert thread.settle(SOON_S)
+        first, second = thread.fetched()
+        assert (len(first.blocks), len(second.blocks)) == (3, 1)
+
+
+def test_what_comes_again_while_it_is_written_and_dropped_is_written_again(tmp_path: Path) -> None:
+    files, label = GatedFiles(), chain(IDS)[0]
+    with disk(tmp_path, files) as thread:
+        files.gate.clear()
+        save_all(thread, label)
+        assert files.came.wait(SOON_S)
+        thread.drop([label.key])
+        save_all(thread, label)
+        files.gate.set()
+        assert thread.settle(SOON_S)
+        assert thread.holds(label.key) and thread.stats().files == 1 and thread.stats().queued_bytes == 0
 
 
 def test_clear_empties_the_queue_too(tmp_path: Path) -> None:

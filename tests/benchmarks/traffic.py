@@ -33,6 +33,9 @@ ANSWER_TOKENS: Final = 32
 MAX_RATIO: Final = 1.02
 SYSTEM_WORDS: Final = 3650
 CACHED_AT_TURN_3: Final = 0.97
+KNOWN: Final = {"openclaw (recorded)": 1.19}
+"""OpenClaw's last message vanishes from the next request. The model may go on reading four such messages; behind any
+more of them the last answer is computed anew at each step."""
 AGENTS: Final = ("drift", "stripped", "pi")
 ZERO: Final = ("content_lost", "exact_key_rejected_by_model_lcp", "offset_mismatch", "shared_kv_mutated")
 LONGEST: Final = {"hybrid": 12_000}
@@ -47,7 +50,7 @@ def run() -> Iterator[Figure]:
     clients = [one for one in recording.read(Path(folder)) if one.exchanges]
     with tempfile.TemporaryDirectory(prefix="mlxd-benchmark-") as made:
         for kind, thinks in product(traffic_models.MODELS, (False, True)):
-            name = f"{kind}, thinking" if thinks else kind
+            name = f"{kind}-thinking" if thinks else kind
             model = traffic_models.build(Path(made) / name, kind, clients, thinks=thinks)
             yield from cells(name, model, clients, LONGEST.get(kind))
             if not thinks:
@@ -86,7 +89,7 @@ def cell(name: str, turns: list[Turn], counters: dict[str, int], note: str, fail
     if not turns:
         return Figure(name, not_run=note or "no turns")
     (told,) = summaries(turns)
-    limit = MAX_RATIO + WORDS.get(told.scenario, 0.0)
+    limit = KNOWN.get(told.scenario, MAX_RATIO + WORDS.get(told.scenario, 0.0))
     wrong = {word: count for word, count in counters.items() if count}
     met = told.ratio <= limit and not (told.hidden or wrong or failed)
     return Figure(name, shown(told, turns), f"<= {limit:.2f}, none hidden, zeros 0", met, detail(told, wrong, note))

@@ -80,7 +80,9 @@ _DAY = rf"(?:\d{{4}}-\d\d-\d\d|\d{{1,2}}/\d{{1,2}}/\d{{4}}|{_WORDS})"
 """A date and no time of day: 2026-11-21, 11/21/2026, Sat Nov 21 2026, Saturday, November 21, 2026."""
 
 _WORD = rf"(?:[\d:.,TZ+/-]+|(?:{_DAYS}|{_MONTHS})[a-z]*[,.]?|at|AM|PM|[A-Z]{{2,4}}|[A-Z][a-z]+/[A-Za-z_]+)"
-_MOMENT = rf"{_WORD}(?: {_WORD})*\.?"
+_WHOLE_WORD = rf"(?>{_WORD}(?= |\.?\Z))"
+"""Read one way and no other: `AM` and `TZ` are words in two ways, and a line of forty of them took for ever."""
+_MOMENT = rf"{_WHOLE_WORD}(?: {_WHOLE_WORD})*\.?"
 
 _AMOUNT = r"[\d.]+[km]?"
 _STATS = (

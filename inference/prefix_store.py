@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,6 +51,87 @@ class StoreRemoval:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class SavedConversation:
+    """A conversation that no eviction takes from the disk. `name` is its own within the process, `id` its owner's.
+
+    `tokens` and `blocks` are those that were saved, `nbytes` what there is of their files. `weights` is the fingerprint
+    of the model's files: no other model can go on with it. `saved_s` is Unix time.
+    """
+
+    name: str
+    owner: str
+    id: str
+    title: str
+    model: str
+    weights: str
+    tokens: int
+    blocks: int
+    nbytes: int
+    saved_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was saved, and what was saved before still is. `reason` is a word."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What of a saved conversation is in memory now. `lost_files` were broken or gone."""
+
+    saved: SavedConversation
+    warm_tokens: int
+    lost_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTotals:
+    """All that is saved, the last saved first, of at most `limit_bytes`."""
+
+    conversations: tuple[SavedConversation, ...]
+    nbytes: int
+    limit_bytes: int
+    outage: str
+
+
+class Recalling(Protocol):
+    """A saved conversation on its way back into memory. Used on the worker's thread."""
+
+    @property
+    def saved(self) -> SavedConversation: ...
+
+    def step(self) -> Future[None] | None:
+        """Takes in what was read and has more read; call it again when that is done. None: there is no more."""
+
+    def end(self) -> Future[Recalled]:
+        """What has come of it. The session of its name goes on there."""
+
+
+class SavedConversations(Protocol):
+    """Conversations that stay on the disk until somebody deletes them. Called on the worker's thread, done elsewhere.
+
+    A future may be cancelled, and is when the process ends before it.
+    """
+
+    def save(self, name: str, owner: str, told: str, title: str | None) -> Future[SavedConversation | Refused | None]:
+        """Saves what there is of a conversation now, in the place of what was saved. None: nothing is known of it.
+
+        `told` is what its owner calls it. Without a title it keeps the one it has.
+        """
+
+    def recall(self, name: str, owner: str) -> Future[Recalling | None]:
+        """Finds out what is to be read for a conversation. None: there is none of this name and owner."""
+
+    def delete(self, name: str, owner: str) -> Future[int | None]:
+        """Lets a saved conversation go, with what only it has on the disk: bytes that became free. None: no such."""
+
+    def totals(self, owner: str) -> Future[SavedTotals]:
+        """What an owner has saved."""
+
+
 class PrefixStore(Protocol):
     """What all models' rows have left to be reused, seen from outside of rows. Used by the worker thread only."""
 
@@ -74,6 +156,10 @@ class PrefixStore(Protocol):
 
     def close(self) -> None:
         """Writes to the disk what only memory holds, as far as a few seconds allow. The last call."""
+
+    @property
+    def saved(self) -> SavedConversations | None:
+        """None: nothing is kept on a disk."""
 
     def totals(self) -> StoreTotals:
         """Cheap."""

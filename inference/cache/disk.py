@@ -20,6 +20,7 @@ from inference.cache.disk_counters import DiskCounters
 from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskEntry, DiskIndex
 from inference.cache.disk_records import KEY_BYTES, LABEL_BYTES, BlockCodec, BlockLabel, Flaw, Handle, Stored
+from inference.cache.saved_shelf import SavedShelf
 
 LAYOUT: Final = "v1"
 PAUSE_S: Final = 60.0
@@ -75,6 +76,8 @@ class DiskStore:
         self._files = files or Files()
         self._now_s = now_s
         self._paused_until_s = 0.0
+        self.refusal = ""
+        self.saved = SavedShelf(directory, self._files, self.index)
         self.budget = WriteBudget(directory / "budget.json", limits.day_bytes, self._files, self._today)
 
     def _today(self) -> int:
@@ -84,7 +87,8 @@ class DiskStore:
 
     def open(self) -> None:
         """Learns what is there by names alone, and removes what no prompt can begin with. Never raises `OSError`."""
-        for step in (self._make_folder, self._sweep_other_layouts, self.budget.open, self._fill, self._share_of_free):
+        first = (self._make_folder, self._sweep_other_layouts, self.budget.open, self._open_saved)
+        for step in (*first, self._fill, self._share_of_free):
             try:
                 step()
             except OSError as error:  # costs that step alone: files that are not in the index count towards no limit
@@ -95,6 +99,10 @@ class DiskStore:
 
     def _make_folder(self) -> None:
         self._files.make_folder(self.directory / LAYOUT)
+
+    def _open_saved(self) -> None:
+        if flawed := self.saved.open():
+            self.counters.dropped["manifest"] += flawed
 
     def _fill(self) -> None:
         self.index.fill(list(self._scanned()))
@@ -119,7 +127,7 @@ class DiskStore:
             root = _key(tree)
             for found in self._files.scan(self.directory / LAYOUT / tree):
                 entry = None if root is None else DiskEntry.named(root, found.folder, found.name, found.nbytes)
-                if entry is not None and found.changed_ns > expired_ns:
+                if entry is not None and (found.changed_ns > expired_ns or self.index.is_pinned(entry.key)):
                     yield entry, found.changed_ns
                 else:
                     self.counters.dropped["left_over" if entry is None else "expired"] += 1
@@ -127,10 +135,11 @@ class DiskStore:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def write(self, label: BlockLabel, handle: Handle) -> bool:
-        """Whether it is on the disk now. Whatever is in the way is counted, and costs nothing but the file."""
+    def write(self, label: BlockLabel, handle: Handle, *, first_to_go: bool = False) -> bool:
+        """Whether it is on the disk now, perhaps as the `first_to_go`. What is in the way is counted and costs the file."""
+        if not first_to_go:
+            self.index.touch(label.key if label.key in self.index else label.parent[:KEY_BYTES])
         if label.key in self.index:
-            self.index.touch(label.key)
             return True
         if 0 < self._paused_until_s - self._now_s() <= PAUSE_S:  # else the clock was put back
             return self._refuse(self.outage)
@@ -145,14 +154,13 @@ class DiskStore:
             self._fail(error, entry.nbytes)
             return self._refuse(self.outage)
         self.outage = ""
-        self.index.add(entry)
+        self.index.add(entry, first_to_go=first_to_go)
         self.counters.written_files += 1
         self.counters.written_bytes += entry.nbytes
         return True
 
     def _no_room(self, entry: DiskEntry) -> str:
         """Makes room under both limits; what the file itself stands behind stays. "" when there is room."""
-        self.index.touch(entry.parent)
         if not self._give_back(entry, self.index.nbytes + entry.nbytes - self.limit_bytes):
             return "too_large"
         used, total = self._files.used_share(self.directory)
@@ -175,6 +183,7 @@ class DiskStore:
         return True
 
     def _refuse(self, reason: str) -> bool:
+        self.refusal = reason
         self.counters.refused[reason] += 1
         return False
 
@@ -246,18 +255,25 @@ class DiskStore:
 
     # --- removing -----------------------------------------------------------------------------------------------
 
-    def drop(self, keys: Iterable[bytes]) -> None:
+    def drop(self, keys: Iterable[bytes], *, spare_pinned: bool = False) -> None:
         """Removes files on somebody's order."""
-        self._drop([entry for key in keys if (entry := self.index.get(key)) is not None], "ordered")
+        gone = [key for key in keys if not (spare_pinned and self.index.is_pinned(key))]
+        self._drop([entry for key in gone if (entry := self.index.get(key)) is not None], "ordered")
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
-        """Removes all of a tree (its whole key), all that a model of this name computed, or everything."""
+        """Removes all of a tree (its whole key), all that a model of this name computed, or everything.
+
+        What was saved of it goes too.
+        """
         gone = [entry for entry in self.index if root is None or entry.root == root[:KEY_BYTES]]
         if model:
             trees = {entry.root: entry for entry in gone}
             named = {tree for tree, entry in trees.items() if self._model(entry) == model}
             gone = [entry for entry in gone if entry.root in named]
         self._drop(gone, "ordered")
+        keys = [entry.key for entry in gone]
+        whole = root is None and not model
+        self.saved.drop_those_of([key for manifest in self.saved for key in manifest.keys] if whole else keys)
 
     def _model(self, entry: DiskEntry) -> str:
         """Of any file of a tree."""

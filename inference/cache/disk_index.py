@@ -7,7 +7,7 @@ behind it, and a conversation leaves from its end.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
@@ -76,6 +76,7 @@ class DiskIndex:
     def __init__(self) -> None:
         self._entries: OrderedDict[bytes, DiskEntry] = OrderedDict()
         self._behind: dict[bytes, dict[bytes, DiskEntry]] = {}
+        self._pins: Counter[bytes] = Counter()
         self.nbytes = 0
 
     def __len__(self) -> int:
@@ -100,7 +101,31 @@ class DiskIndex:
         return list(self._behind.get(parent, {}).values())
 
     def oldest(self) -> DiskEntry | None:
-        return next(iter(self._entries.values()), None)
+        """The least recently used file that nobody has pinned. Pinned ones that stand in the way count as used."""
+        passed: set[bytes] = set()
+        while (entry := next(iter(self._entries.values()), None)) is not None and entry.key in self._pins:
+            if entry.key in passed:
+                return None
+            passed.add(entry.key)
+            self.touch(entry.key)
+        return entry
+
+    def pin(self, keys: Iterable[bytes]) -> None:
+        """Keeps files from being the oldest, here already or not, until they are unpinned as often.
+
+        With a file, all before it must be pinned.
+        """
+        for key in keys:
+            self._pins[key] += 1
+
+    def unpin(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._pins[key] -= 1
+            if not self._pins[key]:
+                del self._pins[key]
+
+    def is_pinned(self, key: bytes) -> bool:
+        return key in self._pins
 
     def fill(self, found: Iterable[tuple[DiskEntry, int]]) -> None:
         """Takes in files with the time of their last use, as a scan of the disk gives them."""
@@ -113,11 +138,16 @@ class DiskIndex:
         for entry in sorted(deepest_first, key=lambda one: used[one.key]):
             self._add(entry)
 
-    def add(self, entry: DiskEntry) -> None:
-        """A file that was just written, in the place of one of the same key."""
+    def add(self, entry: DiskEntry, *, first_to_go: bool = False) -> None:
+        """A file that was just written, in the place of one of the same key. Nothing may stand behind it that is used
+        less, so what goes first is behind nothing that goes earlier.
+        """
         self.remove(entry.key)
         self._add(entry)
-        self.touch(entry.key)
+        if first_to_go and not self.has_behind(entry.key):
+            self._entries.move_to_end(entry.key, last=False)
+        else:
+            self.touch(entry.key)
 
     def _add(self, entry: DiskEntry) -> None:
         self._entries[entry.key] = entry

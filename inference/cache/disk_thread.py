@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from inference.cache.disk import DiskStore
 from inference.cache.disk_counters import DiskStats
@@ -45,7 +47,8 @@ class DiskThread:
         self._fetched: deque[Fetched] = deque()
         self._removals: deque[Callable[[], object]] = deque()
         self._orders: deque[Callable[[], object]] = deque()
-        self._saves: OrderedDict[bytes, tuple[BlockLabel, Handle]] = OrderedDict()
+        self._asked: set[Future[Any]] = set()
+        self._saves: OrderedDict[bytes, tuple[BlockLabel, Handle, bool]] = OrderedDict()
         self._queued_bytes = 0
         self._scanned = False
         self._busy = True
@@ -84,7 +87,7 @@ class DiskThread:
         """Whether it is on the disk or about to be."""
         return key in self._store.index or key in self._saves
 
-    def save(self, label: BlockLabel, handle: Handle, *, until_s: float = 0.0) -> bool:
+    def save(self, label: BlockLabel, handle: Handle, *, until_s: float = 0.0, first_to_go: bool = False) -> bool:
         """Puts an evaluated handle into the queue; False when that is full (at `until_s`, if it is worth waiting)."""
         if self.holds(label.key):
             return True
@@ -94,24 +97,24 @@ class DiskThread:
                 if not self._change.wait(until_s - monotonic()) if until_s > monotonic() else True:
                     self._store.counters.refused["queue_full"] += 1
                     return False
-            self._saves[label.key] = (label, handle)
+            self._saves[label.key] = (label, handle, first_to_go)
             self._queued_bytes += nbytes
             self._change.notify_all()
         return True
 
-    def drop(self, keys: Iterable[bytes]) -> None:
-        """Neither kept nor written any more."""
+    def drop(self, keys: Iterable[bytes], *, spare_pinned: bool = False) -> None:
+        """Neither kept nor written any more; `spare_pinned`: but for what is saved."""
         gone = tuple(keys)
         with self._change:
             for key in gone:
                 if (waiting := self._saves.pop(key, None)) is not None:
                     self._queued_bytes -= waiting[1].nbytes
-        self._remove(lambda: self._store.drop(gone))
+        self._remove(lambda: self._store.drop(gone, spare_pinned=spare_pinned))
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Removes all of a tree or a model, or everything, from the disk and from the queue."""
         with self._change:
-            for key, (label, handle) in list(self._saves.items()):
+            for key, (label, handle, _) in list(self._saves.items()):
                 if (root is None or label.root == root) and (not model or label.model == model):
                     del self._saves[key]
                     self._queued_bytes -= handle.nbytes
@@ -125,6 +128,34 @@ class DiskThread:
     def mark_used(self, key: bytes) -> None:
         """A path that ends there was used."""
         self._order(lambda: self._store.mark_used(key))
+
+    def ask[Answer](self, work: Callable[[DiskStore], Generator[None, None, Answer]]) -> Future[Answer]:
+        """Has something done in steps, between which reads that jobs wait for come first. From any thread.
+
+        The future fails with what the work raises, and is cancelled when the thread ends before it. The work ends at
+        its next step when the future is cancelled.
+        """
+        future: Future[Answer] = Future()
+        steps = work(self._store)
+
+        def step() -> None:
+            if future.cancelled():
+                return steps.close()
+            with suppress(InvalidStateError):  # cancelled just now
+                try:
+                    next(steps)
+                except StopIteration as done:
+                    return future.set_result(done.value)
+                except Exception as error:
+                    return future.set_exception(error)
+            return self._order(step)
+
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
+        self._order(step)
+        if not self._thread.is_alive():
+            future.cancel()
+        return future
 
     def _order(self, order: Callable[[], object]) -> None:
         with self._change:
@@ -185,6 +216,8 @@ class DiskThread:
         while (task := self._next()) is not None:
             self._do(task)
         self._do(self._store.close)
+        for future in list(self._asked):
+            future.cancel()
 
     def _do(self, task: Callable[[], object]) -> None:
         """Whatever goes wrong costs the one task."""
@@ -210,8 +243,8 @@ class DiskThread:
                 return lambda: self._fetch(job, want)
             if self._orders:
                 return self._orders.popleft()
-            label, handle = next(iter(self._saves.values()))
-            return lambda: self._write(label, handle)
+            label, handle, first_to_go = next(iter(self._saves.values()))
+            return lambda: self._write(label, handle, first_to_go)
 
     def _fetch(self, job: str, want: Want) -> None:
         found = Fetched(job, want)
@@ -220,10 +253,10 @@ class DiskThread:
         finally:
             self._fetched.append(found)
 
-    def _write(self, label: BlockLabel, handle: Handle) -> None:
+    def _write(self, label: BlockLabel, handle: Handle, first_to_go: bool) -> None:
         """It stays in the queue until it is written, so that it is known all the time."""
         try:
-            self._store.write(label, handle)
+            self._store.write(label, handle, first_to_go=first_to_go)
         finally:
             with self._change:
                 waiting = self._saves.get(label.key)

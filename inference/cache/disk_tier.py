@@ -3,7 +3,7 @@
 Theory. Whole blocks of conversations are written as they are committed, so that a process that is killed loses the
 unfinished end of each and no more; states, which are large, at the end of a request; ends and everything else when it
 leaves memory or the process ends in order. What was found untrue or was ordered away leaves the disk too. One-shots are
-written only at an orderly end: one of them may have been the first turn of a conversation.
+written too, for any may have been the first turn of a conversation, and go first when room is made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DiskTier:
     """`clock` is monotonic. Nothing in here waits, but for `close`."""
 
     def __init__(self, thread: DiskThread, clock: Clock) -> None:
-        self._thread = thread
+        self.thread = self._thread = thread
         self._clock = clock
         self._reading: dict[str, tuple[Query | None, float]] = {}
         self._come: list[Fetched] = []
@@ -102,7 +102,7 @@ class DiskTier:
 
     def released(self, lease: Lease) -> None:
         """A request has ended well: the states it leaves are worth their size now."""
-        if lease.admission is not Admission.MAIN or not lease.tip.attached:
+        if not lease.tip.attached:
             return
         self.committed(lease.tip)
         states = [held for held in lease.kept if held.node.snapshots.get(held.suffix) is held][-_STATES_OF_TURN:]
@@ -111,11 +111,14 @@ class DiskTier:
         for held in states:
             self._save_state(held)
         whole = next((node for node in lease.tip.upwards() if node.is_full), None)
-        if whole is not None:
+        if whole is not None and lease.admission is Admission.MAIN:
             self._thread.mark_used(label_key(whole))
 
-    def left(self, removed: Removed, *, keep: bool) -> None:
-        """Blocks and states left memory: to make room (`keep`), or because they are not to be used any more."""
+    def left(self, removed: Removed, *, keep: bool, untrue: bool = False) -> None:
+        """Blocks and states left memory: to make room (`keep`), or because they are not to be used any more.
+
+        Then they leave the disk too; what is saved, only if it is `untrue`.
+        """
         if keep:
             for node in reversed(removed.nodes):
                 self._save(node)
@@ -123,8 +126,9 @@ class DiskTier:
                 self._save_state(held)
         else:
             self._overtake()
-            self._thread.drop([label_key(node) for node in removed.nodes])
-            self._drop_states(removed.snapshots)
+            gone = [label_key(node) for node in removed.nodes]
+            gone += [state_label_of(held).key for held in removed.snapshots]
+            self._thread.drop(gone, spare_pinned=not untrue)
 
     def distrusted(self, lease: Lease) -> None:
         """What a request stored must not be used."""
@@ -141,14 +145,14 @@ class DiskTier:
         self._thread.clear(root, model=model)
 
     def _save(self, node: Node, *, until_s: float = 0.0) -> bool:
-        if node.handle is None or not (until_s or node.admission is Admission.MAIN):
+        if node.handle is None:
             return False
-        return self._thread.save(label_of(node), node.handle, until_s=until_s)
+        aside = node.admission is Admission.ONE_SHOT
+        return self._thread.save(label_of(node), node.handle, until_s=until_s, first_to_go=aside)
 
     def _save_state(self, held: Snapshot, *, until_s: float = 0.0) -> bool:
-        if not (until_s or held.node.admission is Admission.MAIN):
-            return False
-        return self._thread.save(state_label_of(held), held.handle, until_s=until_s)
+        aside = held.node.admission is Admission.ONE_SHOT
+        return self._thread.save(state_label_of(held), held.handle, until_s=until_s, first_to_go=aside)
 
     # --- the end ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from inference.cache.eviction import Evicted
 from inference.cache.node import Admission
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.proofs import Proof
-from inference.prefix_store import StoreRemoval, StoreTotals
+from inference.cache.saved import SavedOnDisk
+from inference.prefix_store import SavedConversations, StoreRemoval, StoreTotals
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,11 @@ class StoreKeeper:
         if self._proof is not None and (gone := self._cache.prove(self._proof)):
             log.error("stored KV had changed: %d blocks are dropped", gone)
             self._give_back()
+
+    @property
+    def saved(self) -> SavedConversations | None:
+        disk = self._cache.disk
+        return None if disk is None else SavedOnDisk(self._cache, disk.thread)
 
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
         return self._gone(self._cache.clear(model=model, session=session))

@@ -252,6 +252,10 @@ class PrefixCache:
         return self._store.held_bytes
 
     @property
+    def books(self) -> Store:
+        return self._store
+
+    @property
     def limits(self) -> CacheLimits:
         return self._store.limits
 

@@ -18,13 +18,17 @@ MAX_KNOWN = 20_000
 
 @dataclass(slots=True)
 class Session:
-    """`entries` oldest first; `root` is where its last request was. `unsure`: its only entry is that of a one-shot."""
+    """`entries` oldest first; `root` is where its last request was. `unsure`: its only entry is that of a one-shot.
+
+    `end` names the block at which the last request ended, also when it has left memory since.
+    """
 
     name: str
     root: Root
     last_used_s: float
     entries: list[Node] = field(default_factory=list)
     unsure: bool = False
+    end: bytes = b""
 
 
 class Sessions:
@@ -58,6 +62,7 @@ class Sessions:
             self._drop(session, entry)
         session.unsure = one_shot
         session.entries.append(tip)
+        session.end = tip.digest
         tip.tips.add(name)
 
     def left(self, node: Node) -> None:

@@ -51,6 +51,14 @@ class NotFound(RequestError):
     code = "not_found"
 
 
+class Conflict(RequestError):
+    """The request is right, and something here is not as it would have to be. The code says what."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class InsufficientScope(RequestError):
     """The credential is good and does not open this door."""
 
@@ -73,6 +81,7 @@ RULES: Final[dict[type[InferenceError], Rule]] = {
     InsufficientScope: Rule(403),
     ModelNotFound: Rule(404),
     NotFound: Rule(404),
+    Conflict: Rule(409),
     BusyError: Rule(busy=True),
     ModelError: Rule(400, permanent=True),
     EngineError: Rule(500),

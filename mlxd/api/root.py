@@ -9,12 +9,13 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from inference.errors import InferenceError
 from mlxd import __version__
-from mlxd.api import admin, cache, healing, health, ledger, openai
+from mlxd.api import admin, cache, conv_kv, healing, health, ledger, openai
 from mlxd.api.errors import InvalidBody, InvalidKey, http_response, log_unexpected
 from mlxd.api.facts import facts_of
 
 api = NinjaAPI(title="mlxd", version=__version__, docs_url=None, openapi_url=None, urls_namespace="mlxd")
 api.add_router("/v1", openai.router)
+api.add_router("/v1/conv_kv", conv_kv.router)
 api.add_router("/health", health.router)
 api.add_router("/api", admin.router)
 api.add_router("/api/cache", cache.router)

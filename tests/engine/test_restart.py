@@ -266,14 +266,15 @@ def test_what_cannot_be_trusted_or_was_cleared_leaves_the_disk(start: Callable) 
     process.terminate()
 
 
-def test_one_shots_are_written_at_an_orderly_end_only(start: Callable) -> None:
+@pytest.mark.parametrize("kind", ["dense", "hybrid"])
+def test_a_one_shot_outlives_a_kill(start: Callable, kind: str) -> None:
     """A short first turn looks like a title, and may go on after the restart."""
-    process = start("dense")
-    first = process.ask(ask("title", text(600), scope=type(SCOPE)(template="chat", one_shot=True)))
-    assert process.disk.settle(SOON_S) and process.disk.stats().files == 0
-    process.terminate()
-    after = start("dense")
-    assert after.ask(question("dense", "two", next_turn(first))).computed <= 25
+    process = start(kind)
+    title = ask("title", Prompt(text(700, seed=5)), scope=type(SCOPE)(template="chat", one_shot=True))
+    first = process.ask(title)
+    process.kill()
+    after = start(kind)
+    assert after.ask(question(kind, "two", next_turn(first))).computed <= 256 + 25
     after.terminate()
 
 

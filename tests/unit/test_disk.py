@@ -50,6 +50,18 @@ def test_a_file_is_written_once(tmp_path: Path) -> None:
     assert shelf.store.counters.written_files == len(labels) == len(shelf.on_disk())
 
 
+def test_what_is_written_as_the_first_to_go_goes_from_its_end_before_all_else(tmp_path: Path) -> None:
+    shelf, kept, aside = Shelf(tmp_path), chain(IDS), chain(tuple(reversed(IDS)))
+    shelf.write(kept)
+    for _ in range(2):
+        assert all(shelf.store.write(label, paper(label), first_to_go=True) for label in aside)
+        assert [entry.key for entry in shelf.store.index][: len(aside)] == [label.key for label in reversed(aside)]
+    shelf.write(aside[:2])  # a conversation goes on from there
+    order = [entry.key for entry in shelf.store.index]
+    assert order[0] == aside[2].key and set(order[-2:]) == {label.key for label in aside[:2]}
+    shelf.check()
+
+
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     Shelf(tmp_path / "kv").write(chain(IDS))
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "kv").rglob("*.kv")}

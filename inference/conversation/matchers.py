@@ -72,7 +72,8 @@ class Fenced:
 
     def __call__(self, text: str) -> Iterator[Range]:
         at = text.find(self.heading)
-        while at >= 0:
+        closes = len(text) if text.endswith("\n```") else text.rfind("\n```\n")
+        while 0 <= at < closes:  # else each heading would have all of the text searched
             start, after = line_at(text, at)
             block = self._block(text, after) if text[start:after].rstrip("\n") == self.heading else None
             if block is not None and self.field is None:

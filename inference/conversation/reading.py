@@ -270,14 +270,12 @@ def _of(run: Fragment, text: str) -> _Run:
 
 def _joined(texts: Iterable[_Run]) -> tuple[TextPart, ...]:
     """Runs of one part are one part again: what is tokenised together once is tokenised together always."""
-    parts: list[TextPart] = []
-    of: int | None = None
+    joined: list[list[_Run]] = []
     for run in texts:
         if not run.text:
             continue
-        if parts and run.part is not None and run.part == of:
-            parts[-1] = replace(parts[-1], text=parts[-1].text + run.text)
+        if joined and run.part is not None and run.part == joined[-1][0].part:
+            joined[-1].append(run)
         else:
-            parts.append(TextPart(run.text, run.path))
-        of = run.part
-    return tuple(parts)
+            joined.append([run])
+    return tuple(TextPart("".join(run.text for run in runs), runs[0].path) for runs in joined)

@@ -6,9 +6,10 @@ and what it found is content again.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from inference.conversation.matchers import Range
 from inference.conversation.volatile import RULES, WRAPPERS, Place, Unit, VolatileRule
@@ -16,6 +17,8 @@ from inference.messages import Conversation, Message, Role, TextPart
 
 GUARD_SHARE, GUARD_CHARS = 0.10, 2000
 """A rule is refused above both; rules for whole messages are exempt, for they match by structure alone."""
+MAX_IN_PART = 100
+"""A text in which a rule finds more is no client's own writing; all of these are content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,10 @@ def _in_part(text: str, places: set[Place], rules: Sequence[VolatileRule]) -> li
         for rule in rules:
             if rule.scope.unit is not unit or not places & rule.scope.places:
                 continue
-            for start, stop in rule.matcher(text):
-                if all(stop <= one or start >= end for one, end, _ in taken):
-                    taken.append((start, stop, rule))
+            found = list(islice(rule.matcher(text), MAX_IN_PART + 1))
+            if len(found) <= MAX_IN_PART:
+                free = (at for at in found if all(at[1] <= start or at[0] >= stop for start, stop, _ in taken))
+                taken += [(*at, rule) for at in free]
     return sorted(taken, key=lambda one: one[0])
 
 
@@ -130,10 +134,13 @@ def _guarded(spans: list[VolatileSpan], total_chars: int) -> Found:
 def fragments(message: Message, spans: Sequence[VolatileSpan]) -> list[Fragment]:
     """A message's text as runs, spans apart. Joined, they are its text."""
     result: list[Fragment] = []
+    by_part: defaultdict[int, list[VolatileSpan]] = defaultdict(list)
+    for span in spans:
+        by_part[span.part].append(span)
     outside = 0
     for number, part in enumerate(message.parts):
         at = 0
-        for span in (one for one in spans if one.part == number):
+        for span in by_part[number]:
             result += _plain(part, number, (at, span.start), outside)
             outside += span.start - at
             result.append(Fragment(span.text, part.path, number, outside, span))

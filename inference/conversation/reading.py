@@ -95,17 +95,19 @@ class Reading:
         if not draft.spans and not (seen and seen.spans):  # most messages
             self._finish(draft, None, (), added)
             return
-        before = list(seen.spans) if seen else []
+        before = dict(enumerate(seen.spans if seen else ()))
+        places: dict[tuple[str, int], list[int]] = {}
+        for at, old in reversed(before.items()):
+            places.setdefault((old.rule, old.at), []).append(at)
         runs: list[tuple[Fragment, SeenSpan | None]] = []
         for run in draft.runs:
             one = None
             if run.span is not None:
-                match = next((old for old in before if (old.rule, old.at) == (run.span.rule.name, run.at)), None)
-                if match is not None:
-                    before.remove(match)
+                same = places.get((run.span.rule.name, run.at))
+                match = before.pop(same.pop()) if same else None
                 one = self._present(run.span, run.at, match, follows, run.span.rule.name in relocates)
             runs.append((run, one))
-        missing = [old for old in before if self._stays(old, follows)]
+        missing = [old for old in before.values() if self._stays(old, follows)]
         texts, spans = _woven(runs, missing, self._rules)
         self._finish(draft, texts, spans, added)
 

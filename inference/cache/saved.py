@@ -94,6 +94,7 @@ class RecallingFromDisk:
         self._recall = recall
         self._job = f"recall {recall.saved.name} {id(self):x}"
         self._asking = self._parts()
+        self._goal = (b"", 0)
 
     @property
     def saved(self) -> SavedConversation:
@@ -103,9 +104,19 @@ class RecallingFromDisk:
         self._cache.is_reading(self._job)
         for way, tokens in self._asking:
             reuse = self._found(way, tokens)
-            if reuse.depth_tokens < tokens and self._cache.read_ahead(reuse, self._job):
+            if (
+                reuse.depth_tokens < tokens
+                and self._goes_on(way, reuse, tokens)
+                and self._cache.read_ahead(reuse, self._job)
+            ):
                 return self._thread.ask(saved_work.nothing)
         return None
+
+    def _goes_on(self, way: bytes, reuse: Reuse, tokens: int) -> bool:
+        """False where the last step along a way did not come to its end: memory is full, or a file was broken."""
+        before, goal_tokens = self._goal
+        self._goal = way, tokens
+        return before is not way or reuse.kv_depth_tokens >= goal_tokens
 
     def end(self) -> Future[Recalled]:
         """The session goes on at the end of the way that reaches furthest."""

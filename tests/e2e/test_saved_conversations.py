@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.e2e.daemon import ServedDaemon
 from tests.e2e.test_restart import SYSTEM
+from tests.tiny_models import build
 
 SMALL = ("--ssd-cache-bytes", "4MiB")
 
@@ -50,6 +52,7 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
+@pytest.mark.timeout(600)
 def test_a_saved_conversation_outlives_eviction_and_a_kill(serve: Callable[..., ServedDaemon], tmp_path: Path) -> None:
     kept, lost = begun("kept"), begun("lost")
     with serve(*SMALL) as served:
@@ -79,3 +82,61 @@ def test_a_saved_conversation_outlives_eviction_and_a_kill(serve: Callable[..., 
         assert grown["tokens"] > saved["tokens"] and grown["title"] == "Rules"
         prompt, cached = talk(served, lost, "", "other")
         assert cached < 0.97 * prompt, "what nobody saved has made room"
+
+
+def test_what_is_asked_in_vain_says_so_and_what_is_deleted_is_gone(serve: Callable[..., ServedDaemon]) -> None:
+    with serve() as served:
+        served.wait_ready()
+        talk(served, begun("one"), "")
+        for act in ("save", "load"):
+            for garbage in (b"", b"{", b"[]", b"\xff", b'{"conversation_id": 5, "conversation_id": 6}'):
+                assert post(served, act, garbage).status_code == 400
+            assert code_of(post(served, act, {}))[0] == 400, "no name"
+            assert code_of(post(served, act, {"conversation_id": "stranger"})) == (404, "not_found")
+            assert code_of(post(served, act, {"conversation_id": "conv_" + "0" * 32})) == (404, "not_found")
+            assert post(served, act, {}, X_Conv_Id="../../etc").status_code == 404
+        for title in (5, [], "", "a" * 300, "a\x00b"):
+            assert post(served, "save", {"conversation_id": "the one", "title": title}).status_code == 400
+        assert stats(served)["data"] == []
+        saved = post(served, "save", {"conversation_id": "the one"}).raise_for_status().json()
+        assert code_of(post(served, "load", {"conversation_id": "the one", "model": "a b"})) == (404, "model_not_found")
+        gone = httpx.delete(f"{served.url}/v1/conv_kv/the%20one", timeout=60).raise_for_status().json()
+        assert gone["deleted"] and 0 < gone["freed_bytes"] <= saved["bytes"]
+        assert code_of(httpx.delete(f"{served.url}/v1/conv_kv/the%20one", timeout=60)) == (404, "not_found")
+        assert stats(served)["data"] == [] and stats(served)["bytes"] == 0
+        assert talk(served, begun("one"), "")[1] > 0, "what is in memory stays"
+
+
+@pytest.mark.timeout(600)
+def test_a_broken_file_and_another_model_are_told(serve: Callable[..., ServedDaemon], tmp_path: Path) -> None:
+    messages = begun("one")
+    with serve() as served:
+        served.wait_ready()
+        talk(served, messages, "And then?")
+        saved = post(served, "save", {"conversation_id": "the one"}).raise_for_status().json()
+        assert served.terminate() == 0
+    state, block = tmp_path / "state0", 256
+    last = next(path for path in (state / "prefixes").glob(f"v1/*/*/*-{block}-{2 * block}.kv"))
+    raw = bytearray(last.read_bytes())
+    raw[-7] ^= 1
+    last.write_bytes(raw)
+    with ServedDaemon(state, served.arguments) as served:
+        served.wait_ready()
+        loaded = post(served, "load", {"conversation_id": "the one"}).raise_for_status().json()
+        assert (loaded["warm_tokens"], loaded["complete"]) == (block, False) and loaded["lost_files"] >= 1
+        assert dropped(served, state)["corrupt"] == 1
+        prompt, cached = talk(served, messages, "")
+        assert cached == block < prompt, "and its answer is computed"
+        assert served.terminate() == 0
+    other = build(tmp_path / "other", "dense", seed=8)
+    with ServedDaemon(state, ["--model", str(other)]) as served:
+        assert code_of(post(served, "load", {"conversation_id": "the one"})) == (409, "other_model")
+        (kept,) = stats(served)["data"]
+        assert kept["model"] == saved["model"]
+
+
+def test_without_a_disk_nothing_can_be_saved(serve: Callable[..., ServedDaemon]) -> None:
+    with serve("--ssd-cache-bytes", "0") as served:
+        for act in ("save", "load"):
+            assert code_of(post(served, act, {"conversation_id": "the one"})) == (409, "ssd_cache_off")
+        assert stats(served) == {"object": "list", "enabled": False, "data": []}

@@ -44,11 +44,13 @@ class DiskEntry:
 
     @classmethod
     def named(cls, root: bytes, folder: str, name: str, nbytes: int) -> Self | None:
-        """From a file's name; None for a name that is not one of ours."""
+        """From a file's name; None for a name that is not one of ours, as that of a block of no token."""
         if (parts := _NAME.fullmatch(name)) is None or parts[2][:2] != folder:
             return None
         start, end = int(parts[3]), int(parts[4])
         if not start <= end <= start + BLOCK_TOKENS or start % BLOCK_TOKENS:
+            return None
+        if start == end and parts[5] == Kind.BLOCK:
             return None
         return cls(Kind(parts[5]), root, bytes.fromhex(parts[1]), bytes.fromhex(parts[2]), start, end, nbytes)
 
@@ -63,6 +65,10 @@ class DiskEntry:
     @property
     def tokens(self) -> int:
         return self.end - self.start
+
+    def is_before(self, behind: DiskEntry) -> bool:
+        """Whether what says to stand behind this can: it is a block that ends where that begins."""
+        return self.kind is Kind.BLOCK and self.end == behind.start
 
     @property
     def stands_first(self) -> bool:
@@ -167,19 +173,27 @@ class DiskIndex:
 
     def touch(self, key: bytes) -> None:
         """Marks a file and all before it as used now."""
-        entry = self._entries.get(key)
-        while entry is not None:
+        for entry in self._upwards(key):
             self._entries.move_to_end(entry.key)
-            entry = self._entries.get(entry.parent)
 
     def path(self, key: bytes) -> set[bytes]:
         """The keys of a file and of all before it that are here."""
-        found: set[bytes] = set()
+        return {entry.key for entry in self._upwards(key)}
+
+    def _upwards(self, key: bytes) -> Iterator[DiskEntry]:
+        """Each step is nearer to the root: names can be anybody's, and none of them makes this go on for ever."""
         entry = self._entries.get(key)
         while entry is not None:
-            found.add(entry.key)
-            entry = self._entries.get(entry.parent)
-        return found
+            yield entry
+            before = self._entries.get(entry.parent)
+            entry = before if before is not None and before.is_before(entry) else None
+
+    def from_here(self, key: bytes) -> list[DiskEntry]:
+        """A file, if it is here, and all that stands behind it, deepest first."""
+        found = self.behind(key) if (entry := self._entries.get(key)) is None else [entry]
+        for entry in found:
+            found += [behind for behind in self.behind(entry.key) if entry.is_before(behind)]
+        return found[::-1]
 
     def unreachable(self) -> list[DiskEntry]:
         """Files behind a block that is not here: no prompt can begin with them."""

@@ -21,7 +21,7 @@ from inference.cache.disk import DiskStore
 from inference.cache.disk_counters import DiskStats
 from inference.cache.disk_fetch import Fetched, fetch
 from inference.cache.disk_plan import Plan, Want, forecast, may_help
-from inference.cache.disk_records import BlockLabel, Handle
+from inference.cache.disk_records import KEY_BYTES, BlockLabel, Handle
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,23 @@ class DiskThread:
                 if (waiting := self._saves.pop(key, None)) is not None:
                     self._queued_bytes -= waiting[1].nbytes
         self._remove(lambda: self._store.drop(gone, spare_pinned=spare_pinned))
+
+    def distrust(self, keys: Iterable[bytes]) -> None:
+        """As `drop`, and with all that stands behind, for it was computed from what is not true."""
+        untrue = tuple(keys)
+        self._remove(lambda: self._distrust(untrue))
+
+    def _distrust(self, keys: Iterable[bytes]) -> None:
+        """On the thread, where nothing is being written meanwhile."""
+        gone, index = set(keys), self._store.index
+        gone.update(entry.key for key in tuple(gone) for entry in index.from_here(key))
+        with self._change:
+            for key, (label, handle, _) in list(self._saves.items()):  # what stands before comes before
+                if key in gone or label.parent[:KEY_BYTES] in gone:
+                    gone.update((key, *(entry.key for entry in index.from_here(key))))
+                    del self._saves[key]
+                    self._queued_bytes -= handle.nbytes
+        self._store.drop(gone)
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Removes all of a tree or a model, or everything, from the disk and from the queue."""

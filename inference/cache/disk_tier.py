@@ -114,10 +114,10 @@ class DiskTier:
         if whole is not None and lease.admission is Admission.MAIN:
             self._thread.mark_used(label_key(whole))
 
-    def left(self, removed: Removed, *, keep: bool, untrue: bool = False) -> None:
+    def left(self, removed: Removed, *, keep: bool) -> None:
         """Blocks and states left memory: to make room (`keep`), or because they are not to be used any more.
 
-        Then they leave the disk too; what is saved, only if it is `untrue`.
+        Then they leave the disk too, but for what is saved.
         """
         if keep:
             for node in reversed(removed.nodes):
@@ -128,16 +128,12 @@ class DiskTier:
             self._overtake()
             gone = [label_key(node) for node in removed.nodes]
             gone += [state_label_of(held).key for held in removed.snapshots]
-            self._thread.drop(gone, spare_pinned=not untrue)
+            self._thread.drop(gone, spare_pinned=True)
 
-    def distrusted(self, lease: Lease) -> None:
-        """What a request stored must not be used."""
+    def distrusted(self, nodes: Iterable[Node], states: Iterable[Snapshot] = ()) -> None:
+        """Blocks and states are not true, nor is what was computed behind them and may be on the disk alone."""
         self._overtake()
-        self._thread.drop([label_key(node) for node in lease.written])
-        self._drop_states(lease.kept)
-
-    def _drop_states(self, states: Iterable[Snapshot]) -> None:
-        self._thread.drop([state_label_of(held).key for held in states])
+        self._thread.distrust([*map(label_key, nodes), *(state_label_of(held).key for held in states)])
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Also what is not in memory: all of a tree or a model, or everything."""

@@ -146,7 +146,7 @@ class PrefixCache:
         if not self._end(lease):
             return
         if self.disk is not None:
-            self.disk.distrusted(lease)
+            self.disk.distrusted(lease.written, lease.kept)
         for snapshot in lease.kept:
             if snapshot in self._store.tree.snapshots:
                 self._store.tree.drop_snapshot(snapshot)

@@ -149,7 +149,7 @@ class Store:
         """Removes a block that must not be used and all behind it, without a trace; how many blocks."""
         removed = self.tree.remove(node)
         if self.disk is not None:
-            self.disk.left(removed, keep=False, untrue=True)
+            self.disk.distrusted(removed.nodes, removed.snapshots)
         for gone in removed.nodes:
             self.sessions.left(gone)
         return len(removed.nodes)

@@ -131,3 +131,37 @@ def test_a_gap_before_what_is_there_is_filled_by_the_next_commit(tmp_path: Path)
         cache.commit(lease, ids, 3, [Page("x", BLOCK_TOKENS, labels[3].end)])
         life.settle()
         assert all(life.thread.holds(label.key) for label in labels)
+
+
+def test_what_was_computed_behind_what_is_not_true_goes_with_it(tmp_path: Path) -> None:
+    """It may be on the disk alone, or about to be: in memory nothing tells of it any more."""
+    ids = tuple(range(5 * BLOCK_TOKENS))
+    labels = [*chain(ids), state(ids[: 3 * BLOCK_TOKENS + 7])]
+    with living(tmp_path) as life:
+        for label in labels[:3]:
+            life.thread.save(label, paper(label))
+        life.settle()
+        life.files.gate.clear()
+        for label in labels[3:]:
+            life.thread.save(label, paper(label))
+        life.thread.distrust([labels[1].key])
+        life.files.gate.set()
+        life.settle()
+        assert [life.thread.holds(label.key) for label in labels] == [True] + 5 * [False]
+        assert life.thread.stats().queued_bytes == 0 and life.thread.stats().files == 1 + len(chain(IDS))
+
+
+def test_a_request_whose_kv_is_not_true_leaves_nothing_on_the_disk(tmp_path: Path) -> None:
+    ids = tuple(range(3 * BLOCK_TOKENS))
+    labels = chain(ids)
+    with living(tmp_path) as life:
+        cache = PrefixCache(LIMITS, lambda: life.now_s, life.tier)
+        before = cache.hold(cache.lookup(ROOT, ids), "before")
+        cache.commit(before, ids, 0, [Page("x", BLOCK_TOKENS, labels[0].end)])
+        cache.release(before)
+        lease = cache.hold(cache.lookup(ROOT, ids), "job")
+        cache.commit(lease, ids, 1, [Page("x", BLOCK_TOKENS, labels[1].end)])
+        life.thread.save(labels[2], paper(labels[2]))  # as another has left it when memory had no room
+        cache.discard(lease)
+        life.settle()
+        assert [life.thread.holds(label.key) for label in labels] == [True, False, False]

@@ -17,6 +17,7 @@ COMMANDS = {
     "config": ("mlxd.cli.settings:config", "Show every setting, its value and where it comes from."),
     "doctor": ("mlxd.cli.doctor:doctor", "Check this machine and say what to do about what is wrong."),
     "probe": ("mlxd.cli.probe:probe", "Measure how many tokens a server computes twice."),
+    "cache": ("mlxd.cli.cache:cache", "List, count, check or remove what is stored of prompts."),
     "manage": ("mlxd.cli.manage:manage", "Run one of Django's management commands."),
 }
 

@@ -90,7 +90,7 @@ def cell(name: str, turns: list[Turn], counters: dict[str, int], note: str, fail
     (told,) = summaries(turns)
     limit = KNOWN.get(told.scenario, MAX_RATIO + WORDS.get(told.scenario, 0.0))
     off = SNAPSHOT_EVERY_TOKENS * sum(turn.verdict.startswith("no_snapshot") for turn in turns if turn.warm)
-    wrong = {word: count for word, count in counters.items() if count}
+    wrong = {word: count for word in ZERO if (count := counters.get(word, -1))}  # -1: it is not told
     enough = told.ratio <= limit or told.prefilled - told.necessary <= off
     met = enough and not (told.hidden or wrong or failed)
     target = f"<= {limit:.2f}" + (f" or {off} tokens" if off else "") + ", none hidden, zeros 0"

@@ -429,3 +429,22 @@ def test_what_cannot_be_swept_does_not_hide_what_is_there(tmp_path: Path) -> Non
     shelf.open(Unswept())
     assert len(shelf.store.index) == 3 and shelf.store.outage == "no_permission"
     shelf.check()
+
+
+def test_names_that_lead_in_a_circle_lead_nowhere(tmp_path: Path) -> None:
+    """Whoever may write here may name files as he likes; the thread must come back from them."""
+    shelf, labels = Shelf(tmp_path), chain(IDS)
+    shelf.write(labels)
+    root = ROOT.key[:16].hex()
+    for parent, key, start, end in [
+        (root, root, 0, 256),
+        (labels[2].key.hex(), root, 512, 768),
+        ("aa" * 16,) * 2 + (0, 0),
+    ]:
+        folder = tmp_path / "v1" / root / key[:2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{parent}-{key}-{start}-{end}.kv").write_bytes(b"?")
+    shelf.open()
+    shelf.store.mark_used(labels[2].key)
+    assert shelf.store.index.path(labels[2].key) >= {label.key for label in labels}
+    assert {entry.key for entry in shelf.store.index.from_here(labels[0].key)} >= {label.key for label in labels}

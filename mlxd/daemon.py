@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import os
 import signal
 import threading
@@ -161,10 +162,14 @@ class Daemon:
             if self._vitals is not None:
                 self._vitals.stop()
             instance.withdraw(self._state)
-            self._runtime.close()
+            ended = self._runtime.close()
             runtime.install(None)
         if self._failure is not None:
             raise self._failure
+        if not ended:  # it is deep in the engine: the interpreter would take its threads apart under it, and abort
+            events.warning("worker_left_behind")
+            logging.shutdown()
+            os._exit(0)
         return 0
 
     # --- on the event loop ----------------------------------------------------------------------------------------

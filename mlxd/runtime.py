@@ -248,14 +248,16 @@ class Runtime:
             witness=self.witness.counts,
         )
 
-    def close(self) -> None:
+    def close(self) -> bool:
+        """Ends all there is, and keeps what must outlive it. False: the worker did not end in time."""
         if self._grammars is not None:
             self._grammars.close()
         self._compiling.shutdown(wait=False, cancel_futures=True)
         self.preparer.close()
         self.witness.close()
-        self.scheduler.stop()
+        ended = self.scheduler.stop()
         self.ledger.close()
+        return ended
 
 
 _current: Runtime | None = None

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +259,19 @@ def test_past_the_drain_limit_an_answer_ends_with_an_error(scripted: Serve) -> N
             rest.append("connection")
     assert error_of(rest)["code"] == "draining"
     assert served.process.wait(10) == 0
+
+
+def test_an_engine_that_cannot_be_interrupted_does_not_hold_the_end_up(scripted: Serve) -> None:
+    """Left to the interpreter's end, the threads of MLX make it abort."""
+    served = scripted({"decode_s": 60}, "--drain-s", "0.2")
+    with streaming(served) as response:
+        lines = response.iter_lines()
+        next(lines)
+        served.process.send_signal(signal.SIGTERM)
+        with suppress(httpx.HTTPError):  # cut off: the worker, who would tell it, does not hear
+            list(lines)
+    assert served.process.wait(30) == 0
+    assert "worker_left_behind" in served.log.read_text()
 
 
 def test_a_second_sigterm_ends_it_at_once(scripted: Serve) -> None:

@@ -19,8 +19,14 @@ from typing import Any, Final
 
 import mlxd.cli
 import mlxd.daemon
+from inference.conversation.preparer import Preparer
+from inference.conversation.preparer_process import Echoed
 from inference.engine.scripted import Script, ScriptedLoader
+from inference.engine.text import load_text
 from inference.ports import ModelLimits
+from mlxd.api.convert import convert_chat
+from mlxd.api.schemas import ChatRequest
+from mlxd.api.validate import validate
 from tests.benchmarks.client import ask
 from tests.benchmarks.figure import Figure, Spread, at_most
 from tests.benchmarks.models import benchmark_model, words
@@ -42,6 +48,7 @@ type Message = dict[str, Any]
 
 
 def run() -> Iterator[Figure]:
+    yield from prompts()
     cold: list[tuple[float, float]] = []
     warm: list[tuple[float, float]] = []
     tokens = 0
@@ -59,7 +66,33 @@ def run() -> Iterator[Figure]:
                 warm.append(second)
     for name, found, limit_ms in (("cold", cold, COLD_MS), ("its prefix seen", warm, WARM_MS)):
         told = f"{tokens} tokens; CPU of all processes {Spread.of(cpu for _, cpu in found)} ms"
-        yield at_most(f"500 KB prepared, {name}", [took for took, _ in found], limit_ms, told, "ms")
+        yield at_most(f"500 KB, first byte sent to taken, {name}", [took for took, _ in found], limit_ms, told, "ms")
+
+
+def prompts() -> Iterator[Figure]:
+    """Rendering and tokenising alone, with the way to the process for large bodies and back."""
+    with tempfile.TemporaryDirectory(prefix="mlxd-benchmark-") as made:
+        cold, warm = asyncio.run(rendered(text_side(Path(made))))
+    yield at_most("500 KB made a prompt, cold", cold, COLD_MS, "", "ms")
+    yield at_most("500 KB made a prompt, its prefix seen", warm, WARM_MS, "", "ms")
+
+
+async def rendered(directory: Path) -> tuple[list[float], list[float]]:
+    """Milliseconds, cold and warm."""
+    preparer, text_model = Preparer(), load_text(directory)
+    found: tuple[list[float], list[float]] = ([], [])
+    for turn in range(-1, ROUNDS):
+        messages = conversation(f"prompt {turn}")
+        for into in found:
+            body = {"model": "any", "messages": messages, "tools": tools()}
+            job = Echoed(convert_chat(validate(ChatRequest, body)), {}, 0.0)
+            began_s = time.perf_counter()
+            await preparer.prepare_with_notes(directory, text_model, job, BODY_BYTES)
+            if turn >= 0:
+                into.append(1e3 * (time.perf_counter() - began_s))
+            messages += [{"role": "assistant", "content": text(f"{turn} end", 30)}, *exchange(f"prompt {turn} more", 0)]
+    preparer.close()
+    return found
 
 
 def text_side(directory: Path) -> Path:

@@ -136,7 +136,7 @@ class DiskStore:
     # --- writing ------------------------------------------------------------------------------------------------
 
     def write(self, label: BlockLabel, handle: Handle, *, first_to_go: bool = False) -> bool:
-        """Whether it is on the disk now, perhaps as the `first_to_go`. What is in the way is counted and costs the file."""
+        """Whether it is on the disk now, perhaps as the `first_to_go`. What is in the way is counted, and costs it."""
         if not first_to_go:
             self.index.touch(label.key if label.key in self.index else label.parent[:KEY_BYTES])
         if label.key in self.index:

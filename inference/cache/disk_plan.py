@@ -121,14 +121,15 @@ def _whole_blocks(index: DiskIndex, want: Want) -> tuple[list[bytes], list[DiskE
 def _part(
     index: DiskIndex, want: Want, digests: Sequence[bytes], ids_of: Callable[[DiskEntry], bytes]
 ) -> tuple[DiskEntry, int] | None:
-    """The block at the end of the path that shares most tokens with the prompt, and how many."""
+    """The block at the end of the path that shares most tokens with the prompt, and how many; rather one that is used
+    up than one that goes on: it is smaller."""
     at = (len(digests) - 1) * BLOCK_TOKENS
     ahead = want.ids(at, at + BLOCK_TOKENS)
     near = [entry for entry in index.behind(digests[-1][:KEY_BYTES]) if entry.kind is Kind.BLOCK][-COMPARED:]
     if not ahead or not near:
         return None
     shared = [(_shared(entry, digests[-1], ahead, ids_of), entry) for entry in near]
-    tokens, best = max(shared, key=lambda one: one[0])
+    tokens, best = max(shared, key=lambda one: (one[0], -one[1].tokens))
     return (best, tokens) if tokens else None
 
 

@@ -84,7 +84,8 @@ def test_a_thousand_connections_do_not_stop_the_others(serve: Callable[..., Serv
     with contextlib.ExitStack() as stack, httpx.Client(base_url=server.url) as regular:
         regular.get("/echo")
         for _ in range(400):
-            stack.enter_context(Raw(server.port)).send("GET /")
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # one too many, and told so at once
+                stack.enter_context(Raw(server.port)).send("GET /")
         began_s = time.monotonic()
         assert regular.get("/echo").status_code == 200
         assert time.monotonic() - began_s < 1

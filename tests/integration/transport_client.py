@@ -95,7 +95,11 @@ class Raw:
         if self.receive_buffer_bytes is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer_bytes)
         self.sock.settimeout(15)
-        self.sock.connect(("127.0.0.1", self.port))
+        try:
+            self.sock.connect(("127.0.0.1", self.port))
+        except OSError:
+            self.sock.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -161,7 +161,8 @@ class Worker:
         if not self._bell.wait(min(IDLE_S, self._settings.tidy_after_s, self._settings.watchdog_s / 4)):
             self._running.changed = self._admission.depth > 0  # memory may have become free outside
             self._room.sweep()
-            self._room.prove()
+            if self._untidy:  # what nothing has worked beside since cannot have changed: an idle device is left alone
+                self._room.prove()
             self._tidy()
             self._pulse.beat()
             self._publish()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from inference.cache.keeper import StoreKeeper
 from inference.engine.scripted import Script, ScriptedLoader
 from inference.events import Failed
 from inference.ports import ModelRef
@@ -135,6 +136,25 @@ async def test_what_is_old_goes_while_nothing_else_happens(limit: str) -> None:
         assert shelf.held == BLOCK_BYTES
         assert await until(lambda: shelf.held == 0) < 5
         assert shelf.given_back == 1
+
+
+async def test_what_is_stored_is_looked_at_behind_work_and_then_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, looks = Shelf(sequences=1), 0
+
+    def look(_keeper: object) -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(StoreKeeper, "prove", look)
+    with scheduled(loader=loader(shelf, 10_000_000), tidy_after_s=0.05) as scheduler:
+        await asyncio.sleep(0.3)
+        assert looks == 0, "nothing was done yet"
+        await events(scheduler.submit(request()))
+        await until(lambda: looks > 0)
+        await asyncio.sleep(0.3)
+        before = looks
+        await asyncio.sleep(0.5)
+        assert looks == before
 
 
 async def test_a_scheduler_without_a_store_says_so() -> None:

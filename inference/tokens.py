@@ -1,7 +1,6 @@
-"""Token ids in their roles. Two pipelines, two types: mypy rejects mixing what the model reads with what is searched.
+"""Token ids in their roles: `Prompt` is what the model reads, and what the cache is searched with.
 
-`Prompt` is what the model reads; `CacheKey` is what the cache is searched with. `KVOffset` is the physical length of a
-KV cache and the only thing that slices a `Prompt`.
+`KVOffset` is the physical length of a KV cache and the only thing that slices a `Prompt`.
 """
 
 from __future__ import annotations
@@ -68,10 +67,3 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-@dataclass(frozen=True, slots=True)
-class CacheKey:
-    """Token ids the cache is searched with. Never fed to a model."""
-
-    ids: TokenIds

@@ -23,7 +23,7 @@ from inference.streaming.pieces import BrokenCall
 from mlxd import runtime as current
 from mlxd.api import policy, small_model
 from mlxd.config import Config
-from mlxd.daemon import tool_call_format
+from mlxd.wiring import tool_call_format
 from mlxd.malformed import MAX_RECORDS, MalformedCalls
 from mlxd.runtime import Runtime, ServedModel
 from mlxd.start_errors import InvalidSetting

@@ -167,7 +167,7 @@ NOT_MEMORY = {"healing_turns", "ssd_cache_bytes", "ssd_cache_daily_bytes"}
 
 
 def test_the_knobs_of_the_disk_reach_the_engine(tmp_path):
-    from mlxd.daemon import disk_settings
+    from mlxd.wiring import disk_settings
 
     given = {"ssd_cache_bytes": "3GiB", "ssd_cache_daily_bytes": "9GiB"}
     settings = disk_settings(load(given, tmp_path).config)
@@ -179,7 +179,7 @@ def test_the_knobs_of_the_disk_reach_the_engine(tmp_path):
 
 @pytest.mark.parametrize("name", CACHE_KNOBS)
 def test_each_knob_of_the_cache_reaches_the_engine_and_moves_nothing_else(name, tmp_path):
-    from mlxd.daemon import cache_settings
+    from mlxd.wiring import cache_settings
 
     given, field, wanted = CACHE_KNOBS[name]
     before = dataclasses.asdict(cache_settings(load({}, tmp_path).config))

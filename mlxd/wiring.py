@@ -1,0 +1,134 @@
+"""From the settings to the parts of a serving process: loader, scheduler, application, server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from django.conf import settings
+from django.urls import resolve
+
+from inference.engine.settings import GRID_TOKENS, CacheSettings, DiskSettings, EngineSettings
+from inference.errors import InferenceError
+from inference.ports import GrammarCompiler, ModelLoader, ModelRef, Tokenizer
+from inference.scheduler import SchedulerSettings
+from inference.streaming.dialects.choice import AUTO, NAMES
+from mlxd.catalog import named_models
+from mlxd.config import Config
+from mlxd.paths import StateDir
+from mlxd.start_errors import InvalidSetting, PortTaken
+from mlxd.transport import BindFailed, GateConfig, PortInUse, TransportLimits
+from mlxd.transport.server import Application, TransportServer  # installs the asyncio reactor
+
+UNMETERED = TransportLimits().connections_unmetered
+
+
+def mlx_loader(config: Config) -> Callable[[], ModelLoader]:
+    """Makes the real engine's loader; called on the worker thread, where MLX is imported."""
+    steps = -(-config.prefill_step_tokens // GRID_TOKENS)
+    settings = EngineSettings(
+        prefill_step_tokens=steps * GRID_TOKENS,
+        max_batch=config.max_batch,
+        memory_limit_bytes=config.memory_limit_bytes or None,
+        cache=cache_settings(config),
+        disk=disk_settings(config),
+    )
+
+    def make() -> ModelLoader:
+        from inference.engine.loader import MlxLoader
+
+        return MlxLoader(settings)
+
+    return make
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    return CacheSettings(
+        memory_bytes=config.cache_memory_bytes,
+        snapshot_memory_bytes=config.cache_snapshot_memory_bytes,
+        side_memory_bytes=config.cache_side_memory_bytes,
+        ttl_s=config.cache_ttl_s,
+        idle_s=config.cache_idle_s,
+        max_sessions=config.cache_max_sessions,
+        max_entries_per_session=config.cache_max_entries_per_session,
+        max_conversation_tokens=config.cache_max_conversation_tokens,
+        min_reuse_tokens=config.cache_min_reuse_tokens,
+        bitwise=config.reuse == "bitwise",
+    )
+
+
+def disk_settings(config: Config) -> DiskSettings | None:
+    if config.ssd_cache_bytes == 0:
+        return None
+    return DiskSettings(StateDir(config.state_dir).prefixes, config.ssd_cache_bytes, config.ssd_cache_daily_bytes)
+
+
+def make_grammars(tokenizer_of: Callable[[ModelRef], Tokenizer]) -> GrammarCompiler:
+    """The compiler of grammars; its library is imported when the first is asked for (0.1 s)."""
+    from inference.engine.grammar import LlgCompiler
+
+    return LlgCompiler(tokenizer_of)
+
+
+def named(config: Config) -> tuple[tuple[str, Path], ...]:
+    """The models to serve. Raises `InvalidSetting`."""
+    try:
+        return named_models(config.models, demo=config.demo)
+    except InferenceError as error:
+        raise InvalidSetting(error.message, cure="`mlxd models` lists what is on this machine.") from error
+
+
+def tool_call_format(config: Config) -> str:
+    """The dialect of tool calls that was named. Raises `InvalidSetting`, which lists those there are."""
+    name = config.tool_call_format
+    if name != AUTO and name not in NAMES:
+        known = ", ".join((AUTO, *sorted(NAMES)))
+        raise InvalidSetting(f"There is no tool call format {name[:64]!r}.", cure=f"It may be one of: {known}.")
+    return name
+
+
+def scheduler_settings(config: Config) -> SchedulerSettings:
+    return SchedulerSettings(
+        max_batch=config.max_batch,
+        max_models=config.resident_models,
+        max_queue=config.queue_size,
+        max_queue_per_client=config.queue_size_per_key,
+        queue_deadline_s=config.queue_timeout_s,
+        generation_deadline_s=config.generation_deadline_s or None,
+        watchdog_s=config.watchdog_s,
+    )
+
+
+def application(config: Config) -> Application:
+    """The ASGI application, with its URLs resolved once: done lazily, that would cost the first request 0.7 s."""
+    from mlxd.asgi import application as routed  # sets Django up, which reads the state directory
+
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = config.max_body_bytes
+    resolve("/v1/models")
+    return cast(Application, routed)
+
+
+def make_server(config: Config, on_ready: Callable[[], None]) -> TransportServer:
+    """A server whose port is bound already. Raises `PortTaken` or `InvalidSetting`."""
+    server = TransportServer(
+        application(config),
+        host=config.host,
+        port=config.port,
+        limits=TransportLimits(
+            body_bytes=config.max_body_bytes,
+            connections=config.max_connections,
+            connections_per_ip=config.max_connections_per_address,
+            connections_unmetered=max(UNMETERED, config.max_connections_per_address),
+            write_stall_s=config.slow_reader_s,
+        ),
+        gate=GateConfig(hosts=frozenset(config.allowed_hosts), origins=frozenset(config.allowed_origins)),
+        on_ready=on_ready,
+    )
+    try:
+        server.bind()
+    except PortInUse as error:
+        raise PortTaken(f"Port {error.port} of {error.host} is in use.", cure="Choose another with --port.") from error
+    except BindFailed as error:
+        raise InvalidSetting(f"mlxd {error}.", cure="Choose another --host or --port.") from error
+    return server

@@ -72,7 +72,7 @@ class DiskStore:
         self.index = DiskIndex()
         self.counters = DiskCounters()
         self.outage = ""
-        self._codec = codec
+        self.codec = codec
         self._files = files or Files()
         self._now_s = now_s
         self._paused_until_s = 0.0
@@ -143,7 +143,7 @@ class DiskStore:
             return True
         if 0 < self._paused_until_s - self._now_s() <= PAUSE_S:  # else the clock was put back
             return self._refuse(self.outage)
-        pieces = self._codec.encode(label, handle)
+        pieces = self.codec.encode(label, handle)
         entry = DiskEntry.of(label, sum(len(piece) for piece in pieces))
         try:
             self._files.make_folder(self.directory)  # somebody may have removed it
@@ -206,7 +206,7 @@ class DiskStore:
         except OSError as error:
             self._unreadable(entry, error)
             return None
-        found = self._codec.decode(raw)
+        found = self.codec.decode(raw)
         if isinstance(found, Stored) and not _is(found.label, entry, root):
             found = Flaw.FOREIGN
         if isinstance(found, Flaw):
@@ -226,7 +226,7 @@ class DiskStore:
         """The packed tokens that a file says it holds, from its label alone; none where that cannot be read."""
         if entry.ids is None:
             try:
-                label = self._codec.read_label(self._files.read(self._path(entry), LABEL_BYTES))
+                label = self.codec.read_label(self._files.read(self._path(entry), LABEL_BYTES))
             except OSError as error:
                 self._unreadable(entry, error)
                 return b""
@@ -278,7 +278,7 @@ class DiskStore:
     def _model(self, entry: DiskEntry) -> str:
         """Of any file of a tree."""
         try:
-            label = self._codec.read_label(self._files.read(self._path(entry), LABEL_BYTES))
+            label = self.codec.read_label(self._files.read(self._path(entry), LABEL_BYTES))
         except OSError:
             return ""
         return label.model if isinstance(label, BlockLabel) else ""

@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from inference.cache.disk import DiskLimits, DiskStore
 from inference.cache.disk_thread import DiskThread
 from inference.cache.disk_tier import DiskTier
 from inference.cache.keeper import StoreKeeper
@@ -22,7 +21,7 @@ from inference.cache.limits import CacheLimits
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.reuse import ReuseMode
 from inference.engine import kv, memory
-from inference.engine.block_file import SafetensorsCodec
+from inference.engine.disk import disk_store
 from inference.engine.fingerprint import fingerprint
 from inference.engine.mlx_lm_door import get_total_parameters, load_model, make_prompt_cache
 from inference.engine.model_config import context_tokens, read_config
@@ -41,8 +40,6 @@ GROUP_SIZES = (32, 64, 128)
 """Values with one scale, as MLX can quantise them."""
 COST_UNIT_PARAMETERS = 1e9
 """A token costs two operations for each parameter; what counts is one model beside another."""
-DISK_MOST_BYTES = 20 * 1024**3
-DISK_FREE_SHARE = 0.1
 _ACTIVATION_COPIES = 12
 """Hidden-sized arrays of one piece alive at once in a layer (inputs, projections, gates), generously."""
 _LOGIT_COPIES = 6
@@ -141,17 +138,7 @@ class MlxLoader:
 
 def disk_tier(settings: DiskSettings, ttl_s: float = 0.0) -> DiskTier:
     """The disk, at work: its thread first learns what an earlier process left, while models are loaded."""
-    auto = settings.max_bytes is None
-    limits = DiskLimits(
-        max_bytes=DISK_MOST_BYTES if settings.max_bytes is None else settings.max_bytes,
-        max_free_share=DISK_FREE_SHARE if auto else 1.0,
-        day_bytes=settings.day_bytes,
-        ttl_s=ttl_s,
-    )
-    thread = DiskThread(
-        DiskStore(settings.directory, limits, SafetensorsCodec(), time.time),
-        prepare=memory.release_streams_with_thread,
-    )
+    thread = DiskThread(disk_store(settings, ttl_s), prepare=memory.release_streams_with_thread)
     thread.start()
     return DiskTier(thread, time.monotonic)
 

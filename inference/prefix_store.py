@@ -5,7 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
+
+
+class DiskState(StrEnum):
+    """How a disk does on which prefixes are kept."""
+
+    OK = "ok"
+    FULL = "full"
+    READ_ONLY = "read_only"
+    FAILING = "failing"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskHealth:
+    """The disk on which prefixes are kept. `reason` is why nothing is written just now, "" when all is well.
+
+    `files` hold `nbytes` of at most `limit_bytes`. Since the start `written`, `read`, `refused` and `dropped` files;
+    `corrupt` of those were not what was written.
+    """
+
+    state: DiskState
+    reason: str = ""
+    files: int = 0
+    nbytes: int = 0
+    limit_bytes: int = 0
+    written: int = 0
+    read: int = 0
+    refused: int = 0
+    dropped: int = 0
+    corrupt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +44,9 @@ class StoreTotals:
     """What a store of prefixes holds, and what it did since the start. `hit_ratio` is cached / prompt tokens.
 
     `budget_bytes` is for the blocks of conversations; `ceiling_bytes` is what all of it may hold while others need the
-    memory (None: nobody does). `evictions` counts batches. `offset_mismatch` and `shared_kv_mutated` are 0 where all is
-    well, `hybrid_trim_tokens` few: what rows of recurrent models computed again for want of a state.
+    memory (None: nobody does). `evictions` counts batches. `offset_mismatch`, `shared_kv_mutated` and
+    `warm_cold_divergence` (of all `audits`) are 0 where all is well, `hybrid_trim_tokens` few: what rows of recurrent
+    models computed again for want of a state.
     """
 
     held_bytes: int
@@ -34,6 +66,9 @@ class StoreTotals:
     hybrid_trim_tokens: int
     offset_mismatch: int
     shared_kv_mutated: int
+    audits: int
+    warm_cold_divergence: int
+    quarantined_blocks: int
 
     @property
     def room_bytes(self) -> int:
@@ -49,6 +84,34 @@ class StoreRemoval:
     tokens: int
     snapshots: int
     nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """A warm request computed once more from nothing, beside one made of what is stored. Depths in tokens.
+
+    `kinds` says what the warm row was made of (see `AuditKind`). Both rows read the same `prompt_tokens` and the warm
+    one's `steps` greedy tokens: the warm one from `depth_tokens` on, the cold one from `cold_from` on (0, but where a
+    long prompt is looked at in pieces). `diverged_step` is the first at which the cold one would have chosen another
+    token, near ties aside. `distance` is the largest difference of log-probabilities, and may be infinite;
+    `kv_distance` that of stored keys and values, as a part of the largest. `tolerance` is what rounding may make of
+    the first. With `diverged` the blocks from `quarantined_from` on, `quarantined_blocks` of them, are gone.
+    """
+
+    model: str
+    kinds: tuple[str, ...]
+    prompt_tokens: int
+    depth_tokens: int
+    cold_from: int
+    steps: int
+    diverged_step: int | None
+    distance: float
+    kv_distance: float
+    tolerance: float
+    diverged: bool
+    quarantined_from: int | None
+    quarantined_blocks: int
+    took_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from inference.cache.writer import Committed
 class Counters:
     """Since the start of the process; they only grow. One request counts once, when it takes its lease.
 
-    Two are 0 where all is well: `offset_mismatch` counts rows whose assembled KV was not as long as it should be (they
-    began cold), `shared_kv_mutated` stored blocks that had changed (they were dropped). `hybrid_trim_miss` is small.
+    Three are 0 where all is well: `offset_mismatch` counts rows whose assembled KV was not as long as it should be
+    (they began cold), `shared_kv_mutated` stored blocks that had changed (they were dropped), `warm_cold_divergence`
+    those of the `audits` that found a row made of stored KV to differ from a cold one. `hybrid_trim_miss` is small.
     """
 
     requests: int = 0
@@ -28,6 +29,9 @@ class Counters:
     hybrid_trim_tokens: int = 0
     offset_mismatch: int = 0
     shared_kv_mutated: int = 0
+    audits: int = 0
+    warm_cold_divergence: int = 0
+    quarantined_blocks: int = 0
     stored_tokens: int = 0
     shared_tokens: int = 0
     refused_tokens: int = 0
@@ -59,6 +63,13 @@ class Counters:
         self.stored_snapshots += done.stored_snapshots
         self.refused_snapshots += done.refused_snapshots
         self.lost(done.evicted)
+
+    def audited(self, gone: tuple[Evicted, ...], *, diverged: bool) -> None:
+        """One audit has ended; `gone` were quarantined."""
+        self.audits += 1
+        self.warm_cold_divergence += diverged
+        self.quarantined_blocks += len(gone)
+        self.lost(gone)
 
     def lost(self, batch: tuple[Evicted, ...]) -> None:
         """One batch of evictions."""

@@ -83,6 +83,9 @@ class StoreKeeper:
             hybrid_trim_tokens=counted.hybrid_trim_tokens,
             offset_mismatch=counted.offset_mismatch,
             shared_kv_mutated=counted.shared_kv_mutated,
+            audits=counted.audits,
+            warm_cold_divergence=counted.warm_cold_divergence,
+            quarantined_blocks=counted.quarantined_blocks,
         )
 
     def _gone(self, evicted: tuple[Evicted, ...]) -> StoreRemoval:

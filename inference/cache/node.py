@@ -21,7 +21,7 @@ class Admission(StrEnum):
 class Snapshot:
     """A recurrent state after `handle.depth` tokens of the path it hangs on. `exact` as for blocks.
 
-    `passed`: the path has gone on to a deeper one since.
+    `passed`: the path has gone on to a deeper one since. `from_disk` as for blocks.
     """
 
     handle: SnapshotHandle
@@ -34,6 +34,7 @@ class Snapshot:
     hits: int = 1
     locks: int = 0
     passed: bool = False
+    from_disk: bool = False
 
     @property
     def depth(self) -> int:
@@ -46,8 +47,9 @@ class Node:
 
     The root of a tree has no ids and no handle. `end` is the depth in tokens behind the block. `exact` says that its
     KV is bitwise that of a cold prefill: all of its path was computed by prefill on the grid. `tips` names the sessions
-    of which a request ended here. `proof` is what its KV was seen to be in an idle moment. A snapshot at depth d hangs
-    on the node that ends at the grid line at or before d, under the ids between that line and d.
+    of which a request ended here. `proof` is what its KV was seen to be in an idle moment; `from_disk`: it was read
+    there. A snapshot at depth d hangs on the node that ends at the grid line at or before d, under the ids between that
+    line and d.
     """
 
     root: Root
@@ -65,6 +67,7 @@ class Node:
     locks: int = 0
     attached: bool = True
     proof: Hashable = None
+    from_disk: bool = False
     tips: set[str] = field(default_factory=set)
     children: PrefixMap[Node] = field(default_factory=PrefixMap)
     snapshots: dict[bytes, Snapshot] = field(default_factory=dict)

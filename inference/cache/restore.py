@@ -31,6 +31,10 @@ def restore(store: Store, query: Query, fetched: Fetched, now_s: float) -> tuple
         return _written(store, lease, query, fetched, now_s)
     finally:
         lease.tip.locks -= 1
+        for node in lease.written:
+            node.from_disk = True
+        for state in lease.kept:
+            state.from_disk = True
 
 
 def _written(store: Store, lease: Lease, query: Query, fetched: Fetched, now_s: float) -> tuple[Evicted, ...]:

@@ -164,7 +164,7 @@ class PrefixTree:
         node.handle, node.nbytes = handle, handle.nbytes
         node.exact = exact and node.is_full and node.parent.exact
         node.digest = chain_hash(node.parent.digest, node.ids)
-        node.proof = None
+        node.proof, node.from_disk = None, False
         self.version += 1
 
     def promote(self, nodes: Sequence[Node]) -> None:

@@ -26,6 +26,8 @@ class VerdictName(StrEnum):
     CLEARED = "cleared"
     DISK_CORRUPT = "disk_corrupt"
     """It was on the disk, and what is there now is not what was written."""
+    QUARANTINED = "quarantined"
+    """It was stored, and an audit found that it was not what a cold run computes."""
     NO_SNAPSHOT = "no_snapshot"
     """Blocks were there, but no recurrent state near their end."""
     TOO_SHORT = "too_short"

@@ -1,5 +1,7 @@
 """One GPU worker thread owns models and KV; here is who it works for, in which order, and what if it cannot."""
 
+from inference.scheduler.open_requests import RequestView, Stage
+from inference.scheduler.pool import Ended, Leave, MemoryNotReturned, ModelInUse, PoolRules, Receipt
 from inference.scheduler.request import Generation, Request, Thinking
 from inference.scheduler.scheduler import Scheduler
 from inference.scheduler.settings import SchedulerSettings
@@ -8,14 +10,22 @@ from inference.scheduler.view import Counters, ModelState, ModelView, RowView, S
 
 __all__ = [
     "Counters",
+    "Ended",
     "Generation",
+    "Leave",
+    "MemoryNotReturned",
+    "ModelInUse",
     "ModelState",
     "ModelView",
+    "PoolRules",
+    "Receipt",
     "Request",
+    "RequestView",
     "RowView",
     "Scheduler",
     "SchedulerSettings",
     "SchedulerView",
     "Spoken",
+    "Stage",
     "Thinking",
 ]

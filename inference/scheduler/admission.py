@@ -52,8 +52,10 @@ class Admission:
         model = view.model(request.model.id)
         if model is not None and model.limits is not None and view.memory is not None:
             check_memory(request, max_tokens, model.limits, view.memory.limit_bytes, self._settings.reserve_tokens)
-        if view.pressure:
-            raise MemoryPressure("The device's memory is full.", retry_after_s=self.retry_after_s(request.id))
+        if view.pressure and view.memory is not None:
+            held, may = view.memory.active_bytes, view.memory.limit_bytes
+            full = f"The device's memory is full: {held} bytes are held and {may} bytes may be."
+            raise MemoryPressure(full, retry_after_s=self.retry_after_s(request.id))
         with self._lock:
             self._check_room(request)
             self._number += 1
@@ -81,6 +83,11 @@ class Admission:
         """Who waits, in the order to serve them."""
         with self._lock:
             return list(self._queue)
+
+    def tickets(self) -> Sequence[Ticket]:
+        """Who waits or runs."""
+        with self._lock:
+            return [*self._running.values(), *self._queue]
 
     def running(self) -> Sequence[Ticket]:
         with self._lock:
@@ -127,7 +134,8 @@ class Admission:
         retry_s = self.retry_after_s(ticket.request.id)
         waited_s = self._settings.queue_deadline_s
         if ticket.awaits_memory:
-            return MemoryPressure(f"No memory became free within {waited_s:g} s.", retry_after_s=retry_s)
+            needs = f" for the {ticket.needs_bytes} bytes that this request needs" if ticket.needs_bytes else ""
+            return MemoryPressure(f"No memory became free within {waited_s:g} s{needs}.", retry_after_s=retry_s)
         return QueueTimeout(f"No place became free within {waited_s:g} s.", retry_after_s=retry_s)
 
     def close(self, refusal: Callable[[], InferenceError]) -> list[Ticket]:

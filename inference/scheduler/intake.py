@@ -14,12 +14,13 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
-from inference.errors import InferenceError, ModelError
+from inference.errors import InferenceError, MemoryPressure, ModelError
 from inference.events import Admitted
 from inference.ports import ModelLimits, ModelRef
 from inference.scheduler.admission import Admission
 from inference.scheduler.budget import estimate_bytes
 from inference.scheduler.checks import check_memory, check_quantisation, check_vocabulary, reserved_lengths
+from inference.scheduler.pool import Ended, Leave, MemoryNotReturned, ModelInUse, PoolRules, Receipt
 from inference.scheduler.request import Ticket
 from inference.scheduler.residents import Resident, Residents, Wanted, weights_bytes
 from inference.scheduler.room import Room
@@ -47,7 +48,7 @@ class Intake:
         self._settings = settings
         self._tally = tally
         self._wants: deque[Wanted] = deque()
-        self._unloads: dict[str, list[Future[bool]]] = {}
+        self._unloads: dict[str, list[Future[Receipt | None]]] = {}
         self.pressure = False
 
     def want(self, ref: ModelRef, future: Future[ModelLimits]) -> None:
@@ -55,10 +56,35 @@ class Intake:
         self._residents.forgive(ref.id)
         self._wants.append(Wanted(ref, self._admission.submitted, future))
 
-    def unload(self, model_id: str, future: Future[bool]) -> None:
-        """A model is to go once its rows have ended; requests that wait for it will bring it back."""
+    def unload(self, model_id: str, leave: Leave, future: Future[Receipt | None]) -> None:
+        """A model is to go once its rows have ended, at once, or only if nobody needs it."""
+        waiting = [ticket for ticket in self._admission.waiting() if ticket.request.model.id == model_id]
+        resident = self._residents.get(model_id)
+        running = len(resident.rows) if resident is not None else 0
+        if leave is Leave.UNUSED and (running or waiting):
+            fail(future, ModelInUse(model_id, running, len(waiting)))
+            return
+        if leave is Leave.NOW:
+            ended = Ended(f"The model {model_id} was unloaded by an admin.")
+            for ticket in waiting:
+                self._refuse(ticket, ended)
+            if resident is not None:
+                self._running.end_all(resident, ended)
         self._wants = deque(wanted for wanted in self._wants if wanted.ref.id != model_id or wanted.future)  # restored
         self._unloads.setdefault(model_id, []).append(future)
+
+    def rule(self, rules: PoolRules) -> None:
+        """Other rules for who may stay hold from now on."""
+        self._residents.rules = rules
+        self._running.changed = True
+
+    def expire(self) -> bool:
+        """Lets go of idle models that have stayed too long. Whether there were any."""
+        needed = {ticket.request.model.id for ticket in self._admission.waiting()}
+        overstayed = self._residents.overstayed(needed)
+        for resident in overstayed:
+            self._residents.unload(resident)
+        return bool(overstayed)
 
     def look(self) -> None:
         """Starts what can start now and loads at most one model."""
@@ -69,6 +95,7 @@ class Intake:
         held: dict[str, float] = dict.fromkeys(self._unloads, -1)
         if wanted:
             held |= {one.ref.id: max(one.loaded_number, wanted.number) for one in leaving if one.ref.id not in held}
+        self._residents.draining = held
         owed = self._start(waiting, held)
         if wanted and all(self._may_leave(resident) and resident.ref.id not in owed for resident in leaving):
             self._bring(wanted, leaving)
@@ -111,6 +138,7 @@ class Intake:
             spare = self._residents.spare(keep)
             if spare is None:
                 ticket.awaits_memory = True
+                ticket.needs_bytes = estimate_bytes([(resident.limits, lengths)]) - resident.limits.weights_bytes
                 return False
             self._residents.unload(spare)
 
@@ -152,15 +180,30 @@ class Intake:
         while self._wants:
             wanted = self._wants[0]
             resident = self._residents.get(wanted.ref.id)
-            if resident is None:
+            blocked = resident is None and self._residents.blocked(wanted.ref)
+            if resident is None and not blocked:
                 return wanted
             self._wants.popleft()
-            resolve(wanted.future, resident.limits)
+            if resident is not None:
+                resolve(wanted.future, resident.limits)
+            else:
+                fail(wanted.future, self._no_place(wanted.ref))
         for ticket in waiting:
             ref = ticket.request.model
             if self._residents.get(ref.id) is None and self._residents.failure(ref.id) is None:
-                return Wanted(ref, ticket.number)
+                if not self._residents.blocked(ref):
+                    return Wanted(ref, ticket.number)
+                self._refuse(ticket, self._no_place(ref))
         return None
+
+    def _no_place(self, ref: ModelRef) -> MemoryPressure:
+        pinned = ", ".join(sorted(self._residents.rules.pinned)[:8])
+        return MemoryPressure(
+            f"The model {ref.id} finds no place in memory: its weights have {weights_bytes(ref.path)} bytes,"
+            f" {self._room.limit_bytes} bytes and {self._residents.rules.max_models} models may be held, and {pinned}"
+            " may not leave.",
+            retry_after_s=30,
+        )
 
     def _bring(self, wanted: Wanted, leaving: Sequence[Resident]) -> None:
         """Unloads who must leave and loads the model; if that fails, who left is brought back."""
@@ -173,7 +216,7 @@ class Intake:
         ordered = bool(self._wants) and self._wants[0] is wanted
         try:
             loaded = self._residents.load(wanted.ref, self._admission.submitted)
-        except ModelError as error:
+        except (ModelError, MemoryPressure) as error:
             if ordered:
                 self._wants.popleft()
             fail(wanted.future, error)
@@ -197,11 +240,13 @@ class Intake:
             resident = self._residents.get(model_id)
             if resident is not None and resident.rows:
                 continue
-            if resident is not None:
-                self._residents.unload(resident)
+            receipt = None if resident is None else self._residents.unload(resident)
             del self._unloads[model_id]
             for future in futures:
-                resolve(future, resident is not None)
+                if receipt is None or receipt.returned:
+                    resolve(future, receipt)
+                else:
+                    fail(future, MemoryNotReturned(receipt))
 
 
 def resolve[Result](future: Future[Result] | None, result: Result) -> None:

@@ -62,7 +62,7 @@ class Request:
 class Ticket:
     """A request on its way. `number` orders tickets by arrival.
 
-    `announced`: its `Admitted` is out. `awaits_memory`: only memory keeps it waiting.
+    `announced`: its `Admitted` is out. `awaits_memory`: only memory keeps it waiting, about `needs_bytes` of it.
     """
 
     request: Request
@@ -72,6 +72,7 @@ class Ticket:
     mailbox: Mailbox
     announced: bool = False
     awaits_memory: bool = False
+    needs_bytes: int = 0
 
     @property
     def job_id(self) -> str:

@@ -3,18 +3,22 @@
 A model leaves only when it has no rows. To let one in, the least recently used ones are chosen to leave: requests that
 came after the one that waits are then held back, so that no stream of requests can keep a model in for ever. Those
 that waited when a model came in are served before it leaves, so that two models do not push each other out unused.
+Pinned models are never chosen. One that fails again and again is left alone until somebody orders it.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
-from inference.errors import MemoryPressure, ModelError, ModelTooLarge
+from inference.errors import InferenceError, MemoryPressure, ModelError, ModelTooLarge
 from inference.ports import Clock, ModelLimits, ModelLoader, ModelRef, ModelRunner
+from inference.scheduler.pool import FAILURE_WINDOW_S, FAILURES, PoolRules, Receipt
 from inference.scheduler.pulse import Pulse
 from inference.scheduler.row import Row
 from inference.scheduler.settings import SchedulerSettings
@@ -65,8 +69,20 @@ class Resident:
         )
 
 
+@dataclass(slots=True)
+class Failure:
+    """Why a model is not loaded, until when it is not tried again, and when it failed lately."""
+
+    view: ModelView
+    error: InferenceError
+    until_s: float
+
+
 class Residents:
-    """The loaded models by id. `on_state` is called before a load begins, so that it can be shown."""
+    """The loaded models by id. `on_state` is called before a load begins, so that it can be shown.
+
+    `rules` say who may stay; `draining` are those that leave once their rows have ended.
+    """
 
     def __init__(
         self, loader: ModelLoader, settings: SchedulerSettings, clock: Clock, pulse: Pulse, on_state: Callable[[], None]
@@ -76,8 +92,11 @@ class Residents:
         self._clock = clock
         self._pulse = pulse
         self._on_state = on_state
+        self.rules = PoolRules(settings.max_models)
+        self.draining: Collection[str] = ()
         self._by_id: dict[str, Resident] = {}
-        self._failures: dict[str, tuple[ModelView, ModelError, float]] = {}
+        self._failures: dict[str, Failure] = {}
+        self._failed_at_s: dict[str, deque[float]] = {}
         self._beside: dict[str, int] = {}  # how many may stay beside a model that did not fit
         self._coming: ModelView | None = None
 
@@ -90,37 +109,68 @@ class Residents:
     def get(self, model_id: str) -> Resident | None:
         return self._by_id.get(model_id)
 
-    def failure(self, model_id: str) -> ModelError | None:
+    def failure(self, model_id: str) -> InferenceError | None:
         """Why this model was refused, while that was a short time ago; it is not tried again for each request."""
         failure = self._failures.get(model_id)
         if failure is None:
             return None
-        if self._clock() >= failure[2]:
+        if self._clock() >= failure.until_s:
             del self._failures[model_id]
             return None
-        return failure[1]
+        return failure.error
 
     def forgive(self, model_id: str) -> None:
-        """Lets a model that failed be tried at once."""
+        """Lets a model that failed be tried at once, however often it has failed."""
         self._failures.pop(model_id, None)
+        self._failed_at_s.pop(model_id, None)
+
+    def bar(self, ref: ModelRef, error: InferenceError) -> None:
+        """Has a model wait for an order: no request loads it."""
+        view = ModelView(ref.id, ref.path, ModelState.FAILED, error=error.message)
+        self._failures[ref.id] = Failure(view, error, inf)
 
     def leaving(self, wanted: ModelRef) -> list[Resident]:
         """Who must go before this model can be loaded, least recently used first, idle ones before busy ones."""
-        beside = min(self._settings.max_models - 1, self._beside.get(wanted.id, len(self._by_id)))
-        order = sorted(self._by_id.values(), key=lambda resident: (bool(resident.rows), resident.last_used_s))
-        return order[: max(0, len(order) - beside)]
+        free = [resident for resident in self._by_id.values() if resident.ref.id not in self.rules.pinned]
+        order = sorted(free, key=lambda resident: (bool(resident.rows), resident.last_used_s))
+        return order[: self._too_many_for(wanted)]
+
+    def blocked(self, wanted: ModelRef) -> bool:
+        """Whether more would have to go for this model than may, because the others are pinned."""
+        return self._too_many_for(wanted) > sum(model_id not in self.rules.pinned for model_id in self._by_id)
+
+    def _too_many_for(self, wanted: ModelRef) -> int:
+        beside = min(self.rules.max_models - 1, self._beside.get(wanted.id, len(self._by_id)))
+        return max(0, len(self._by_id) - beside)
 
     def spare(self, keep: Collection[str]) -> Resident | None:
-        """The least recently used model without rows, not one of `keep`."""
+        """The least recently used model without rows that may go, not one of `keep`."""
+        keep = {*keep, *self.rules.pinned}
         idle = [resident for resident in self._by_id.values() if not resident.rows and resident.ref.id not in keep]
         return min(idle, key=lambda resident: resident.last_used_s, default=None)
 
-    def unload(self, resident: Resident) -> None:
-        """Frees a model that has no rows."""
+    def overstayed(self, keep: Collection[str]) -> list[Resident]:
+        """Idle models that nobody has used for too long, or that are more than may stay; not those of `keep`."""
+        now_s = self._clock()
+        idle = [one for one in self._by_id.values() if not one.rows and one.ref.id not in keep]
+        late = [one for one in idle if self.rules.expires(one.ref.id, now_s - one.last_used_s)]
+        over = len(self._by_id) - len(late) - self.rules.max_models
+        others = (one for one in idle if one not in late and one.ref.id not in self.rules.pinned)
+        return late + sorted(others, key=lambda one: one.last_used_s)[: max(0, over)]
+
+    def unload(self, resident: Resident) -> Receipt:
+        """Frees a model that has no rows. A receipt that says the memory did not come back is an error in the log."""
+        before = self._loader.memory()
         del self._by_id[resident.ref.id]
         self.close(resident)
         self._loader.release_unused()
-        log.info("model unloaded: %s", resident.ref.id)
+        receipt = Receipt(resident.ref.id, resident.limits.weights_bytes, before, self._loader.memory())
+        if receipt.returned:
+            log.info("model unloaded: %s", resident.ref.id)
+        else:
+            freed, held = receipt.freed_bytes, receipt.weights_bytes
+            log.error("model %s was unloaded and %d of %d bytes came back", resident.ref.id, freed, held)
+        return receipt
 
     def close(self, resident: Resident) -> None:
         """Closes a runner whatever state it is in."""
@@ -132,7 +182,7 @@ class Residents:
     def load(self, ref: ModelRef, number: int, state: ModelState = ModelState.LOADING) -> Resident | None:
         """Loads a model. None: it did not fit beside the others, and `leaving` now names more of them.
 
-        Raises `ModelError`, and remembers it for a while.
+        Raises `ModelError` or `MemoryPressure`, and remembers it for a while.
         """
         self._coming = ModelView(ref.id, ref.path, state)
         self._on_state()
@@ -146,7 +196,7 @@ class Residents:
         finally:
             self._coming = None
             self._pulse.beat()
-        self._failures.pop(ref.id, None)
+        self.forgive(ref.id)
         self._beside.pop(ref.id, None)
         took_s = self._pulse.awake_s - began_s
         resident = Resident(ref, runner, runner.limits, number, self._clock(), took_s)
@@ -155,7 +205,7 @@ class Residents:
         return resident
 
     def reload(self, resident: Resident, number: int) -> None:
-        """Closes an engine whose state is unsafe and builds it anew. Raises `ModelError`."""
+        """Closes an engine whose state is unsafe and builds it anew. Raises as `load`."""
         del self._by_id[resident.ref.id]
         self.close(resident)
         self._loader.release_unused()
@@ -167,10 +217,26 @@ class Residents:
             return
         self._beside.pop(ref.id, None)
         log.error("loading model %s failed: %s", ref.id, type(error).__name__)
-        known = error if isinstance(error, ModelError) else ModelError("The model could not be loaded.")
+        known = self._again_and_again(ref, _told(error))
         view = ModelView(ref.id, ref.path, ModelState.FAILED, error=known.message)
-        self._failures[ref.id] = (view, known, self._clock() + self._settings.load_retry_s)
+        often = len(self._failed_at_s[ref.id]) >= FAILURES
+        until_s = inf if often else self._clock() + self._settings.load_retry_s
+        self._failures[ref.id] = Failure(view, known, until_s)
         raise known from error
+
+    def _again_and_again(self, ref: ModelRef, error: InferenceError) -> InferenceError:
+        """Counts a failure; the error says so where it was one too many."""
+        now_s = self._clock()
+        failed = self._failed_at_s.setdefault(ref.id, deque(maxlen=FAILURES))
+        failed.append(now_s)
+        while failed[0] < now_s - FAILURE_WINDOW_S:
+            failed.popleft()
+        if len(failed) < FAILURES:
+            return error
+        log.error("model %s is not tried again before it is ordered: %d failures", ref.id, FAILURES)
+        last = f"{error.message} It failed {FAILURES} times within {FAILURE_WINDOW_S / 60:g} minutes and is not loaded"
+        kind = type(error) if isinstance(error, ModelError) else ModelError
+        return kind(f"{last} again before an admin orders it.")
 
     def crowded(self, ref: ModelRef) -> None:
         """Learns that a model needs one more of the others to leave."""
@@ -181,8 +247,18 @@ class Residents:
 
     def views(self) -> tuple[ModelView, ...]:
         coming = (self._coming,) if self._coming else ()
-        failed = (view for view, _, until_s in self._failures.values() if self._clock() < until_s)
-        return (*(resident.view() for resident in self._by_id.values()), *coming, *failed)
+        failed = (one.view for one in self._failures.values() if self._clock() < one.until_s)
+        return (*(resident.view(self._state(resident)) for resident in self._by_id.values()), *coming, *failed)
+
+    def _state(self, resident: Resident) -> ModelState:
+        return ModelState.DRAINING if resident.ref.id in self.draining else ModelState.READY
+
+
+def _told(error: Exception) -> InferenceError:
+    """What clients may hear of a load that failed."""
+    if isinstance(error, ModelError | MemoryPressure):
+        return error
+    return ModelError("The model could not be loaded.")
 
 
 def weights_bytes(path: Path) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from inference.errors import EngineFatal, GenerationFailed, InferenceError, ModelError
+from inference.errors import EngineFatal, GenerationFailed, InferenceError, MemoryPressure, ModelError
 from inference.events import FinishReason
 from inference.ports import Clock, Prefilled, RowFailed, Sampled, Started, StepOutput
 from inference.scheduler.admission import Admission
@@ -227,7 +227,7 @@ class Running:
         self.changed = True
         try:
             self._residents.reload(resident, self._admission.submitted)
-        except ModelError:
+        except (ModelError, MemoryPressure):
             log.error("model %s could not be loaded again", resident.ref.id)
         self._pulse.beat()
 

@@ -21,6 +21,8 @@ from inference.prefix_store import PrefixStore
 from inference.scheduler.admission import Admission, dead, draining
 from inference.scheduler.intake import resolve
 from inference.scheduler.mailbox import Doorbell, Mailbox
+from inference.scheduler.open_requests import RequestView, request_views
+from inference.scheduler.pool import Ended, Leave, PoolRules, Receipt
 from inference.scheduler.pulse import Pulse
 from inference.scheduler.request import Generation, Request, Ticket
 from inference.scheduler.residents import Residents
@@ -163,9 +165,27 @@ class Scheduler:
         """Brings a model in, in turn. The future fails with `ModelError`; a model that is there already is no error."""
         return self._ordered(self._worker.load(model))
 
-    def unload(self, model_id: str) -> Future[bool]:
-        """Lets a model go once its rows have ended. False: it was not loaded. A waiting request brings it back."""
-        return self._ordered(self._worker.unload(model_id))
+    def unload(self, model_id: str, leave: Leave = Leave.DRAINED) -> Future[Receipt | None]:
+        """Lets a model go; what that gave back, None where it was not loaded.
+
+        The future fails with `ModelInUse` or, when the memory did not come back, with `MemoryNotReturned`.
+        """
+        return self._ordered(self._worker.unload(model_id, leave))
+
+    def rule(self, rules: PoolRules) -> None:
+        """Changes who may stay in memory, from the worker's next turn on."""
+        self._worker.rule(rules)
+
+    def end(self, request_id: str) -> int:
+        """Ends the requests of an id, wherever they are; their readers are told by whom. How many there were."""
+        found = [one for one in self._admission.tickets() if one.request.id == request_id and not one.mailbox.closed]
+        for ticket in found:
+            ticket.mailbox.cancel(Ended("The request was ended by an admin."))
+        return len(found)
+
+    def requests(self) -> tuple[RequestView, ...]:
+        """Those that run, as of the worker's last turn, and those that wait, in the order in which they came."""
+        return request_views(self._admission.tickets(), self._worker.view.rows, self._clock())
 
     def explain(
         self, model: ModelRef, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None

@@ -15,6 +15,7 @@ from inference.prefix_store import StoreTotals
 class ModelState(StrEnum):
     LOADING = "loading"
     READY = "ready"
+    DRAINING = "draining"
     REBUILDING = "rebuilding"
     FAILED = "failed"
 

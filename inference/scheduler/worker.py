@@ -18,6 +18,7 @@ from inference.ports import Clock, ModelLimits, ModelLoader, ModelRef
 from inference.scheduler.admission import Admission, draining
 from inference.scheduler.budget import estimate_bytes
 from inference.scheduler.intake import Intake, fail, resolve
+from inference.scheduler.pool import Leave, PoolRules, Receipt
 from inference.scheduler.pulse import Pulse
 from inference.scheduler.request import Ticket
 from inference.scheduler.residents import Residents
@@ -80,10 +81,14 @@ class Worker:
         self._order(future, lambda intake: intake.want(ref, future))
         return future
 
-    def unload(self, model_id: str) -> Future[bool]:
-        future: Future[bool] = Future()
-        self._order(future, lambda intake: intake.unload(model_id, future))
+    def unload(self, model_id: str, leave: Leave) -> Future[Receipt | None]:
+        future: Future[Receipt | None] = Future()
+        self._order(future, lambda intake: intake.unload(model_id, leave, future))
         return future
+
+    def rule(self, rules: PoolRules) -> None:
+        self._orders.append(lambda intake: intake.rule(rules))
+        self._bell.set()
 
     def ask[Answer](self, question: Callable[[ModelLoader, Residents], Answer]) -> Future[Answer]:
         """Has something looked up on the worker's thread, in turn. The future fails with what the question raises."""
@@ -142,7 +147,7 @@ class Worker:
             self._untidy, self._worked_s = True, self._clock()
         self._publish_if_due(intake)
         if barren and not self._running.changed:
-            self._rest()
+            self._rest(intake)
 
     def _take_orders(self, intake: Intake) -> None:
         if self._bell.is_set():
@@ -151,7 +156,7 @@ class Worker:
         while self._orders:
             self._orders.popleft()(intake)
 
-    def _rest(self) -> None:
+    def _rest(self, intake: Intake) -> None:
         """Sleeps until something comes, or for a moment if rows are there whose step gave nothing."""
         if self._running.busy():
             self._bell.wait(BARREN_S)
@@ -163,6 +168,7 @@ class Worker:
             self._room.sweep()
             if self._untidy:  # what nothing has worked beside since cannot have changed: an idle device is left alone
                 self._room.prove()
+            intake.expire()
             self._tidy()
             self._pulse.beat()
             self._publish()
@@ -179,6 +185,7 @@ class Worker:
         self._stale = self._stale or self._running.changed
         if age_s >= self._settings.publish_s or (self._stale and (age_s >= CHANGE_S or not len(self._running))):
             self._relieve(intake)
+            self._running.changed = intake.expire() or self._running.changed
             self._publish()
 
     def _relieve(self, intake: Intake) -> None:

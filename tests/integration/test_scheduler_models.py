@@ -132,8 +132,9 @@ async def test_load_and_unload_are_orders_with_an_answer() -> None:
             with pytest.raises(Exception, match=message):
                 await asyncio.wrap_future(scheduler.load(ref("bad")))
         await asyncio.wrap_future(scheduler.load(ref("bad")))  # an order is always tried
-        assert await asyncio.wrap_future(scheduler.unload("a")) is True
-        assert await asyncio.wrap_future(scheduler.unload("a")) is False
+        receipt = await asyncio.wrap_future(scheduler.unload("a"))
+        assert receipt is not None and receipt.returned and receipt.freed_bytes == 1_000_000
+        assert await asyncio.wrap_future(scheduler.unload("a")) is None
         await until(lambda: resident(scheduler) == {"bad"})
 
 
@@ -145,7 +146,7 @@ async def test_unloading_waits_for_the_rows_and_a_waiting_request_brings_the_mod
         await until(lambda: scheduler.snapshot().running)
         order = scheduler.unload("a")
         assert error_of(await events(running)) is None
-        assert await asyncio.wrap_future(order) is True
+        assert await asyncio.wrap_future(order) is not None
         assert error_of(await events(waiting)) is None
         assert made.loaded["a"] == 2
 

@@ -113,7 +113,7 @@ class Conversing:
     ) -> Heard:
         """What is to be rendered of a conversation."""
         size, policy = asking.body_bytes, asking.volatile
-        meaning = await _apart(size, partial(meaning_of, conversation, whose.think))
+        meaning = await _apart(size, partial(meaning_of, conversation, whose.think, saying=self.echoes.sayings))
         found = await self.echoes.recognise(model_id, text, meaning, asking.salt, size, counted=asking.counted)
         digests = meaning.digests if found is None else found.digests
         known = self.ledger.place(None if found is None else asked_of(meaning, whose, digests), whose)

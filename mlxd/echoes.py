@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from inference.conversation.healing import HealingStore, Place, Recognised, Seek
-from inference.conversation.meaning import Meaning
+from inference.conversation.meaning import Meaning, Sayings
 from inference.conversation.preparer import LARGE_BODY_BYTES
 from inference.conversation.render import Rendered
 from inference.conversation.spoken import SpokenTurn
@@ -37,10 +37,11 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Echoes:
-    """One per process."""
+    """One per process. `sayings` knows what messages mean that were read before."""
 
     store: HealingStore = field(default_factory=HealingStore)
     shelf: Shelf | None = None
+    sayings: Sayings = field(default_factory=Sayings)
 
     async def recognise(
         self,

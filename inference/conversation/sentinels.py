@@ -17,7 +17,7 @@ import json
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
@@ -26,6 +26,7 @@ from inference.tokens import TokenIds
 
 Escape = Callable[[str], str]
 
+_MARK = "Qz"
 _PROBE = "\"'é"
 _CASES: dict[str, Escape] = {"QZ": str.upper, "qz": str.lower}
 _INERT = re.compile(r"[A-Za-z0-9_.$-]{1,64}")
@@ -163,8 +164,7 @@ def _expand(rendered: str, nonce: str, fields: Sequence[_Field]) -> Expanded:
     seen: set[int] = set()
     forms: set[str] = set()
     unknown = cursor = 0
-    sentinel = re.compile(rf"(qz){nonce}x(\d{{6,}})s(.{{0,64}}?)qz{nonce}e", re.DOTALL | re.IGNORECASE)
-    for match in sentinel.finditer(rendered):
+    for match in _sentinels(rendered, nonce):
         number, form = int(match[2]), match[3].lower()
         found = fields[number]
         unknown += form not in _ESCAPES
@@ -182,6 +182,18 @@ def _expand(rendered: str, nonce: str, fields: Sequence[_Field]) -> Expanded:
     if cursor < len(rendered):
         pieces.append(Piece(rendered[cursor:]))
     return Expanded(tuple(pieces), frozenset(seen), unknown, not forms.isdisjoint(_REPR_FORMS))
+
+
+def _sentinels(rendered: str, nonce: str) -> Iterator[re.Match[str]]:
+    """Where sentinels stand, one after the other. The nonce is looked for, which has no case: a pattern that may begin
+    with a letter in any case is tried at each character, 6 ms for the tools and 500 KB conversation of an agent."""
+    sentinel = re.compile(rf"(qz){nonce}x(\d{{6,}})s(.{{0,64}}?)qz{nonce}e", re.DOTALL | re.IGNORECASE)
+    at = rendered.find(nonce)
+    while at >= 0:
+        match = sentinel.match(rendered, max(0, at - len(_MARK)))
+        if match is not None:
+            yield match
+        at = rendered.find(nonce, match.end() if match is not None else at + 1)
 
 
 def _shared_end(head: str, lead: str, write: Escape) -> str:

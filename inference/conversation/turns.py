@@ -54,12 +54,23 @@ def turns_of(conversation: Conversation, think: ThinkTags | None, counts: Counte
     turns: list[Turn] = []
     names: dict[str, Text] = {}
     for number, message in enumerate(conversation.messages):
-        turn = _turn(message, number, counts)
-        names |= {call.id: Text(call.name, f"{call.path}.function.name", number) for call in turn.calls}
+        turn = turn_of(message, number, think, counts)
+        names |= names_given(turn)
         if turn.role is Role.TOOL and not turn.name.text and turn.call_id in names:
             turn = replace(turn, name=names[turn.call_id])
-        turns.append(split_think(turn, think, counts) if think else turn)
+        turns.append(turn)
     return turns
+
+
+def names_given(turn: Turn) -> dict[str, Text]:
+    """The functions that a turn calls, by the ids of the calls."""
+    return {call.id: Text(call.name, f"{call.path}.function.name", turn.message) for call in turn.calls}
+
+
+def turn_of(message: Message, number: int, think: ThinkTags | None, counts: Counter[str]) -> Turn:
+    """A message by itself, as in `turns_of`."""
+    turn = _turn(message, number, counts)
+    return split_think(turn, think, counts) if think else turn
 
 
 def _turn(message: Message, number: int, counts: Counter[str]) -> Turn:

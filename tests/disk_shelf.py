@@ -11,8 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from inference.cache.blocks import BLOCK_TOKENS, Root, pack
-from inference.cache.disk import DiskLimits, DiskStore
+from inference.cache.disk import DiskStore
 from inference.cache.disk_files import Files
+from inference.cache.disk_index import DiskEntry
+from inference.cache.disk_limits import DiskLimits
+from inference.cache.disk_place import path_of
 from inference.cache.disk_plan import Want
 from inference.cache.disk_records import BlockLabel, Flaw, Handle, Kind, Stored, block_name, state_name
 from inference.tokens import TokenIds
@@ -203,6 +206,9 @@ class Shelf:
 
     def write(self, labels: Sequence[BlockLabel], padding: int = 0) -> list[bool]:
         return [self.store.write(label, paper(label, padding)) for label in labels]
+
+    def path(self, entry: DiskEntry) -> Path:
+        return path_of(self.directory, entry)
 
     def on_disk(self) -> dict[str, int]:
         """Every file below the layout's directory, with its size."""

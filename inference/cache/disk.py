@@ -1,7 +1,5 @@
 """Blocks and recurrent states on a disk: written once, found by what they hold, gone when they are used least.
 
-    <directory>/v1/<tree>/<first byte>/<what it stands behind>-<itself>-<start>-<end>.kv
-
 A name says where a file belongs, so a scan of names is all that a start needs. A file says again what it is, with the
 tokens and a digest over every byte, and is used only if it is what its name and the request say. Anything else is a
 miss: it is counted and the file removed. One thread does all of this; nothing here waits for anybody.
@@ -9,9 +7,7 @@ miss: it is counted and the file removed. One thread does all of this; nothing h
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,44 +15,18 @@ from inference.cache.disk_budget import WriteBudget
 from inference.cache.disk_counters import DiskCounters
 from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskEntry, DiskIndex
+from inference.cache.disk_limits import DiskLimits
+from inference.cache.disk_outage import DISK_FULL, Outage, is_passing
+from inference.cache.disk_place import LAYOUT, lying, path_of, sweep_other_layouts
 from inference.cache.disk_records import KEY_BYTES, LABEL_BYTES, BlockCodec, BlockLabel, Flaw, Handle, Stored
+from inference.cache.disk_room import DiskRoom
 from inference.cache.saved_shelf import SavedShelf
 
-LAYOUT: Final = "v1"
-PAUSE_S: Final = 60.0
-"""How long nothing is written after the disk refused something."""
 DAY_S: Final = 86_400
-_OUTAGES: Final = {
-    errno.ENOSPC: "disk_full",
-    errno.EDQUOT: "disk_full",
-    errno.EROFS: "read_only",
-    errno.EACCES: "no_permission",
-    errno.EPERM: "no_permission",
-    errno.EMFILE: "too_many_open_files",
-    errno.ENFILE: "too_many_open_files",
-}
-
-_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What says nothing of the file that was to be opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class DiskLimits:
-    """`max_bytes` of files in all, obeyed at every moment, what is being written included. Nothing is written that
-    fills the disk beyond `max_disk_share`, whoever filled it, or beyond `day_bytes` of a day (0: no limit). What was
-    not used for `ttl_s` goes (0: never). At the start `max_bytes` is lowered to `max_free_share` of what the disk has
-    free beside these files.
-    """
-
-    max_bytes: int
-    max_free_share: float = 1.0
-    day_bytes: int = 0
-    max_disk_share: float = 0.9
-    ttl_s: float = 0.0
 
 
 class DiskStore:
-    """`now_s` is the time of day in seconds, as files have it."""
+    """`now_s` is the time of day in seconds, as files have it. `refusal` is why nothing was written last, if so."""
 
     def __init__(
         self,
@@ -68,37 +38,49 @@ class DiskStore:
     ) -> None:
         self.directory = directory
         self.limits = limits
-        self.limit_bytes = limits.max_bytes
         self.index = DiskIndex()
         self.counters = DiskCounters()
-        self.outage = ""
+        self.refusal = ""
         self.codec = codec
         self._files = files or Files()
         self._now_s = now_s
-        self._paused_until_s = 0.0
-        self.refusal = ""
+        self._outage = Outage(now_s)
         self.saved = SavedShelf(directory, self._files, self.index)
         self.budget = WriteBudget(directory / "budget.json", limits.day_bytes, self._files, self._today)
+        self._room = DiskRoom(directory, limits, self.index, self._files, self.budget, self._drop)
 
     def _today(self) -> int:
         return int(self._now_s() // DAY_S)
+
+    @property
+    def outage(self) -> str:
+        """Why nothing is written just now, "" when all is well."""
+        return self._outage.reason
+
+    @property
+    def limit_bytes(self) -> int:
+        return self._room.limit_bytes
 
     # --- the beginning ------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Learns what is there by names alone, and removes what no prompt can begin with. Never raises `OSError`."""
-        first = (self._make_folder, self._sweep_other_layouts, self.budget.open, self._open_saved)
-        for step in (*first, self._fill, self._share_of_free):
+        first = (self._make_folder, self._sweep, self.budget.open, self._open_saved)
+        for step in (*first, self._fill, self._room.measure):
             try:
                 step()
             except OSError as error:  # costs that step alone: files that are not in the index count towards no limit
-                self._fail(error)
+                self._outage.begin(error)
         self._drop(self.index.unreachable(), "unreachable")
-        while (oldest := self.index.oldest()) is not None and self.index.nbytes > self.limit_bytes:
-            self._drop((oldest,), "evicted")
+        self._room.shrink()
 
     def _make_folder(self) -> None:
         self._files.make_folder(self.directory / LAYOUT)
+
+    def _sweep(self) -> None:
+        self.counters.dropped["left_over"] += self._files.sweep_beside(self.directory)
+        if swept := sweep_other_layouts(self.directory, self._files):
+            self.counters.dropped["layout"] += swept
 
     def _open_saved(self) -> None:
         if flawed := self.saved.open():
@@ -107,134 +89,110 @@ class DiskStore:
     def _fill(self) -> None:
         self.index.fill(list(self._scanned()))
 
-    def _share_of_free(self) -> None:
-        """These files count as free, so that the limit does not shrink with every start."""
-        used, total = self._files.used_share(self.directory)
-        free_bytes = total - used + self.index.nbytes
-        self.limit_bytes = min(self.limits.max_bytes, int(free_bytes * self.limits.max_free_share))
-
-    def _sweep_other_layouts(self) -> None:
-        """Of an earlier or later version: nobody reads them here, and they would not count towards the limit."""
-        self.counters.dropped["left_over"] += self._files.sweep_beside(self.directory)
-        for name in self._files.folders(self.directory):
-            if name != LAYOUT and name[:1] == "v" and name[1:].isdigit():
-                self._files.remove_folder(self.directory / name)
-                self.counters.dropped["layout"] += 1
-
-    def _scanned(self) -> Iterable[tuple[DiskEntry, int]]:
+    def _scanned(self) -> Iterator[tuple[DiskEntry, int]]:
+        """Files that may be of use, with the time of their last change; the others go."""
         expired_ns = int((self._now_s() - self.limits.ttl_s) * 1e9) if self.limits.ttl_s else -1
-        for tree in self._files.folders(self.directory / LAYOUT):
-            root = _key(tree)
-            for found in self._files.scan(self.directory / LAYOUT / tree):
-                entry = None if root is None else DiskEntry.named(root, found.folder, found.name, found.nbytes)
-                if entry is not None and (found.changed_ns > expired_ns or self.index.is_pinned(entry.key)):
-                    yield entry, found.changed_ns
-                else:
-                    self.counters.dropped["left_over" if entry is None else "expired"] += 1
-                    self._unlink(self.directory / LAYOUT / tree / found.folder / found.name)
+        known: set[bytes] = set()
+        for file in lying(self.directory, self._files):
+            entry = file.entry
+            if entry is None or entry.key in known:
+                why = "left_over"
+            elif file.is_too_large:
+                why = str(Flaw.CORRUPT)
+            elif file.changed_ns <= expired_ns and not self.index.is_pinned(entry.key):
+                why = "expired"
+            else:
+                known.add(entry.key)
+                yield entry, file.changed_ns
+                continue
+            self.counters.dropped[why] += 1
+            self._unlink(file.path)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     def write(self, label: BlockLabel, handle: Handle, *, first_to_go: bool = False) -> bool:
-        """Whether it is on the disk now, perhaps as the `first_to_go`. What is in the way is counted, and costs it."""
+        """Whether it is on the disk now, perhaps as the `first_to_go`. What is in the way is counted, and costs it.
+
+        An exact block or state takes the place of one that is not.
+        """
         if not first_to_go:
             self.index.touch(label.key if label.key in self.index else label.parent[:KEY_BYTES])
-        if label.key in self.index:
+        if self._is_there(label):
             return True
-        if 0 < self._paused_until_s - self._now_s() <= PAUSE_S:  # else the clock was put back
+        if self._outage.pauses:
             return self._refuse(self.outage)
         pieces = self.codec.encode(label, handle)
         entry = DiskEntry.of(label, sum(len(piece) for piece in pieces))
         try:
             self._files.make_folder(self.directory)  # somebody may have removed it
-            if (reason := self._no_room(entry)) or (reason := self._no_budget(entry)):
+            if reason := self._room.refusal(entry):
                 return self._refuse(reason)
-            self._files.write(self._path(entry), pieces)
+            self._files.write(path_of(self.directory, entry), pieces)
         except OSError as error:
-            self._fail(error, entry.nbytes)
+            self._outage.begin(error)
+            if self.outage == DISK_FULL:
+                self._room.relieve(entry.nbytes)
             return self._refuse(self.outage)
-        self.outage = ""
+        self._outage.end()
+        self.refusal = ""
         self.index.add(entry, first_to_go=first_to_go)
-        self.counters.written_files += 1
-        self.counters.written_bytes += entry.nbytes
+        self.counters.wrote(entry.nbytes)
         return True
 
-    def _no_room(self, entry: DiskEntry) -> str:
-        """Makes room under both limits; what the file itself stands behind stays. "" when there is room."""
-        if not self._give_back(entry, self.index.nbytes + entry.nbytes - self.limit_bytes):
-            return "too_large"
-        used, total = self._files.used_share(self.directory)
-        over = used + entry.nbytes - int(total * self.limits.max_disk_share)
-        fits = over <= 0 or (over <= entry.nbytes and self._give_back(entry, over))
-        return "" if fits else "disk_guard"
-
-    def _no_budget(self, entry: DiskEntry) -> str:
-        return "" if self.budget.allows(entry.nbytes) else "day_budget"
-
-    def _give_back(self, entry: DiskEntry, nbytes: int) -> bool:
-        """Removes the least recently used until so many bytes are free; whether that could be."""
-        keep = self.index.path(entry.parent) if nbytes > 0 else set()
-        goal = self.index.nbytes - nbytes
-        while nbytes > 0 and self.index.nbytes > goal:
-            oldest = self.index.oldest()
-            if oldest is None or oldest.key in keep:
-                return False
-            self._drop((oldest,), "evicted")
-        return True
+    def _is_there(self, label: BlockLabel) -> bool:
+        entry = self.index.get(label.key)
+        if entry is None or not label.exact or entry.exact:
+            return entry is not None
+        if entry.exact is None:
+            self._learn(entry)
+        return bool(entry.exact)
 
     def _refuse(self, reason: str) -> bool:
         self.refusal = reason
         self.counters.refused[reason] += 1
         return False
 
-    def _fail(self, error: OSError, nbytes: int = 0) -> None:
-        """Stops writing for a while. A full disk gets back what was about to be written on it."""
-        self.outage = _OUTAGES.get(error.errno or 0, errno.errorcode.get(error.errno or 0, "error").lower())
-        self._paused_until_s = self._now_s() + PAUSE_S
-        goal = self.index.nbytes - nbytes
-        while self.outage == "disk_full" and self.index.nbytes > goal and (oldest := self.index.oldest()) is not None:
-            self._drop((oldest,), "evicted")
-
     # --- reading ------------------------------------------------------------------------------------------------
 
     def read(self, key: bytes, root: bytes) -> Stored | None:
-        """A file of the tree `root` (its whole key), if all of it is what it should be; else it is gone."""
+        """A file of the tree `root` (its whole key), if all of it is what it should be; else it is gone.
+
+        A file that has grown is not read beyond what it should hold.
+        """
         if (entry := self.index.get(key)) is None:
             return None
         try:
-            raw = self._files.read(self._path(entry))
+            raw = self._files.read(path_of(self.directory, entry), entry.nbytes + 1)
         except OSError as error:
             self._unreadable(entry, error)
             return None
-        found = self.codec.decode(raw)
+        found = self.codec.decode(raw) if len(raw) <= entry.nbytes else Flaw.CORRUPT
         if isinstance(found, Stored) and not _is(found.label, entry, root):
             found = Flaw.FOREIGN
         if isinstance(found, Flaw):
             self._drop((entry,), str(found))
             return None
-        self._was_read(entry)
-        return found
-
-    def _was_read(self, entry: DiskEntry) -> None:
-        self.counters.read_files += 1
-        self.counters.read_bytes += entry.nbytes
-        self.counters.read_tokens += entry.tokens
-        self.counters.read_back_bytes += 0 if entry.was_read else entry.nbytes
+        entry.exact = found.label.exact
+        self.counters.read(entry.nbytes, entry.tokens, again=entry.was_read)
         entry.was_read = True
+        return found
 
     def ids(self, entry: DiskEntry) -> bytes:
         """The packed tokens that a file says it holds, from its label alone; none where that cannot be read."""
         if entry.ids is None:
-            try:
-                label = self.codec.read_label(self._files.read(self._path(entry), LABEL_BYTES))
-            except OSError as error:
-                self._unreadable(entry, error)
-                return b""
-            if isinstance(label, Flaw):
-                self._drop((entry,), str(label))
-                return b""
-            entry.ids = label.ids
-        return entry.ids
+            self._learn(entry)
+        return entry.ids or b""
+
+    def _learn(self, entry: DiskEntry) -> None:
+        """What the label of a file tells; one that cannot be read tells nothing, and the file goes."""
+        try:
+            label = self.codec.read_label(self._files.read(path_of(self.directory, entry), LABEL_BYTES))
+        except OSError as error:
+            return self._unreadable(entry, error)
+        if isinstance(label, Flaw):
+            return self._drop((entry,), str(label))
+        entry.ids, entry.exact = label.ids, label.exact
+        return None
 
     def mark_used(self, key: bytes) -> None:
         """A path was used, also if only in memory: the time of its end is kept, which stands for all before it."""
@@ -242,15 +200,15 @@ class DiskStore:
             return
         self.index.touch(key)
         try:
-            self._files.mark_used(self._path(entry))
+            self._files.mark_used(path_of(self.directory, entry))
         except FileNotFoundError:
             self._drop((entry,), "unreadable")
         except OSError as error:  # what takes no times can still be read
-            self._fail(error)
+            self._outage.begin(error)
 
     def _unreadable(self, entry: DiskEntry, error: OSError) -> None:
         """The file goes, unless it is the process that can open nothing just now."""
-        if error.errno not in _PASSING:
+        if not is_passing(error):
             self._drop((entry,), "unreadable")
 
     # --- removing -----------------------------------------------------------------------------------------------
@@ -278,7 +236,7 @@ class DiskStore:
     def _model(self, entry: DiskEntry) -> str:
         """Of any file of a tree."""
         try:
-            label = self.codec.read_label(self._files.read(self._path(entry), LABEL_BYTES))
+            label = self.codec.read_label(self._files.read(path_of(self.directory, entry), LABEL_BYTES))
         except OSError:
             return ""
         return label.model if isinstance(label, BlockLabel) else ""
@@ -287,7 +245,7 @@ class DiskStore:
         for entry in entries:
             self.index.remove(entry.key)
             self.counters.dropped[why] += 1
-            self._unlink(self._path(entry))
+            self._unlink(path_of(self.directory, entry))
 
     def _unlink(self, path: Path) -> None:
         """A file that cannot be removed is not used all the same, and is found again at the next start."""
@@ -300,20 +258,10 @@ class DiskStore:
         try:
             self.budget.close()
         except OSError as error:
-            self._fail(error)
-
-    def _path(self, entry: DiskEntry) -> Path:
-        return self.directory / LAYOUT / entry.root.hex() / entry.folder / entry.name
+            self._outage.begin(error)
 
 
 def _is(label: BlockLabel, entry: DiskEntry, root: bytes) -> bool:
     """Whether a file holds what its name says and belongs to the tree it is wanted for."""
     told = (label.kind, label.root, label.parent[:KEY_BYTES], label.key, label.start, label.end)
     return label.is_sound and told == (entry.kind, root, entry.parent, entry.key, entry.start, entry.end)
-
-
-def _key(text: str) -> bytes | None:
-    try:
-        return bytes.fromhex(text) if len(text) == 2 * KEY_BYTES else None
-    except ValueError:
-        return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from inference.cache.disk import LAYOUT
-from inference.cache.disk_files import Files, Found
+from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskEntry
-from inference.cache.disk_records import KEY_BYTES, LABEL_BYTES, BlockCodec, BlockLabel, Flaw, Stored
+from inference.cache.disk_place import Lying, lying
+from inference.cache.disk_records import LABEL_BYTES, BlockCodec, BlockLabel, Flaw, Stored
 
 UNREADABLE: Final = "unreadable"
 NOT_OURS: Final = "not_ours"
@@ -35,38 +36,30 @@ def check(directory: Path, codec: BlockCodec, *, whole: bool, files: Files | Non
     Raises `OSError` when the directory cannot be listed; one that is not there has no files.
     """
     files = files or Files()
-    for tree in sorted(files.folders(directory / LAYOUT)):
-        for found in files.scan(directory / LAYOUT / tree):
-            path = directory / LAYOUT / tree / found.folder / found.name
-            if (checked := _checked(path, tree, found, codec, files, whole)) is not None:
-                yield checked
+    for file in lying(directory, files):
+        if (checked := _checked(file, codec, files, whole)) is not None:
+            yield checked
 
 
-def _checked(path: Path, tree: str, found: Found, codec: BlockCodec, files: Files, whole: bool) -> Checked | None:
-    changed_s = found.changed_ns / 1e9
-    entry = _entry(tree, found)
-    if entry is None:
-        return Checked(path, found.nbytes, changed_s, flaw=NOT_OURS)
+def _checked(file: Lying, codec: BlockCodec, files: Files, whole: bool) -> Checked | None:
+    changed_s = file.changed_ns / 1e9
+    flawed = partial(Checked, file.path, file.nbytes, changed_s)
+    if file.entry is None:
+        return flawed(flaw=NOT_OURS)
+    if file.is_too_large:
+        return flawed(flaw=str(Flaw.CORRUPT))
     try:
-        raw = files.read(path, -1 if whole else LABEL_BYTES)
+        raw = files.read(file.path, file.nbytes + 1 if whole else LABEL_BYTES)
     except FileNotFoundError:
         return None
     except OSError:
-        return Checked(path, found.nbytes, changed_s, flaw=UNREADABLE)
+        return flawed(flaw=UNREADABLE)
     read = codec.decode(raw) if whole else codec.read_label(raw)
     label = read.label if isinstance(read, Stored) else read
     if isinstance(label, Flaw):
-        return Checked(path, found.nbytes, changed_s, flaw=str(label))
-    flaw = "" if _is_named_by(label, entry) else str(Flaw.FOREIGN)
-    return Checked(path, found.nbytes, changed_s, label.model, entry.tokens, flaw)
-
-
-def _entry(tree: str, found: Found) -> DiskEntry | None:
-    try:
-        root = bytes.fromhex(tree)
-    except ValueError:
-        return None
-    return DiskEntry.named(root, found.folder, found.name, found.nbytes) if len(root) == KEY_BYTES else None
+        return flawed(flaw=str(label))
+    flaw = "" if _is_named_by(label, file.entry) else str(Flaw.FOREIGN)
+    return Checked(file.path, file.nbytes, changed_s, label.model, file.entry.tokens, flaw)
 
 
 def _is_named_by(label: BlockLabel, entry: DiskEntry) -> bool:

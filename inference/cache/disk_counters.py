@@ -23,6 +23,16 @@ class DiskCounters:
     refused: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
+    def wrote(self, nbytes: int) -> None:
+        self.written_files += 1
+        self.written_bytes += nbytes
+
+    def read(self, nbytes: int, tokens: int, *, again: bool) -> None:
+        self.read_files += 1
+        self.read_bytes += nbytes
+        self.read_tokens += tokens
+        self.read_back_bytes += 0 if again else nbytes
+
     @property
     def read_back_ratio(self) -> float:
         """Bytes that were any use by bytes written. Above 1 when much was read that an earlier process wrote."""

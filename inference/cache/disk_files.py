@@ -11,8 +11,11 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Final
+
+from inference.cache.disk_limits import MAX_FILE_BYTES
 
 _BESIDE: Final = ".writing-"
 
@@ -75,11 +78,11 @@ class Files:
         finally:
             os.close(descriptor)
 
-    def read(self, path: Path, limit_bytes: int = -1) -> bytes:
-        """Follows no link."""
+    def read(self, path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """The beginning of a file, as far as it may go. Follows no link."""
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
-            return file.read() if limit_bytes < 0 else file.read(limit_bytes)
+            return _up_to(file, min(limit_bytes, os.fstat(descriptor).st_size + 1))
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -123,3 +126,12 @@ class Files:
                     except FileNotFoundError:
                         continue
                     yield Found(folder, entry.name, seen.st_size, seen.st_mtime_ns)
+
+
+def _up_to(file: FileIO, limit_bytes: int) -> bytes:
+    """One read takes 2 GiB at most, and may take less than it is asked for."""
+    pieces = []
+    while limit_bytes > 0 and (piece := file.read(limit_bytes)):
+        pieces.append(piece)
+        limit_bytes -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

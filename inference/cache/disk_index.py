@@ -24,7 +24,7 @@ _NAME = re.compile(rf"{_KEY}-{_KEY}-{_NUMBER}-{_NUMBER}\.({'|'.join(Kind)})")
 class DiskEntry:
     """A file. Keys are the first 16 bytes of hashes: of itself, of what it stands behind, of its tree.
 
-    `ids` are known once its label was read. `was_read`: since it was written, or since the start.
+    `ids` and `exact` are known once its label was read. `was_read`: since it was written, or since the start.
     """
 
     kind: Kind
@@ -35,12 +35,14 @@ class DiskEntry:
     end: int
     nbytes: int
     ids: bytes | None = field(default=None, repr=False)
+    exact: bool | None = None
     was_read: bool = False
 
     @classmethod
     def of(cls, label: BlockLabel, nbytes: int) -> Self:
         parent = label.parent[:KEY_BYTES]
-        return cls(label.kind, label.root[:KEY_BYTES], parent, label.key, label.start, label.end, nbytes, label.ids)
+        root, span = label.root[:KEY_BYTES], (label.start, label.end)
+        return cls(label.kind, root, parent, label.key, *span, nbytes, label.ids, label.exact)
 
     @classmethod
     def named(cls, root: bytes, folder: str, name: str, nbytes: int) -> Self | None:
@@ -77,7 +79,7 @@ class DiskEntry:
 
 
 class DiskIndex:
-    """One thread changes it. `in`, `len`, `has_behind` and `nbytes` may be asked from any."""
+    """One thread changes it. `in`, `len`, `is_exact`, `has_behind` and `nbytes` may be asked from any."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[bytes, DiskEntry] = OrderedDict()
@@ -94,6 +96,11 @@ class DiskIndex:
     def __iter__(self) -> Iterator[DiskEntry]:
         """The least recently used first."""
         return iter(self._entries.values())
+
+    def is_exact(self, key: bytes) -> bool:
+        """Whether a file is known to be there and to hold what a cold prefill would have made, in every bit."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.exact is True
 
     def has_behind(self, parent: bytes) -> bool:
         """Whether anything stands directly behind a block or a root."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from inference.cache.disk import DiskLimits, DiskStore
+from inference.cache.disk import DiskStore
+from inference.cache.disk_limits import DiskLimits
 from inference.engine.block_file import SafetensorsCodec
 from inference.engine.settings import DiskSettings
 

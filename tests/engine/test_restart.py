@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from inference.cache.disk import DiskLimits, DiskStore
+from inference.cache.disk import DiskStore
+from inference.cache.disk_limits import DiskLimits
 from inference.cache.disk_thread import DiskThread
 from inference.cache.disk_tier import DiskTier
 from inference.cache.limits import CacheLimits

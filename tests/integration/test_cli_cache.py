@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from inference.cache.disk import DiskLimits, DiskStore
+from inference.cache.disk import DiskStore
+from inference.cache.disk_limits import DiskLimits
 from inference.engine.block_file import SafetensorsCodec
 from mlxd.cli import cli
 from mlxd.start_errors import StartError

@@ -141,7 +141,7 @@ def test_a_path_with_a_broken_block_is_read_up_to_there_and_the_break_is_told() 
         shelf.write([*labels, state(prompt[:1000])])
         entry = shelf.store.index.get(labels[2].key)
         assert entry is not None
-        path = shelf.store._path(entry)
+        path = shelf.path(entry)
         path.write_bytes(path.read_bytes()[:-1])
         found = fetch(shelf.store, "job", want(prompt, state=True))
         assert [block.label for block in found.blocks] == labels[:2] and found.state is None

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from inference.cache.blocks import Root
-from inference.cache.disk import PAUSE_S
 from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskEntry
+from inference.cache.disk_limits import MAX_FILE_BYTES
+from inference.cache.disk_outage import PAUSE_S
 from inference.cache.disk_records import Stored
 from tests.disk_shelf import ROOM, ROOT, Crash, FailingFiles, Paper, Shelf, SwiftFiles, chain, paper, state
 
@@ -25,7 +26,7 @@ IDS = tuple(range(1000, 1000 + 700))
 def size_of(shelf: Shelf, padding: int = 0) -> int:
     """Bytes of the first block of a chain as a file."""
     label = chain(IDS)[0]
-    return sum(map(len, shelf.store._codec.encode(label, paper(label, padding))))
+    return sum(map(len, shelf.store.codec.encode(label, paper(label, padding))))
 
 
 def text(found: Stored | None) -> str | None:
@@ -79,7 +80,7 @@ def _flip(raw: bytes) -> bytes:
 def test_a_damaged_file_is_a_counted_miss_and_goes(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     shelf, labels = Shelf(tmp_path), chain(IDS)
     shelf.write(labels)
-    path = shelf.store._path(entry(shelf, 1))
+    path = shelf.path(entry(shelf, 1))
     path.write_bytes(damage(path.read_bytes()))
     assert shelf.store.read(labels[1].key, ROOT.key) is None
     assert shelf.store.counters.dropped["corrupt"] == 1 and not path.exists()
@@ -97,7 +98,7 @@ def entry(shelf: Shelf, at: int) -> DiskEntry:
 def test_a_file_under_anothers_name_is_foreign(tmp_path: Path) -> None:
     shelf, labels = Shelf(tmp_path), chain(IDS)
     shelf.write(labels)
-    shelf.store._path(entry(shelf, 0)).replace(shelf.store._path(entry(shelf, 1)))
+    shelf.path(entry(shelf, 0)).replace(shelf.path(entry(shelf, 1)))
     assert shelf.store.read(labels[1].key, ROOT.key) is None
     assert shelf.store.read(labels[0].key, ROOT.key) is None
     assert shelf.store.counters.dropped == {"left_over": 0, "foreign": 1, "unreadable": 1}
@@ -112,10 +113,48 @@ def test_another_tree_finds_nothing_even_if_it_asks_by_name(tmp_path: Path) -> N
     assert shelf.store.read(labels[0].key, Root("model", "other").key) is None
 
 
+class Counting(SwiftFiles):
+    """How many bytes were read of files of ours at most, and in all."""
+
+    most_bytes = 0
+
+    def read(self, path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
+        raw = super().read(path, limit_bytes)
+        self.most_bytes = max(self.most_bytes, len(raw))
+        return raw
+
+
+def test_a_file_that_has_grown_is_a_miss_and_is_not_read(tmp_path: Path) -> None:
+    """Sparse: it holds nothing but says that it holds 100 GB. While the process runs, and between two."""
+    for lives in (1, 2):
+        shelf, labels = Shelf(tmp_path / str(lives), files=(files := Counting())), chain(IDS)
+        shelf.write(labels)
+        path, size = shelf.path(entry(shelf, 2)), entry(shelf, 2).nbytes
+        os.truncate(path, 100 * 10**9)
+        if lives == 2:
+            shelf.open()
+        assert shelf.store.read(labels[2].key, ROOT.key) is None
+        assert shelf.store.counters.dropped["corrupt"] == 1 and not path.exists()
+        assert files.most_bytes <= size + 1
+        assert shelf.store.read(labels[1].key, ROOT.key) is not None, "nothing else went for it"
+        shelf.check()
+
+
+def test_two_names_of_one_key_are_one_file_at_most(tmp_path: Path) -> None:
+    """Else one of them would count towards no limit for ever."""
+    shelf, labels = Shelf(tmp_path), chain(IDS)
+    shelf.write(labels)
+    path = shelf.path(entry(shelf, 0))
+    path.with_name(path.name.replace("-0-256", "-0-255")).write_bytes(b"?" * 99)
+    shelf.open()
+    shelf.check()
+    assert len(shelf.on_disk()) == 3
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     shelf, labels = Shelf(tmp_path / "kv"), chain(IDS)
     shelf.write(labels)
-    path, away = shelf.store._path(entry(shelf, 0)), tmp_path / "away"
+    path, away = shelf.path(entry(shelf, 0)), tmp_path / "away"
     path.replace(away)
     path.symlink_to(away)
     assert shelf.store.read(labels[0].key, ROOT.key) is None and away.exists()
@@ -168,7 +207,7 @@ def test_what_is_used_stays_and_the_order_survives_a_restart(tmp_path: Path) -> 
     shelf.write(old)
     shelf.write(new)
     for number, one in enumerate(shelf.store.index):  # files of one millisecond may bear the same time
-        os.utime(shelf.store._path(one), (number, number))
+        os.utime(shelf.path(one), (number, number))
     shelf.store.mark_used(old[-1].key)
     for _ in range(2):
         assert [one.key for one in shelf.store.index] == [new[1].key, new[0].key, old[1].key, old[0].key]
@@ -265,8 +304,8 @@ def test_orders_remove_files(tmp_path: Path) -> None:
 def test_a_start_sweeps_what_cannot_be_used(tmp_path: Path) -> None:
     shelf, labels = Shelf(tmp_path), chain(tuple(range(1024)))
     shelf.write(labels)
-    shelf.store._path(_at(shelf, labels[1].key)).unlink()
-    folder = shelf.store._path(_at(shelf, labels[0].key)).parent
+    shelf.path(_at(shelf, labels[1].key)).unlink()
+    folder = shelf.path(_at(shelf, labels[0].key)).parent
     (folder / ".writing-12ab").write_bytes(b"half")
     (folder / "notes.txt").write_text("not ours by name")
     (tmp_path / "v0" / "a").mkdir(parents=True)

@@ -1,0 +1,24 @@
+"""How much may lie on a disk, and how fast it may come there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MAX_FILE_BYTES: Final = 2 * 1024**3
+"""Ten times what a block of the largest models takes. A file beyond it is nothing of ours, and is never read."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLimits:
+    """`max_bytes` of files in all, obeyed at every moment, what is being written included. Nothing is written that
+    fills the disk beyond `max_disk_share`, whoever filled it, or beyond `day_bytes` of a day (0: no limit). What was
+    not used for `ttl_s` goes (0: never). At the start `max_bytes` is lowered to `max_free_share` of what the disk has
+    free beside these files.
+    """
+
+    max_bytes: int
+    max_free_share: float = 1.0
+    day_bytes: int = 0
+    max_disk_share: float = 0.9
+    ttl_s: float = 0.0

@@ -160,6 +160,18 @@ class SavedTotals:
     outage: str
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of stored prefixes that came from elsewhere: files and saved conversations, counted by a word.
+
+    `taken` are on the disk now, `known` were already; all other words say why not. `nbytes` were taken.
+    """
+
+    files: Mapping[str, int]
+    nbytes: int
+    conversations: Mapping[str, int]
+
+
 class Recalling(Protocol):
     """A saved conversation on its way back into memory. Used on the worker's thread."""
 
@@ -193,6 +205,12 @@ class SavedConversations(Protocol):
 
     def totals(self, owner: str) -> Future[SavedTotals]:
         """What an owner has saved."""
+
+    def take_in(self, batch: str) -> Future[Taken]:
+        """Takes in what another process of ours has put beside the disk's files, under this name.
+
+        The future fails with `ValueError` or `OSError` where it is not there, or is not what it should be.
+        """
 
 
 class PrefixStore(Protocol):

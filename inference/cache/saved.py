@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from inference.cache import saved_work
+from inference.cache.archive_take import take_in_batch
 from inference.cache.blocks import BLOCK_TOKENS, token_count, token_slice, unpack
 from inference.cache.disk_records import KEY_BYTES, label_of, state_label_of
 from inference.cache.disk_thread import DiskThread
@@ -20,7 +21,7 @@ from inference.cache.prefix_cache import PrefixCache
 from inference.cache.reuse import Reuse
 from inference.cache.saved_work import Gathered, Recall, Steps, Wish
 from inference.cache.sessions import Session
-from inference.prefix_store import Recalled, Recalling, Refused, SavedConversation, SavedTotals
+from inference.prefix_store import Recalled, Recalling, Refused, SavedConversation, SavedTotals, Taken
 
 STEP_TOKENS: Final = 64 * BLOCK_TOKENS
 """Read at a time: for about so long a request may have to wait for it."""
@@ -53,6 +54,9 @@ class SavedOnDisk:
 
     def totals(self, owner: str) -> Future[SavedTotals]:
         return self._thread.ask(lambda store: saved_work.totals(store, owner))
+
+    def take_in(self, batch: str) -> Future[Taken]:
+        return self._thread.ask(lambda store: take_in_batch(store, batch))
 
 
 def gather(session: Session) -> Gathered:

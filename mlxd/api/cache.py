@@ -18,6 +18,7 @@ from mlxd import runtime
 from mlxd.api import drift
 from mlxd.api.auth import AdminBearer
 from mlxd.api.cache_answers import explained
+from mlxd.api.conv_kv import on_disk
 from mlxd.api.errors import InvalidField
 from mlxd.api.generate import KEYLESS, OFF_LOOP_BYTES, cache_salt
 from mlxd.api.openai import ask_chat, ask_completion
@@ -40,6 +41,12 @@ class ClearRequest(Body):
     session: Name | None = None
     model: Name | None = None
     all: bool | None = None
+
+
+class ImportRequest(Body):
+    """What `mlxd cache import` has put beside the disk's files: no path, but a name in a folder of ours."""
+
+    batch: Name
 
 
 @router.get("/stats", auth=admin, summary="What the prefix cache holds and did")
@@ -97,6 +104,18 @@ async def clear(request: ASGIRequest) -> dict[str, Any]:
 
     done = await asyncio.wrap_future(runtime.current().scheduler.store(work))
     return OFF if done is None else {"enabled": True, "cleared": asdict(done[0]), "held_bytes": done[1]}
+
+
+@router.post("/import", auth=admin, summary="Take in stored prefixes that `mlxd cache import` has put there")
+async def take_in(request: ASGIRequest) -> dict[str, Any]:
+    """Answers with what became of files and saved conversations, counted by a word."""
+    batch = validate(ImportRequest, parse_object(request.body)).batch
+    try:
+        taken = await on_disk(lambda saved: saved.take_in(batch))
+    except (ValueError, OSError) as error:
+        raise InvalidField(f"That batch cannot be read: {type(error).__name__}.", param="batch") from None
+    told: dict[str, Any] = plain(asdict(taken))
+    return told
 
 
 def _stored_model(name: str | None) -> str:

@@ -61,7 +61,7 @@ async def save(request: ASGIRequest) -> dict[str, Any]:
     body = parse_object(request.body)
     told, name = _named(request, body)
     title = validate(SaveRequest, body).title
-    done = await _do(lambda saved: saved.save(name, KEYLESS, told, title))
+    done = await on_disk(lambda saved: saved.save(name, KEYLESS, told, title))
     if done is None:
         raise NotFound("Nothing is held of such a conversation. It can be saved once it has had an answer.")
     if isinstance(done, Refused):
@@ -75,7 +75,7 @@ async def load(request: ASGIRequest) -> dict[str, Any]:
     body = parse_object(request.body)
     _, name = _named(request, body)
     model = validate(LoadRequest, body).model
-    found = await _do(lambda saved: saved.recall(name, KEYLESS))
+    found = await on_disk(lambda saved: saved.recall(name, KEYLESS))
     if found is None:
         raise NotFound(UNKNOWN)
     await _check_model(found.saved, model)
@@ -90,7 +90,7 @@ async def load(request: ASGIRequest) -> dict[str, Any]:
 @router.get("/stats", auth=any_key, summary="The saved conversations, the last saved first")
 async def stats(request: ASGIRequest) -> dict[str, Any]:
     try:
-        found = await _do(lambda saved: saved.totals(KEYLESS))
+        found = await on_disk(lambda saved: saved.totals(KEYLESS))
     except Conflict:
         return {"object": "list", "enabled": False, "data": []}
     return {
@@ -107,7 +107,7 @@ async def stats(request: ASGIRequest) -> dict[str, Any]:
 async def delete(request: ASGIRequest, conversation_id: str) -> dict[str, Any]:
     """What only it had on the disk is removed. What is in memory stays, and the conversation can go on."""
     name = name_of(KEYLESS, conversation_id, _knows())
-    freed_bytes = await _do(lambda saved: saved.delete(name, KEYLESS))
+    freed_bytes = await on_disk(lambda saved: saved.delete(name, KEYLESS))
     if freed_bytes is None:
         raise NotFound(UNKNOWN)
     return {"object": "conv_kv.deleted", "id": conversation_id, "deleted": True, "freed_bytes": freed_bytes}
@@ -137,7 +137,7 @@ async def _check_model(saved: SavedConversation, wanted: str | None) -> None:
         raise Conflict(message, code="other_model")
 
 
-async def _do[Answer](act: Callable[[SavedConversations], Future[Answer]]) -> Answer:
+async def on_disk[Answer](act: Callable[[SavedConversations], Future[Answer]]) -> Answer:
     """Asks on the worker's thread, and waits for what the disk says. Raises `Conflict` where there is none."""
 
     def asked(store: PrefixStore) -> Future[Answer]:

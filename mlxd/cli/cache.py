@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlxd.cli.asking import asked, state_of
+from mlxd.cli.cache_carry import export, take_in
 from mlxd.cli.options import state_dir_option
-from mlxd.paths import StateDir, read_private, resolve_state_dir
+from mlxd.paths import StateDir
 from mlxd.start_errors import StartError
 
 if TYPE_CHECKING:
     from inference.cache.disk_check import Checked
 
-TIMEOUT_S = 60.0
-"""The daemon answers between two steps of its work."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -39,7 +38,11 @@ class ModelFiles:
 
 @click.group()
 def cache() -> None:
-    """List, count, check or remove what is stored of prompts."""
+    """List, count, check, carry or remove what is stored of prompts."""
+
+
+cache.add_command(export)
+cache.add_command(take_in)
 
 
 @cache.command()
@@ -48,7 +51,7 @@ def cache() -> None:
 def ls(as_json: bool, state_dir: str | None) -> None:
     """List what is on the disk, by model. Only the beginning of each file is read."""
     models: dict[str, ModelFiles] = {}
-    for one in _files(_state(state_dir), whole=False):
+    for one in _files(state_of(state_dir), whole=False):
         row = models.setdefault(one.model, ModelFiles(one.model))
         row.files, row.tokens, row.size_bytes = row.files + 1, row.tokens + one.tokens, row.size_bytes + one.nbytes
         row.last_used_s, row.flawed = max(row.last_used_s, one.changed_s), row.flawed + bool(one.flaw)
@@ -70,8 +73,8 @@ def ls(as_json: bool, state_dir: str | None) -> None:
 @state_dir_option
 def stats(as_json: bool, state_dir: str | None) -> None:
     """Show what a running mlxd stores and counted, or how much is on the disk where none runs."""
-    state = _state(state_dir)
-    told = _asked(state, "GET", "stats")
+    state = state_of(state_dir)
+    told = asked(state, "GET", "/api/cache/stats")
     if told is None:
         files = list(_files(state, whole=False))
         told = {"running": False, "disk": {"files": len(files), "nbytes": sum(one.nbytes for one in files)}}
@@ -91,7 +94,7 @@ def verify(as_json: bool, state_dir: str | None) -> None:
     Nothing is changed: what is broken is removed when it is next asked for.
     """
     files, nbytes, broken = 0, 0, []
-    for one in _files(_state(state_dir), whole=True):
+    for one in _files(state_of(state_dir), whole=True):
         files, nbytes = files + 1, nbytes + one.nbytes
         if one.flaw:
             broken.append(one)
@@ -115,9 +118,9 @@ def clear(everything: bool, model: str | None, session: str | None, as_json: boo
     """Remove what is stored, from memory and disk. It cannot be undone."""
     if sum(map(bool, (everything, model, session))) != 1:
         raise StartError("Say what to remove.", cure="One of --all, --model NAME and --session ID.")
-    state = _state(state_dir)
+    state = state_of(state_dir)
     wanted = {"all": True} if everything else {"model": model} if model else {"session": session}
-    told = _asked(state, "POST", "clear", wanted)
+    told = asked(state, "POST", "/api/cache/clear", wanted)
     if told is None and not everything:
         raise StartError("No mlxd runs on this state directory.", cure="Start it, or remove everything: --all.")
     if told is None:
@@ -130,10 +133,6 @@ def clear(everything: bool, model: str | None, session: str | None, as_json: boo
     click.echo(json.dumps(told, indent=2) if as_json else "\n".join(f"{name}: {value}" for name, value in _flat(told)))
 
 
-def _state(state_dir: str | None) -> StateDir:
-    return StateDir(resolve_state_dir(state_dir, os.environ))
-
-
 def _files(state: StateDir, *, whole: bool) -> Iterator[Checked]:
     from inference.cache.disk_check import check
     from inference.engine.block_file import SafetensorsCodec
@@ -142,25 +141,6 @@ def _files(state: StateDir, *, whole: bool) -> Iterator[Checked]:
         yield from check(state.prefixes, SafetensorsCodec(), whole=whole)
     except OSError as error:
         raise StartError(f"{state.prefixes} could not be read: {error.strerror}.") from None
-
-
-def _asked(state: StateDir, method: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """What the daemon of a state directory answers; None where none runs."""
-    import httpx
-
-    from mlxd.instance import find_running
-
-    running = find_running(state)
-    if running is None:
-        return None
-    token = (read_private(state.admin_token) or "").strip()
-    try:
-        with httpx.Client(trust_env=False, timeout=TIMEOUT_S, headers={"Authorization": f"Bearer {token}"}) as client:
-            reply = client.request(method, f"{running.url}/api/cache/{what}", json=body)
-            told: dict[str, Any] = reply.raise_for_status().json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise StartError(f"The running mlxd (process {running.pid}) did not answer: {error}.") from None
-    return told
 
 
 def _flat(value: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.daemon import ServedDaemon
+from tests.e2e.daemon import MLXD, ServedDaemon, clean_environment
 from tests.e2e.test_restart import SYSTEM
 from tests.tiny_models import build
 
@@ -140,3 +141,33 @@ def test_without_a_disk_nothing_can_be_saved(serve: Callable[..., ServedDaemon])
         for act in ("save", "load"):
             assert code_of(post(served, act, {"conversation_id": "the one"})) == (409, "ssd_cache_off")
         assert stats(served) == {"object": "list", "enabled": False, "data": []}
+
+
+def cache(state: Path, *words: str) -> dict[str, Any]:
+    """`mlxd cache` beside the daemon of a state directory."""
+    command = [*MLXD, "cache", *words, "--json", "--state-dir", str(state)]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=170)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_a_conversation_moves_to_another_daemon_in_a_file(serve: Callable[..., ServedDaemon], tmp_path: Path) -> None:
+    """Exported beside one that runs, imported beside another that runs: it goes on there as if it had begun there."""
+    messages, file = begun("one"), tmp_path / "one.tar"
+    with serve() as served:
+        served.wait_ready()
+        talk(served, messages, "And then?")
+        saved = post(served, "save", {"conversation_id": "the one", "title": "Rules"}).raise_for_status().json()
+        told = cache(tmp_path / "state0", "export", str(file), "--session", "the one")
+        assert told["tokens"] == saved["tokens"] and told["conversations"] == 1
+    with serve() as served:
+        served.wait_ready()
+        told = cache(tmp_path / "state1", "import", str(file))
+        assert set(told["files"]) == {"taken"} and told["conversations"] == {"taken": 1}
+        assert not list((tmp_path / "state1").rglob("*.tar"))
+        loaded = post(served, "load", {"conversation_id": "the one"}).raise_for_status().json()
+        assert loaded["complete"] and loaded["title"] == "Rules"
+        prompt, cached = talk(served, messages, "")
+        assert cached >= 0.97 * prompt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -72,3 +73,65 @@ def test_everything_is_removed_and_a_part_only_by_a_daemon(state: Path) -> None:
     assert run(state, "clear", "--all").exit_code == 0
     assert not (state / "prefixes").exists()
     assert run(state, "verify").exit_code == 0 and "Nothing" in run(state, "ls").stdout
+
+
+def told(state: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    done = run(state, *words, "--json")
+    assert done.exit_code == code, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def refused(state: Path, *words: str) -> str:
+    error = run(state, *words).exception
+    assert isinstance(error, StartError)
+    return f"{error.message} {error.cure}"
+
+
+def test_what_is_exported_is_imported_elsewhere_once(state: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "out.tar", tmp_path / "other"
+    assert told(state, "export", str(file), "--all")["files"] == 3
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "is there already" in refused(state, "export", str(file), "--all")
+    assert told(other, "import", str(file))["files"] == {"taken": 3}
+    assert [path.read_bytes() for path in files(other)] == [path.read_bytes() for path in files(state)]
+    assert told(other, "import", str(file))["files"] == {"known": 3}
+    assert run(other, "verify").exit_code == 0 and not list(other.rglob("*.tar"))
+
+
+def test_what_is_broken_is_not_exported_and_what_is_damaged_not_imported(state: Path, tmp_path: Path) -> None:
+    last = max(files(state), key=lambda path: "-512-" in path.name)
+    raw = bytearray(last.read_bytes())
+    raw[-1] ^= 1
+    last.write_bytes(raw)
+    file = tmp_path / "out.tar"
+    assert told(state, "export", str(file), "--all", code=1)["left_out"] == {"corrupt": 1}
+    packed = bytearray(file.read_bytes())
+    packed[len(packed) // 4] ^= 1
+    file.write_bytes(packed)
+    done = run(tmp_path / "other", "import", str(file))
+    assert done.exit_code == 1 and "refused: 1 damaged" in done.stdout
+
+
+def test_what_cannot_be_done_says_so(state: Path, tmp_path: Path) -> None:
+    file, other = str(tmp_path / "out.tar"), tmp_path / "other"
+    assert "Say what" in refused(state, "export", file)
+    assert "nothing of that" in refused(state, "export", file, "--session", "stranger")
+    assert "nothing of that" in refused(state, "export", file, "--model", "stranger")
+    assert "No such file" in refused(state, "export", str(tmp_path / "none" / "out.tar"), "--all")
+    assert "No such file" in refused(other, "import", file)
+    Path(file).write_bytes(b"anything")
+    assert "not an export" in refused(other, "import", file)
+    Path(file).unlink()
+    run(state, "export", file, "--all")
+    assert told(other, "import", file, "--model", "demo", code=1)["files"] == {"foreign": 3}
+    assert "switched off" in refused_with({"MLXD_SSD_CACHE_BYTES": "0"}, other, "import", file)
+    assert "Raise ssd_cache_bytes" in refused_with({"MLXD_SSD_CACHE_BYTES": "1KiB"}, other, "import", file)
+    assert not files(other)
+
+
+def refused_with(environment: dict[str, str], state: Path, *words: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return refused(state, *words)

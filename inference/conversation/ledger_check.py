@@ -141,14 +141,16 @@ def _excused(conversation: Conversation, ledger: SpanLedger) -> dict[str, list[E
     """Entries for text that need not stand in its place, by path; a claim that no rule bears out there is none."""
     kinds = {
         Fate.OMITTED: {Kind.TELEMETRY},
-        Fate.PINNED: {Kind.IDENTIFIER},
+        Fate.PINNED: {Kind.IDENTIFIER, Kind.CONTEXT},
         Fate.RESTATED: {Kind.CLOCK, Kind.CONTEXT},
         Fate.RELOCATED: {Kind.CLOCK, Kind.CONTEXT},
     }
     borne_out = {(span.rule.name, span.path, span.text): span.rule.kind for span in find(conversation).spans}
     excused: dict[str, list[Entry]] = {}
     for entry in ledger.entries:
-        if borne_out.get((entry.rule, entry.path, entry.sent)) in kinds.get(entry.fate, ()):
+        kind = borne_out.get((entry.rule, entry.path, entry.sent))
+        other = entry.fate is Fate.PINNED and kind is Kind.CONTEXT and entry.read != entry.sent
+        if kind in kinds.get(entry.fate, ()) and not other:
             excused.setdefault(entry.path, []).append(entry)
     return excused
 

@@ -9,10 +9,10 @@ from enum import StrEnum
 
 
 class Fate(StrEnum):
-    """`kept`: read as sent, where it was sent. `pinned`: the form first seen was read in its place. `restated`: an
-    older value was read in its place, and the sent one at the end of what was new. `relocated`: a pointer was read in
-    its place, and the text at the end of the first turn. `omitted`: telemetry, not read. `retained`: not sent any
-    more, and still read."""
+    """`kept`: read as sent, where it was sent. `pinned`: the form first seen was read in its place, or the same text
+    where it stood before the client moved it. `restated`: an older value was read in its place, and the sent one at the
+    end of what was new. `relocated`: a pointer was read in its place, and the text at the end of the first turn.
+    `omitted`: telemetry, not read. `retained`: not sent any more, and still read."""
 
     KEPT = "kept"
     PINNED = "pinned"

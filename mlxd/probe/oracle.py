@@ -6,7 +6,8 @@ necessary(R) is the smaller of
     telemetry, which says nothing to a model;
 (B) only where R sends back an answer of its own session: the same with the volatile spans cut out of what stands up to
     that answer, compared with that session's earlier requests alone, plus the tokens of every value among those spans
-    that is new or has changed.
+    that is new or has changed. A message that is volatile as a whole and moves to the end with every request, saying
+    what it said before, is cut out there too.
 
 At least 1. An answer sent back is read as the ids that were written, however its client spells it; to one that the
 model ended itself belongs the token that ended it. Nothing of the server under test is used, and nothing of a prefix
@@ -55,13 +56,13 @@ class Needed:
 @dataclass(frozen=True, slots=True)
 class _Answered:
     """An answer, and what was known when it had been given: `bare` sequences are those without volatile spans.
-    `whole`: one of the messages before it was such a span."""
+    `whole` has, by rule, what the last message before it said that is such a span as a whole."""
 
     message: Message
     tools: tuple[Tool, ...]
     values: Mapping[cuts.Place, str]
     bare: tuple[TokenIds, ...]
-    whole: bool
+    whole: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,8 @@ class Oracle:
             conversation = cuts.cut(whole, left).conversation
             found.append([prompt.ids, *self._spoken(ask, conversation, prompt, answer, raw, ended)])
         self._seen += found[0]
-        known, vanishing = cuts.values(spans, len(whole.messages)), any(span.whole for span in spans)
+        known = cuts.values(spans, len(whole.messages))
+        vanishing = {span.rule.name: span.text for span in spans if span.whole}
         self._answers[ask.session].append(_Answered(answer, whole.tools, known, tuple(found[1]), vanishing))
 
     # --- one request --------------------------------------------------------------------------------------------
@@ -164,6 +166,8 @@ class Oracle:
         whole = self._conversation(ask)
         spans = cuts.spans_of(whole)
         new = [span for span in cuts.telemetry(spans) if span.message > goes.at]
+        said = goes.records[-1].whole  # behind the answer alone it is what is asked
+        new += [one for one in spans if one.message > goes.at + 1 and said.get(one.rule.name) == one.text and one.whole]
         bare = self._render(ask, cuts.cut(whole, [*(span for span in spans if span.message <= goes.at), *new]))
         known = max(common(bare.ids, one) for record in goes.records for one in record.bare)
         before, now = goes.records[-1].values, cuts.values(spans, goes.at + 1)

@@ -31,6 +31,7 @@ from tests.tokenizers_in_code import text_model
 
 MODEL = text_model("channels")
 MOVING = policy_of("bind" + "".join(f"+rebind:{rule}+relocate:{rule}" for rule in BY_RULE)) or BIND
+OPENCLAW = openclaw_tail().text.partition("\n")[0]
 slow = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 days = st.integers(1, 28).map(lambda day: f"2026-11-{day:02d}")
@@ -38,6 +39,7 @@ words = st.sampled_from(
     ["Prune the pear.", "And the plum?", "ok", "Current date: 2026-11-05", "x\r\ny", "[message_id: 9]"]
 )
 hours = st.integers(10, 23).map(lambda hour: f"{hour}:05")
+tails = st.sampled_from(["none", "make"])
 statuses = st.sampled_from(["(clean)", " M pear.py", "?? plum.py"])
 
 
@@ -142,17 +144,20 @@ def _drifted(data: st.DataObject, message: Message) -> Message:
 @slow
 @given(data=st.data())
 def test_what_was_read_before_is_read_again(data: st.DataObject) -> None:
-    """A lineage whose dates, git status and message ids drift, whose tail comes and goes: each prompt begins with the
-    last one, but where the ledger says that the limit was reached."""
+    """A lineage whose dates, git status and message ids drift, whose tail comes, changes and goes: each prompt begins
+    with the last one, but where the ledger says that the limit was reached; and the tail that was sent is the last
+    that is read, no more than four before it."""
     client = Client()
     opening = data.draw(st.sampled_from([dated_system("2026-11-01"), git_system("(clean)")]))
     history = [opening, channel_message("m0", "Prune the pear.")]
     before: tuple[int, ...] = ()
     for number in range(6):
-        tail = [openclaw_tail()] if data.draw(st.booleans()) else []
+        tail = [openclaw_tail(data.draw(tails))] if data.draw(st.booleans()) else []
         bound = client.ask(*history, *tail)
         prompt = render(MODEL, bound.conversation)
         assert prompt.ids[: len(before)] == before or bound.ledger.limit_reached
+        read = [message.text for message in bound.conversation.messages if message.text.startswith(OPENCLAW)]
+        assert len(read) <= 4 + len(tail) and read[len(read) - len(tail) :] == [one.text for one in tail]
         before = prompt.ids[: prompt.header]
         minted = f"call_of_turn_{number:06d}"
         client.answered(minted)

@@ -110,6 +110,22 @@ def test_a_retained_message_must_be_there() -> None:
     assert lost(sent, dropped(bound.conversation, 1), bound.ledger) == [openclaw_tail("one: make").text]
 
 
+def test_a_tail_that_is_read_where_it_stood_must_be_there_and_say_the_same() -> None:
+    minted, *exchange = step()
+    client = Client()
+    client.ask(user("Prune the pear."), openclaw_tail())
+    client.answered(minted)
+    sent = talk(user("Prune the pear."), *exchange, openclaw_tail())
+    bound = client.ask(*sent.messages)
+    assert not lost(sent, bound.conversation, bound.ledger)
+    assert lost(sent, dropped(bound.conversation, 1), bound.ledger) == [openclaw_tail().text]
+    (entry,) = bound.ledger.entries
+    other = openclaw_tail("one: make")
+    swapped = talk(user("Prune the pear."), other, *exchange)
+    claimed = replace(bound.ledger, entries=(replace(entry, read=other.text),))
+    assert lost(sent, swapped, claimed) == [openclaw_tail().text]
+
+
 def test_calls_read_as_the_model_spoke_them_may_be_spelled_in_another_way() -> None:
     sent = talk(
         user("Hi"), assistant("", call("call_one", '{"path": "a", "replace_all": false}')), result("call_one", "x")

@@ -120,3 +120,22 @@ def test_cutting_leaves_all_but_the_spans(text: TextModel) -> None:
         "Current date: 2026-03-02",
         "Current date: 2026-03-03",
     ]
+
+
+def test_a_message_that_moves_to_the_end_unchanged_is_not_needed_again(text: TextModel) -> None:
+    """A changed one is, and one that stands behind the answer alone."""
+
+    def tail(says: str) -> Message:
+        return user(f"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>\n{says}\n<<<END_OPENCLAW_INTERNAL_CONTEXT>>>")
+
+    def needed(*new: Message) -> Needed:
+        oracle = Oracle(text)
+        first = Ask("one", (system(2), user("Plant."), tail("none")))
+        oracle.necessary(first)
+        oracle.answered(first, ANSWER, ended=True)
+        return oracle.necessary(Ask("one", (*first.messages[:-1], ANSWER, *new)))
+
+    moved, changed, gone = (needed(user("And now?"), *one) for one in ([tail("none")], [tail("make")], []))
+    assert moved.tokens == gone.tokens < changed.tokens
+    assert moved.floor == moved.tokens
+    assert needed(tail("none")).tokens > len(text.tokenizer.encode_field(tail("none")["content"]))

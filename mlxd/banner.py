@@ -14,7 +14,7 @@ def start_banner(config: Config, url: str, models: Sequence[str]) -> str:
     lines = [
         f"mlxd {__version__} is ready at {url}",
         f"  model{'s' if len(models) > 1 else ''}    {served}",
-        f"  clients  OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=any",
+        f"  clients  OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={'(mlxd keys add)' if config.require_key else 'any'}",
         f"  try      mlxd chat{_chat_flags(config, url)}",
         f"  state    {config.state_dir}",
         "  stop     Ctrl-C",

@@ -29,12 +29,22 @@ from mlxd import __version__, instance, log, runtime
 from mlxd.api import policy
 from mlxd.banner import start_banner
 from mlxd.config import Config
+from mlxd.config.addresses import reachable
+from mlxd.keys import access
 from mlxd.ledger.witness import Witness
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.recollection import recollected
 from mlxd.runtime import Runtime, served_models
 from mlxd.vitals import Vitals
-from mlxd.wiring import make_grammars, make_server, mlx_loader, named, scheduler_settings, tool_call_format
+from mlxd.wiring import (
+    guarded_access,
+    make_grammars,
+    make_server,
+    mlx_loader,
+    named,
+    scheduler_settings,
+    tool_call_format,
+)
 
 EXIT_UNSAFE = 70
 EXIT_ABORTED = 143
@@ -95,8 +105,10 @@ class Daemon:
 
     def serve(self) -> int:
         """Blocks until the end."""
-        policy.install(policy.Policy.of(self._config, admin_token(self._state)))
+        policy.install(policy.Policy.of(self._config, admin_token(self._state), secret_key(self._state)))
         self._runtime.ledger, self._runtime.echoes = recollected(self._config, self._state)
+        access.install(guarded_access(self._config, self._state))
+        self._runtime.ledger.tally = access.current().keyring.tally
         runtime.install(self._runtime)
         faulthandler.register(signal.SIGQUIT, file=self._stacks, all_threads=True)
         try:
@@ -107,6 +119,7 @@ class Daemon:
                 self._vitals.stop()
             instance.withdraw(self._state)
             ended = self._runtime.close()
+            access.current().keyring.close()
             runtime.install(None)
         if self._failure is not None:
             raise self._failure
@@ -141,8 +154,7 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        return f"http://{host}:{self._server.port}"
+        return f"http://{reachable(self._config.host)}:{self._server.port}"
 
     def _warm_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Brings in the default model, and its tokenizer beside it, before the first request asks for them."""

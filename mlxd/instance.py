@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hmac
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from mlxd.paths import StateDir, read_private, write_private
 from mlxd.start_errors import AlreadyRunning, UnsafeStateDir
 
+CHALLENGE = re.compile(r"[0-9a-f]{64}")
 TRIES, PAUSE_S = 10, 0.02
 """Another command's glance at the lock lasts microseconds; a daemon holds it for good."""
 
@@ -67,6 +70,11 @@ def find_running(state: StateDir) -> RunningDaemon | None:
     finally:
         os.close(descriptor)
     return RunningDaemon(_pid(state), _published_url(state))
+
+
+def proof(secret: bytes, challenge: str) -> str:
+    """What the daemon answers to a challenge: a command that is about to send it a token asks first."""
+    return hmac.new(secret, b"mlxd identity\0" + challenge.encode(), "sha256").hexdigest()
 
 
 def _open_lock(state: StateDir, flags: int) -> int:

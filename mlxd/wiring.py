@@ -15,7 +15,10 @@ from inference.ports import GrammarCompiler, ModelLoader, ModelRef, Tokenizer
 from inference.scheduler import SchedulerSettings
 from inference.streaming.dialects.choice import AUTO, NAMES
 from mlxd.catalog import named_models
-from mlxd.config import Config
+from mlxd.config import Config, is_loopback
+from mlxd.config.addresses import is_unspecified, reachable, refuse_unguarded
+from mlxd.keys.access import Access
+from mlxd.keys.key import Scope
 from mlxd.paths import StateDir
 from mlxd.start_errors import InvalidSetting, PortTaken
 from mlxd.transport import BindFailed, GateConfig, PortInUse, TransportLimits
@@ -105,8 +108,26 @@ def application(config: Config) -> Application:
     from mlxd.asgi import application as routed  # sets Django up, which reads the state directory
 
     settings.DATA_UPLOAD_MAX_MEMORY_SIZE = config.max_body_bytes
+    settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, *own_names(config)]  # the gate has compared, port and all
     resolve("/v1/models")
     return cast(Application, routed)
+
+
+def own_names(config: Config) -> frozenset[str]:
+    """What a Host header may call us besides the loopback names. Nobody can rebind an address: the one we listen on."""
+    unnamed = is_loopback(config.host) or is_unspecified(config.host)
+    bound = frozenset[str]() if unnamed else frozenset({reachable(config.host)})
+    return bound | frozenset(config.allowed_hosts)
+
+
+def guarded_access(config: Config, state: StateDir) -> Access:
+    """Who may come in, from the database. Django is set up by now. Raises `InvalidSetting` where other machines could
+    and nobody has a key."""
+    from mlxd.keys.opening import open_access
+
+    opened = open_access(state, opened=config.ledger)
+    refuse_unguarded(config, has_key=opened.keyring.opens(Scope.INFER))
+    return opened
 
 
 def make_server(config: Config, on_ready: Callable[[], None]) -> TransportServer:
@@ -122,7 +143,7 @@ def make_server(config: Config, on_ready: Callable[[], None]) -> TransportServer
             connections_unmetered=max(UNMETERED, config.max_connections_per_address),
             write_stall_s=config.slow_reader_s,
         ),
-        gate=GateConfig(hosts=frozenset(config.allowed_hosts), origins=frozenset(config.allowed_origins)),
+        gate=GateConfig(hosts=own_names(config), origins=frozenset(config.allowed_origins)),
         on_ready=on_ready,
     )
     try:

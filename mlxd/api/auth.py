@@ -1,20 +1,26 @@
 """Who may call which operation. Every operation carries one of these; `checks` refuses to start without.
 
-Credentials are compared by digest in constant time, whatever header carried them, and are neither kept nor logged.
+Credentials are compared by digest, whatever header carried them, and are neither kept nor logged. What an auth returns
+is the `Caller`, which the operation finds with `caller_of`.
 """
 
 from __future__ import annotations
 
 import hmac
+import math
+import time
 from typing import Final
 
 from django.http import HttpRequest
 
 from mlxd.api import policy
-from mlxd.api.errors import InsufficientScope, InvalidKey
+from mlxd.api.errors import InsufficientScope, InvalidKey, TooOften
+from mlxd.api.facts import facts_of
+from mlxd.keys import access
+from mlxd.keys.access import ADMIN, KEYLESS, Caller
+from mlxd.keys.key import ApiKey, Scope, digest
 
 OURS: Final = "mlxd_"
-ADMIN: Final = "mlxd_admin_"
 _CARRIERS: Final = ("X-Api-Key", "Api-Key")
 
 
@@ -27,34 +33,78 @@ def credentials(request: HttpRequest) -> set[str]:
     return found - {""}
 
 
+def caller_of(request: HttpRequest) -> Caller:
+    """Who the operation's auth found out."""
+    found = getattr(request, "auth", None)
+    return found if isinstance(found, Caller) else KEYLESS
+
+
 class Public:
     """Explicitly open to everyone who passed the gate."""
 
-    async def __call__(self, request: HttpRequest) -> str:
-        return "public"
+    async def __call__(self, request: HttpRequest) -> Caller:
+        return KEYLESS
 
 
 class AnyKey:
-    """Inference on loopback: any key or none. A key that looks like ours must be ours; a typo is not silent."""
+    """Inference. On loopback any key or none does, unless one is required; one that looks like ours must be ours: a
+    typo is not silent. Cookies count for nothing here."""
 
-    async def __call__(self, request: HttpRequest) -> str:
-        if any(key.startswith(OURS) for key in credentials(request)):
-            raise InvalidKey("This key is not known here. Any key that does not start with mlxd_ is accepted.")
-        return "keyless"
+    async def __call__(self, request: HttpRequest) -> Caller:
+        found = credentials(request)
+        if not any(secret.startswith(OURS) for secret in found):
+            if policy.current().require_key:
+                raise InvalidKey("A key of this server is required. `mlxd keys add` makes one.")
+            return KEYLESS
+        secret = _the_one(found)
+        if is_admin_token(secret):
+            raise InsufficientScope("The admin token is not for inference. `mlxd keys add` makes a key that is.")
+        key = _good_key(request, secret, Scope.INFER)
+        wait_s = access.current().keyring.admit(key)
+        if wait_s:
+            message = f"This key may send {key.requests_per_minute} requests a minute."
+            raise TooOften(message, retry_after_s=math.ceil(wait_s))
+        return Caller(client=key.id, key=key)
 
 
 class AdminBearer:
-    """The admin token, on loopback too: a local process or a page in a browser is not the admin."""
+    """The admin token or a key of that scope, on loopback too: a local process or a page in a browser is not the
+    admin."""
 
-    async def __call__(self, request: HttpRequest) -> str:
+    async def __call__(self, request: HttpRequest) -> Caller:
         found = credentials(request)
-        if len(found) != 1:
-            message = "Two different keys were sent." if found else "The admin token is required."
-            raise InvalidKey(f"{message} Send Authorization: Bearer with the token from admin.token.")
-        (token,) = found
-        expected = policy.current().admin_digest
-        if expected is not None and hmac.compare_digest(policy.digest(token), expected):
-            return "admin"
-        if token.startswith(OURS) and not token.startswith(ADMIN):
-            raise InsufficientScope("This key is not for the admin API.")
-        raise InvalidKey("The admin token is wrong.")
+        if not found:
+            raise InvalidKey("The admin token is required. Send Authorization: Bearer with the token of admin.token.")
+        secret = _the_one(found)
+        if is_admin_token(secret):
+            return ADMIN
+        if not secret.startswith(OURS):
+            raise InvalidKey("The admin token is wrong.")
+        key = _good_key(request, secret, Scope.ADMIN)
+        access.current().keyring.admit(key)
+        return Caller(client=key.id, key=key, admin=True)
+
+
+def is_admin_token(secret: str) -> bool:
+    expected = policy.current().admin_digest
+    return expected is not None and hmac.compare_digest(digest(secret), expected)
+
+
+def _the_one(found: set[str]) -> str:
+    if len(found) != 1:
+        raise InvalidKey("Two different keys were sent.")
+    (secret,) = found
+    return secret
+
+
+def _good_key(request: HttpRequest, secret: str, scope: Scope) -> ApiKey:
+    """The key of a credential that looks like ours. Raises `InvalidKey` or `InsufficientScope`."""
+    key = access.current().keyring.find(digest(secret))
+    if key is None:
+        raise InvalidKey("This key is not known here: mistyped, or removed. `mlxd keys ls` lists those there are.")
+    facts_of(getattr(request, "scope", {})).key_id = key.id
+    if key.expired(time.time()):
+        raise InvalidKey("This key has expired.")
+    if scope not in key.scopes:
+        raise InsufficientScope(f"This key has no scope {scope.value!r}.")
+    return key

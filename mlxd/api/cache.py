@@ -28,6 +28,7 @@ from mlxd.api.sessions import fields_of, header_map, name_of, session_of
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
 from mlxd.conversing import Asking
+from mlxd.keys import access
 
 router = Router(tags=["cache"])
 admin = AdminBearer()
@@ -78,7 +79,7 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
         body_bytes=len(raw),
         session=session.given_name,
         conv=session.name,
-        salt=cache_salt(ask.body, KEYLESS),
+        salt=cache_salt(ask.body, access.KEYLESS),
         volatile=drift.wanted(headers, served.id),
         counted=False,
     )

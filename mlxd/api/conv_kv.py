@@ -19,7 +19,7 @@ from inference.engine.fingerprint import fingerprint
 from inference.errors import BusyError
 from inference.prefix_store import PrefixStore, Refused, SavedConversation, SavedConversations
 from mlxd import runtime
-from mlxd.api.auth import AnyKey
+from mlxd.api.auth import AnyKey, caller_of
 from mlxd.api.errors import Conflict, InvalidField, NotFound
 from mlxd.api.generate import KEYLESS
 from mlxd.api.schemas.types import Body, Name
@@ -59,9 +59,10 @@ class Unavailable(BusyError):
 async def save(request: ASGIRequest) -> dict[str, Any]:
     """What it is called may stand wherever a chat request has it. Again: it is brought up to date."""
     body = parse_object(request.body)
+    owner = caller_of(request).client
     told, name = _named(request, body)
     title = validate(SaveRequest, body).title
-    done = await on_disk(lambda saved: saved.save(name, KEYLESS, told, title))
+    done = await on_disk(lambda saved: saved.save(name, owner, told, title))
     if done is None:
         raise NotFound("Nothing is held of such a conversation. It can be saved once it has had an answer.")
     if isinstance(done, Refused):
@@ -73,9 +74,10 @@ async def save(request: ASGIRequest) -> dict[str, Any]:
 async def load(request: ASGIRequest) -> dict[str, Any]:
     """Answers when it is there. Without it the next request finds it on the disk all the same, and waits for it."""
     body = parse_object(request.body)
+    owner = caller_of(request).client
     _, name = _named(request, body)
     model = validate(LoadRequest, body).model
-    found = await on_disk(lambda saved: saved.recall(name, KEYLESS))
+    found = await on_disk(lambda saved: saved.recall(name, owner))
     if found is None:
         raise NotFound(UNKNOWN)
     await _check_model(found.saved, model)
@@ -89,14 +91,19 @@ async def load(request: ASGIRequest) -> dict[str, Any]:
 
 @router.get("/stats", auth=any_key, summary="The saved conversations, the last saved first")
 async def stats(request: ASGIRequest) -> dict[str, Any]:
+    """A key's own. Those without one are many: they see how many there are, and the one they name in a header."""
+    owner = caller_of(request).client
     try:
-        found = await on_disk(lambda saved: saved.totals(KEYLESS))
+        found = await on_disk(lambda saved: saved.totals(owner))
     except Conflict:
         return {"object": "list", "enabled": False, "data": []}
+    named = session_of({}, header_map(request.scope["headers"]), owner, _knows(owner))
+    seen = [one for one in found.conversations if owner != KEYLESS or one.name == named.name]
     return {
         "object": "list",
         "enabled": True,
-        "data": [_shown(one) for one in found.conversations],
+        "data": [_shown(one) for one in seen],
+        "count": len(found.conversations),
         "bytes": found.nbytes,
         "limit_bytes": found.limit_bytes,
         "outage": found.outage,
@@ -106,8 +113,9 @@ async def stats(request: ASGIRequest) -> dict[str, Any]:
 @router.delete("/{path:conversation_id}", auth=any_key, summary="Let a saved conversation go")
 async def delete(request: ASGIRequest, conversation_id: str) -> dict[str, Any]:
     """What only it had on the disk is removed. What is in memory stays, and the conversation can go on."""
-    name = name_of(KEYLESS, conversation_id, _knows())
-    freed_bytes = await on_disk(lambda saved: saved.delete(name, KEYLESS))
+    owner = caller_of(request).client
+    name = name_of(owner, conversation_id, _knows(owner))
+    freed_bytes = await on_disk(lambda saved: saved.delete(name, owner))
     if freed_bytes is None:
         raise NotFound(UNKNOWN)
     return {"object": "conv_kv.deleted", "id": conversation_id, "deleted": True, "freed_bytes": freed_bytes}
@@ -115,14 +123,15 @@ async def delete(request: ASGIRequest, conversation_id: str) -> dict[str, Any]:
 
 def _named(request: ASGIRequest, body: dict[str, Any]) -> tuple[str, str]:
     """What the client calls a conversation, and what it is called here."""
-    session = session_of(body, header_map(request.scope["headers"]), KEYLESS, _knows())
+    client = caller_of(request).client
+    session = session_of(body, header_map(request.scope["headers"]), client, _knows(client))
     if not session.given:
         raise InvalidField(f"Name the conversation: one of {', '.join(BODY_FIELDS)}.", param="conversation_id")
     return session.id, session.name
 
 
-def _knows() -> Callable[[str], bool]:
-    return partial(runtime.current().ledger.knows, KEYLESS)
+def _knows(client: str) -> Callable[[str], bool]:
+    return partial(runtime.current().ledger.knows, client)
 
 
 async def _check_model(saved: SavedConversation, wanted: str | None) -> None:

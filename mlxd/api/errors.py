@@ -18,6 +18,7 @@ from inference.errors import (
     ModelNotFound,
     RequestError,
 )
+from inference.scheduler import Ended, ModelInUse
 from mlxd.error_shapes import busy_status, error_body, error_response
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,12 @@ class InsufficientScope(RequestError):
     code = "insufficient_scope"
 
 
+class TooOften(BusyError):
+    """The caller comes more often than it may. `retry_after_s` says when it may come again."""
+
+    code = "rate_limit_exceeded"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """How one branch of the error tree is answered. `busy` takes the route's own busy status."""
@@ -82,6 +89,9 @@ RULES: Final[dict[type[InferenceError], Rule]] = {
     ModelNotFound: Rule(404),
     NotFound: Rule(404),
     Conflict: Rule(409),
+    ModelInUse: Rule(409, permanent=True),
+    Ended: Rule(409, permanent=True),
+    TooOften: Rule(429),
     BusyError: Rule(busy=True),
     ModelError: Rule(400, permanent=True),
     EngineError: Rule(500),

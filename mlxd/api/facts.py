@@ -20,7 +20,8 @@ UNROUTED: Final = "(none)"
 class Facts:
     """Filled on the way; `reducer` tells how a generation ended. `error` is a code, not a message.
 
-    `conv` names the conversation by a digest, `spans` is what became of its volatile text.
+    `conv` names the conversation by a digest, `key_id` the key that was sent, `spans` is what became of its volatile
+    text.
     """
 
     route: str = UNROUTED
@@ -28,6 +29,7 @@ class Facts:
     stream: bool | None = None
     prompt: Prompt | None = None
     conv: str | None = None
+    key_id: str | None = None
     refused: str | None = None
     reducer: Reducer | None = None
     spans: SpanLedger | None = None
@@ -45,6 +47,7 @@ class Facts:
             "stream": self.stream,
             "prompt_tokens": None if self.prompt is None else len(self.prompt),
             "conv": self.conv,
+            "key_id": self.key_id,
             "error": self.error,
             **drift.figures(self.spans),
         }

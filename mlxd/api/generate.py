@@ -12,6 +12,7 @@ from typing import Final
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
+from inference.errors import ModelNotFound
 from inference.events import Admitted, Event, Failed
 from inference.messages import Conversation
 from inference.params import GenerationParams
@@ -19,6 +20,7 @@ from inference.ports import Tokenizer
 from inference.tokens import TokenIds
 from mlxd import runtime
 from mlxd.api import drift, ignored, policy, small_model
+from mlxd.api.auth import caller_of
 from mlxd.api.chunks import Envelope, Reducer, Shape
 from mlxd.api.facts import facts_of
 from mlxd.api.logit_bias import read_bias
@@ -32,13 +34,15 @@ from mlxd.api.sse import EventStream
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
 from mlxd.api.wire import dump, new_id
+from mlxd.keys.access import Caller
+from mlxd.runtime import ServedModel
 
 OFF_LOOP_BYTES: Final = 1024 * 1024
 ADMITTED_WAIT_S: Final = 2.0
 """Headers wait this long for the cache's verdict; then they say that there is none."""
 
 KEYLESS: Final = ""
-"""The fair-queue key of everyone without an API key: they share the whole queue (T59)."""
+"""The client that everyone without a key of ours is: they share the whole queue (T59)."""
 STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -99,20 +103,22 @@ def request_id(request: ASGIRequest) -> str:
 async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     """The answer: folded, or headers only with the generation left in the slot. Cancels what it does not hand over."""
     headers = header_map(request.scope["headers"])
-    running = runtime.current()
-    session = session_of(fields_of(ask.body), headers, KEYLESS, partial(running.ledger.knows, KEYLESS))
+    running, caller = runtime.current(), caller_of(request)
+    client = caller.client
+    served = _allowed(caller, running.resolve(ask.body.model))
+    session = session_of(fields_of(ask.body), headers, client, partial(running.ledger.knows, client))
     generation = await running.open(
         model=ask.body.model,
         conversation=ask.conversation,
         raw_prompt=ask.raw_prompt,
         params=ask.params,
-        client=KEYLESS,
+        client=client,
         request_id=request_id(request),
         body_bytes=ask.body_bytes,
         session=session.given_name,
         conv=session.name,
-        salt=cache_salt(ask.body, KEYLESS),
-        volatile=drift.wanted(headers, running.resolve(ask.body.model).id),
+        salt=cache_salt(ask.body, caller),
+        volatile=drift.wanted(headers, served.id),
     )
     spans, placed = generation.known.spans, generation.known.placed
     session = session.known_as(placed.session if placed is not None else None)
@@ -142,9 +148,18 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     return response
 
 
-def cache_salt(body: GenerationRequest, client: str) -> bytes:
-    """Parts who must not learn from timing what others asked; b"" is the part of everyone who asks for none."""
-    return session_name(client, body.cache_salt).encode() if body.cache_salt else b""
+def cache_salt(body: GenerationRequest, caller: Caller) -> bytes:
+    """Parts who must not learn from timing what others asked (T45); b"" is the part of everyone without a key who asks
+    for none."""
+    own = b"" if caller.key is None else caller.key.salt(policy.current().secret)
+    return own + (session_name(caller.client, body.cache_salt).encode() if body.cache_salt else b"")
+
+
+def _allowed(caller: Caller, served: ServedModel) -> ServedModel:
+    """The model, unless the caller's key is for others. Raises `ModelNotFound`."""
+    if caller.key is not None and not caller.may_use(served.id):
+        raise ModelNotFound(f"This key is for other models: {', '.join(caller.key.models)[:256]}.", param="model")
+    return served
 
 
 def _raise_early(opening: tuple[Event, ...]) -> None:

@@ -8,7 +8,10 @@ from ninja import Router
 
 from inference.errors import ModelLoading
 from mlxd import runtime
+from mlxd.api import policy
 from mlxd.api.auth import Public
+from mlxd.api.errors import InvalidField
+from mlxd.instance import CHALLENGE, proof
 
 router = Router(tags=["health"])
 public = Public()
@@ -34,6 +37,14 @@ async def health(request: ASGIRequest) -> JsonResponse:
         return JsonResponse({"status": "dead", "ready": False}, status=503)
     is_ready, reason = _readiness()
     return JsonResponse({"status": "ok" if is_ready else reason, "ready": is_ready})
+
+
+@router.get("/identity", auth=public, summary="Proves that this is the daemon of a state directory")
+async def identity(request: ASGIRequest, challenge: str = "") -> JsonResponse:
+    """Only who can read the directory's secret can tell whether the proof is right, or make one (T20)."""
+    if not CHALLENGE.fullmatch(challenge):
+        raise InvalidField("challenge is 64 hex digits.", param="challenge")
+    return JsonResponse({"proof": proof(policy.current().secret, challenge)})
 
 
 def _alive() -> bool:

@@ -14,7 +14,7 @@ from inference.errors import ModelNotFound, UnsupportedParameter
 from inference.messages import Conversation
 from mlxd import runtime
 from mlxd.api import policy
-from mlxd.api.auth import AnyKey
+from mlxd.api.auth import AnyKey, caller_of
 from mlxd.api.chunks import ChatShape, CompletionShape
 from mlxd.api.convert import convert_chat
 from mlxd.api.formats import alone, read_format, shape_answer
@@ -83,14 +83,16 @@ async def ask_completion(raw: bytes) -> Ask:
 
 @router.get("/models", auth=any_key, summary="The models served here")
 async def models(request: ASGIRequest) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(model) for model in runtime.current().models]}
+    caller = caller_of(request)
+    served = runtime.current().models
+    return {"object": "list", "data": [_model(model) for model in served if caller.may_use(model.id)]}
 
 
 @router.get("/models/{path:model_id}", auth=any_key, summary="One model")
 async def model(request: ASGIRequest, model_id: str) -> dict[str, Any]:
     """Only what is listed is found: unlike a request, a look-up is not answered with another model."""
     found = next((served for served in runtime.current().models if served.answers_to(model_id)), None)
-    if found is None:
+    if found is None or not caller_of(request).may_use(found.id):
         raise ModelNotFound("There is no model of this name here.", param="model")
     return _model(found)
 

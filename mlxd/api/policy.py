@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 from inference.conversation.volatile_policy import BIND, KNOWN, policy_of
 from mlxd.config import Config
+from mlxd.keys.key import digest
 from mlxd.start_errors import InvalidSetting
+
+__all__ = ["Policy", "current", "digest", "install"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,8 @@ class Policy:
 
     `strip_thinking`: reasoning is left out of answers. `volatile` names what is done with drifting text in prompts,
     `volatile_of` the same for models by their ids. `admin_digest` is the SHA-256 of the admin token; without one nobody
-    is the admin.
+    is the admin. `require_key`: nobody gets an answer without a key of ours. What is computed for a key is parted from
+    the rest under `secret`.
     """
 
     sampling: Mapping[str, float | int] = field(default_factory=dict)
@@ -29,9 +32,11 @@ class Policy:
     volatile_of: Mapping[str, str] = field(default_factory=dict)
     keepalive_s: float = 5.0
     admin_digest: bytes | None = None
+    require_key: bool = False
+    secret: bytes = field(default=b"", repr=False)
 
     @classmethod
-    def of(cls, config: Config, admin_token: str) -> Self:
+    def of(cls, config: Config, admin_token: str, secret: str = "") -> Self:
         """Raises `InvalidSetting`."""
         return cls(
             sampling=config.sampling_defaults(),
@@ -42,6 +47,8 @@ class Policy:
             volatile_of=dict(map(_volatile_of, config.volatile_models)),
             keepalive_s=config.keepalive_s,
             admin_digest=digest(admin_token),
+            require_key=config.require_key,
+            secret=secret.encode(),
         )
 
 
@@ -51,10 +58,6 @@ def _volatile_of(setting: str) -> tuple[str, str]:
     if not model_id or policy_of(name) is None:
         raise InvalidSetting(f"--volatile-model {setting[:64]!r} is not ID=POLICY.", cure=f"POLICY is one of: {KNOWN}.")
     return model_id, name
-
-
-def digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 
 _current = Policy()

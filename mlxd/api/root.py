@@ -9,7 +9,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from inference.errors import InferenceError
 from mlxd import __version__
-from mlxd.api import admin, cache, conv_kv, healing, health, ledger, openai
+from mlxd.api import admin, cache, conv_kv, healing, health, keys, ledger, openai
 from mlxd.api.errors import InvalidBody, InvalidKey, http_response, log_unexpected
 from mlxd.api.facts import facts_of
 
@@ -21,6 +21,7 @@ api.add_router("/api", admin.router)
 api.add_router("/api/cache", cache.router)
 api.add_router("/api", ledger.router)
 api.add_router("/api", healing.router)
+api.add_router("/api", keys.router)
 
 
 def _request_id(request: HttpRequest) -> str:

@@ -16,9 +16,19 @@ class ServingKnobs:
     """Who may connect, which models answer, how long anybody waits."""
 
     host: Annotated[
-        str, About(LISTEN, "Address to listen on. Only loopback addresses are accepted until API keys exist.")
+        str,
+        About(
+            LISTEN,
+            "Address to listen on. One that other machines can reach needs `require_key` and a key (`mlxd keys add`).",
+        ),
     ] = "127.0.0.1"
     port: Annotated[int, About(LISTEN, "TCP port; 0 takes any free one.", 0, 65535)] = 8080
+    require_key: Annotated[
+        bool,
+        About(
+            LISTEN, "Answer only requests that bring a key of `mlxd keys add`. Off: on loopback any key or none does."
+        ),
+    ] = False
     allowed_hosts: Annotated[
         tuple[str, ...],
         About(LISTEN, "More names a Host header may carry, besides the loopback names.", flag="allowed-host"),

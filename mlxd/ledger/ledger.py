@@ -87,6 +87,8 @@ class Ledger:
         self._lineage = lineage or Lineage()
         self._why = why
         self._set_aside = set_aside
+        self.tally: Callable[[GenerationRecord], None] = lambda _: None
+        """Hears of every generation that has ended, on the loop."""
 
     def place(self, asked: Asked | None, whose: Whose) -> Known:
         """Where a request stands among the turns that are known; nowhere if it cannot become a turn (None)."""
@@ -106,12 +108,14 @@ class Ledger:
         self, record: GenerationRecord, placed: Placed, answers: Sequence[bytes], said: Sequence[Said] = ()
     ) -> None:
         """Takes a finished turn into the lineage, and with what was said in it onto the disk."""
+        self.tally(record)
         turn = self._lineage.commit(placed, answers)
         if self._disk is not None:
             await self._disk.keep(turn, record, said, named=placed.asked.named)
 
     def note(self, record: GenerationRecord, said: Sequence[Said] = ()) -> None:
         """Writes down a generation that became no turn."""
+        self.tally(record)
         if self._disk is not None:
             self._disk.note(record, said)
 

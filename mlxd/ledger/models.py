@@ -1,7 +1,7 @@
 """The tables. What a client or a model wrote is in `Spoken`, `Memory` and `Difference` alone; all others hold figures,
 ids, hashes and names of ours. A verdict may have the name of a tool.
 
-`owner` is the name of the key a request came with, "" for everyone without one. Rows are looked up by (owner, id).
+`owner` is the id of the key a request came with, "" for everyone without one. Rows are looked up by (owner, id).
 """
 
 from __future__ import annotations
@@ -129,3 +129,30 @@ class Difference(models.Model):
     before = models.TextField()
     sent = models.TextField()
     stored = models.TextField()
+
+
+class Key(models.Model):
+    """A named key, without the key: `digest` is its SHA-256, `id` the first 8 hex digits of that. `scopes` are words
+    with commas between them, `allowed_models` JSON. The counts are what it was used for since it was made."""
+
+    id = models.CharField(primary_key=True, max_length=8)
+    digest = models.BinaryField(max_length=32, unique=True)
+    name = models.CharField(unique=True, max_length=64)
+    scopes = models.CharField(max_length=128)
+    allowed_models = models.JSONField(default=list)
+    requests_per_minute = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)
+    requests = models.PositiveBigIntegerField(default=0)
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    cached_tokens = models.PositiveBigIntegerField(default=0)
+    completion_tokens = models.PositiveBigIntegerField(default=0)
+
+
+class BrowserSession(models.Model):
+    """A browser that an admin opened: `digest` is the SHA-256 of what its cookie holds."""
+
+    digest = models.BinaryField(primary_key=True, max_length=32)
+    created_at = models.DateTimeField()
+    seen_at = models.DateTimeField()

@@ -37,8 +37,10 @@ def post(served: ServedDaemon, act: str, body: object, **named: str) -> httpx.Re
     return httpx.post(f"{served.url}/v1/conv_kv/{act}", content=raw, headers=headers, timeout=60)
 
 
-def stats(served: ServedDaemon) -> dict[str, Any]:
-    told: dict[str, Any] = httpx.get(f"{served.url}/v1/conv_kv/stats", timeout=60).raise_for_status().json()
+def stats(served: ServedDaemon, **named: str) -> dict[str, Any]:
+    """Without a key one sees the conversation that one names, and how many there are."""
+    url, headers = f"{served.url}/v1/conv_kv/stats", named or {"X-Conv-Id": "the one"}
+    told: dict[str, Any] = httpx.get(url, headers=headers, timeout=60).raise_for_status().json()
     return told
 
 
@@ -134,6 +136,7 @@ def test_a_broken_file_and_another_model_are_told(serve: Callable[..., ServedDae
         assert code_of(post(served, "load", {"conversation_id": "the one"})) == (409, "other_model")
         (kept,) = stats(served)["data"]
         assert kept["model"] == saved["model"]
+        assert stats(served, Accept="*/*") == {**stats(served), "data": []}, "nothing is listed for everybody"
 
 
 def test_without_a_disk_nothing_can_be_saved(serve: Callable[..., ServedDaemon]) -> None:

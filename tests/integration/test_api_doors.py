@@ -103,7 +103,6 @@ async def test_inference_takes_any_key_or_none(headers: dict[str, str]) -> None:
         {"x-api-key": "mlxd_sk_typo"},
         {"api-key": "mlxd_sk_typo"},
         {"authorization": "Bearer dummy", "x-api-key": "mlxd_sk_typo"},
-        {"authorization": f"Bearer {TOKEN}"},
     ],
 )
 async def test_a_key_that_looks_like_ours_must_be_ours(stand_in: StandIn, headers: dict[str, str]) -> None:
@@ -135,7 +134,7 @@ async def test_the_admin_gets_in(headers: dict[str, str]) -> None:
         ({"authorization": f"Bearer {TOKEN[:-1]}"}, 401),
         ({"authorization": "Bearer mlxd_admin_"}, 401),
         ({"authorization": f"Bearer {TOKEN}", "x-api-key": "other"}, 401),
-        ({"authorization": "Bearer mlxd_sk_" + "k" * 43}, 403),
+        ({"authorization": "Bearer mlxd_sk_" + "k" * 43}, 401),
         ({"cookie": f"mlxd_session_8080={TOKEN}"}, 401),
     ],
 )

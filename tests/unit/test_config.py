@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from inference.params import SamplingParams
 from mlxd.config import KNOBS, Config, is_loopback, refuse_exposed_host
+from mlxd.config.addresses import reachable, refuse_unguarded
 from mlxd.config.knobs import BY_NAME, GROUPS, SAMPLING_NAMES
 from mlxd.config.load import Origin, load, size_bytes
 from mlxd.start_errors import InvalidSetting
@@ -125,6 +126,24 @@ def test_loopback_addresses(host, tmp_path):
 def test_everything_else_is_refused_and_both_settings_are_named(host, tmp_path):
     with pytest.raises(InvalidSetting, match=r"`host`.*`require_key`"):
         refuse_exposed_host(Config(state_dir=tmp_path, host=host))
+    guarded = Config(state_dir=tmp_path, host=host, require_key=True)
+    refuse_exposed_host(guarded)
+    refuse_unguarded(guarded, has_key=True)
+    with pytest.raises(InvalidSetting, match="no key yet"):
+        refuse_unguarded(guarded, has_key=False)
+
+
+def test_a_key_is_needed_only_where_others_can_come(tmp_path):
+    refuse_unguarded(Config(state_dir=tmp_path, require_key=True), has_key=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("[::1]", "[::1]"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"),
+     ("192.168.1.2", "192.168.1.2"), ("localhost", "localhost")],
+)  # fmt: skip
+def test_nobody_is_told_to_connect_to_all_addresses(host, url):
+    assert reachable(host) == url
 
 
 @given(

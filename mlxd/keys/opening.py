@@ -1,0 +1,35 @@
+"""What a process starts with: the keys and open browsers that earlier ones kept. Imported once Django is set up."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import structlog
+from django.db import DatabaseError, connection
+
+from mlxd.keys import rows
+from mlxd.keys.access import Access
+from mlxd.keys.keyring import Keyring
+from mlxd.keys.shelf import SqliteKeys
+from mlxd.ledger.journal import outage_name
+from mlxd.paths import StateDir
+
+log = structlog.get_logger(__name__)
+
+
+def open_access(state: StateDir, *, opened: bool) -> Access:
+    """`opened`: the database is ready already. Blocks. Raises `StartError`.
+
+    Where the disk fails nobody's key is known, and none opens anything.
+    """
+    shelf = SqliteKeys(state.database, opened=opened)
+    try:
+        if not opened and not state.database.exists():  # nothing is kept yet, and perhaps never will be
+            return Access(Keyring(shelf))
+        shelf.open()
+        return Access(Keyring(shelf, rows.stored_keys()))
+    except (DatabaseError, sqlite3.Error, OSError) as error:
+        log.error("keys_not_read", reason=outage_name(error))
+        return Access(Keyring(shelf))
+    finally:
+        connection.close()

@@ -49,7 +49,8 @@ DATABASES: dict[str, dict[str, object]] = {
             "transaction_mode": "IMMEDIATE",  # deferred ones fail when they begin to write (27 % of four writers')
             "init_command": (
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA journal_size_limit=67108864;"
-                " PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8000; PRAGMA secure_delete=ON"
+                " PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8000; PRAGMA secure_delete=ON;"
+                " PRAGMA wal_autocheckpoint=8000"  # mlxd.ledger.log_upkeep does it long before, beside the writer
             ),
         },
     }

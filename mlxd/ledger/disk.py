@@ -20,6 +20,7 @@ from mlxd.ledger.content import content_write, session_delete, stored_memories
 from mlxd.ledger.database import lay_out_log, open_database
 from mlxd.ledger.journal import Journal, JournalView, Write, outage_name
 from mlxd.ledger.ledger import Ledger, LedgerUnavailable
+from mlxd.ledger.log_upkeep import LogUpkeep
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.retention import sweep
 from mlxd.ledger.rows import generation_write, stored_turns, turn_write
@@ -49,16 +50,18 @@ def open_ledger(path: Path, *, days: float) -> Ledger:
         return Ledger(why=outage_name(error))
     finally:
         connection.close()
-    journal = Journal(first=lay_out_log, chore=partial(sweep, days))
-    return Ledger(SqliteDisk(journal, shelf), lineage, set_aside=set_aside)
+    upkeep = LogUpkeep()
+    journal = Journal(first=lay_out_log, chore=partial(sweep, days), wrote=upkeep.wrote)
+    return Ledger(SqliteDisk(journal, shelf, upkeep), lineage, set_aside=set_aside)
 
 
 class SqliteDisk:
     """The database that Django's settings name."""
 
-    def __init__(self, journal: Journal, shelf: Shelf) -> None:
+    def __init__(self, journal: Journal, shelf: Shelf, upkeep: LogUpkeep) -> None:
         self._journal = journal
         self._shelf = shelf
+        self._upkeep = upkeep
         self._reader = ThreadPoolExecutor(1, "ledger-read")
         self._closed = False
         journal.start()
@@ -123,5 +126,6 @@ class SqliteDisk:
         self._closed = True
         if not self._journal.stop():
             log.error("ledger_not_complete", **asdict(self._journal.view()))
+        self._upkeep.close()
         self._reader.submit(connection.close)
         self._reader.shutdown(wait=False)

@@ -52,13 +52,17 @@ class JournalView:
 
 
 class Journal:
-    """`put` is for any thread and never blocks. `chore` runs now and then when nothing waits; True: there is more."""
+    """`put` is for any thread and never blocks. `chore` runs now and then when nothing waits; True: there is more.
+
+    `wrote` hears how many writes became safe, after those who waited for them.
+    """
 
     def __init__(
         self,
         *,
         first: Write | None = None,
         chore: Chore | None = None,
+        wrote: Callable[[int], None] | None = None,
         chore_s: float = CHORE_S,
         retry_s: float = RETRY_S,
         stall_s: float = STALL_S,
@@ -66,6 +70,7 @@ class Journal:
     ) -> None:
         self._first = first
         self._chore = chore
+        self._wrote = wrote
         self._chore_s = chore_s
         self._chore_due_s = 0.0
         self._retry_s = retry_s
@@ -198,6 +203,8 @@ class Journal:
             self._view = replace(view, state="ok", written=view.written + len(batch), batches=view.batches + 1)
         for _, ticket in batch:
             ticket.settle(durable=True)
+        if self._wrote is not None:
+            self._wrote(len(batch))
         if recovered:
             log.info("ledger_recovered")
 

@@ -1,0 +1,65 @@
+"""Takes the write-ahead log into the database beside the thread that writes, so that no answer waits for it.
+
+SQLite does it by itself within the commit that makes the log long: two more syncs and a thousand pages, for which all
+waited who had an answer to end. A passive checkpoint holds up no writer. The log begins anew once all of it was taken
+over and nobody reads in it, so one that was overtaken by writes is repeated.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Final
+
+import structlog
+from django.db import DatabaseError, connection
+
+from mlxd.ledger.journal import outage_name
+
+EVERY_WRITES: Final = 20
+"""Two dozen pages each: half of the log's length, so that it does not grow while it is taken over."""
+MAX_REPEATS: Final = 4
+CLOSE_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class LogUpkeep:
+    """`wrote` is for the thread that writes, and never waits."""
+
+    def __init__(self, every_writes: int = EVERY_WRITES) -> None:
+        self._every_writes = every_writes
+        self._writes = 0
+        self._busy = threading.Event()
+        self._thread = ThreadPoolExecutor(1, "ledger-log")
+
+    def wrote(self, count: int) -> None:
+        """So many writes are in the log that were not."""
+        self._writes += count
+        if self._writes >= self._every_writes and not self._busy.is_set():
+            self._writes = 0
+            self._busy.set()
+            self._thread.submit(self._take_over)
+
+    def close(self) -> None:
+        """Waits a while for what is under way."""
+        wait([self._thread.submit(connection.close)], CLOSE_S)
+        self._thread.shutdown(wait=False)
+
+    def _take_over(self) -> None:
+        try:
+            for _ in range(MAX_REPEATS):
+                if take_over() == 0:
+                    return
+        except DatabaseError as error:
+            log.warning("log_not_taken_over", reason=outage_name(error))
+            connection.close()  # the file may be another one when it works again
+        finally:
+            self._busy.clear()
+
+
+def take_over() -> int:
+    """Takes over what no reader holds back; how many pages were left."""
+    with connection.cursor() as cursor:
+        _, pages, taken = cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return max(0, int(pages) - int(taken))

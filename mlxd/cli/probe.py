@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlxd.cli.options import state_dir_option
+from mlxd.cli.probe_restart import restart
 from mlxd.probe.scenarios import SCENARIOS
 from mlxd.start_errors import StartError
 
@@ -39,8 +40,11 @@ def probe() -> None:
 
     `mlxd probe` plays all scenarios against the mlxd on this machine, `mlxd probe normal fanout` those two,
     `--traffic DIR` what clients were recorded to send, `--base-url` against any server of the OpenAI chat API.
-    `mlxd probe diff A B` says where two requests part.
+    `mlxd probe diff A B` says where two requests part, `mlxd probe restart` what is computed again behind an end.
     """
+
+
+probe.add_command(restart)
 
 
 @probe.command()
@@ -94,7 +98,7 @@ def run(
             url = server.base_url
         target, oracle = (
             Target(url, model, max_tokens, key, secrets.token_hex(8)),
-            Oracle(_text(tokenizer or model, url)),
+            Oracle(text_of(tokenizer or model, url)),
         )
         replays = _replays(recordings or (), scenarios, oracle, requests, max_prompt_tokens)
         chosen = {name: SCENARIOS[name] for name in scenarios or SCENARIOS} if recordings is None else {}
@@ -110,7 +114,7 @@ def run(
     told = summaries(turns)
     found = as_json(turns, max_ratio)
     if json_path is not None:
-        _write(json_path, found)
+        write(json_path, found)
     if json_path is None or str(json_path) != "-":
         click.echo("\n".join([*lines(told, max_ratio), *(one.note for one in replays.values() if one.note)]))
     sys.exit(0 if found["passed"] else 1)
@@ -157,7 +161,7 @@ def diff(left: str, right: str, model: str, as_json: bool) -> None:
     from inference.errors import InferenceError
     from mlxd.probe.diff import part
 
-    text = _text(model, "")
+    text = text_of(model, "")
     try:
         parting = part(text, _body(left), _body(right))
     except InferenceError as error:
@@ -175,7 +179,7 @@ def diff(left: str, right: str, model: str, as_json: bool) -> None:
     sys.exit(0 if same else 1)
 
 
-def _text(model: str, url: str) -> TextModel:
+def text_of(model: str, url: str) -> TextModel:
     from inference.engine.demo import DEMO_MODEL_ID, demo_model_dir
     from inference.engine.text import load_text
     from mlxd.catalog import find_local
@@ -205,7 +209,7 @@ def _body(where: str) -> dict[str, Any]:
     return body
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
+def write(path: Path, found: dict[str, Any]) -> None:
     text = json.dumps(found, indent=2)
     if str(path) == "-":
         click.echo(text)

@@ -112,3 +112,17 @@ def test_a_server_that_is_not_there_is_exit_code_2(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60)
     assert done.returncode == 2
     assert "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_daemon_that_is_ended_and_started_again_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    command = [*MLXD, "probe", "restart", "--model", str(tiny_model), "--turns", "1", "--conversations", "1"]
+    done = subprocess.run(
+        [*command, "--json", str(file)], capture_output=True, text=True, env=clean_environment(), timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text())["resumed"]
+    assert [one["mode"] for one in found] == ["SIGTERM", "kill -9"]
+    assert found[0]["share"] >= 0.97 and 0 <= found[1]["beyond_tokens"] <= 255

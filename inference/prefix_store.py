@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -69,6 +69,7 @@ class StoreTotals:
     audits: int
     warm_cold_divergence: int
     quarantined_blocks: int
+    disk: DiskHealth = DiskHealth(DiskState.OFF)
 
     @property
     def room_bytes(self) -> int:
@@ -234,6 +235,11 @@ class PrefixStore(Protocol):
 
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
         """Removes all of a model, what only a session holds, or everything."""
+
+    def kept(self, jobs: Collection[str]) -> Future[None] | None:
+        """Is done when the whole blocks that these jobs have left so far outlive the process, or never will; None where
+        nothing does. From any thread.
+        """
 
     def close(self) -> None:
         """Writes to the disk what only memory holds, as far as a few seconds allow. The last call."""

@@ -200,7 +200,7 @@ class Runtime:
                 note=None if listening is None else listening.note,
             )
         )
-        return Recorded(generation, understood.known, self.ledger, listening)
+        return Recorded(generation, understood.known, self.ledger, listening, generation.kept)
 
     @property
     def conversing(self) -> Conversing:

@@ -14,7 +14,7 @@ from inference.cache.blocks import BLOCK_TOKENS, Root, pack
 from inference.cache.disk import DiskStore
 from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskEntry
-from inference.cache.disk_limits import DiskLimits
+from inference.cache.disk_limits import MAX_FILE_BYTES, DiskLimits
 from inference.cache.disk_place import path_of
 from inference.cache.disk_plan import Want
 from inference.cache.disk_records import BlockLabel, Flaw, Handle, Kind, Stored, block_name, state_name
@@ -141,7 +141,7 @@ class FailingFiles(Files):
     def flush_folder(self, path: Path) -> None:
         self._act("flush_folder")
 
-    def read(self, path: Path, limit_bytes: int = -1) -> bytes:
+    def read(self, path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
         self._act("read")
         return super().read(path, limit_bytes)
 
@@ -165,10 +165,15 @@ class SwiftFiles(Files):
 
 
 class GatedFiles(SwiftFiles):
-    """A disk that does nothing while the gate is shut. `came`: somebody has stood before the shut gate."""
+    """A disk that does nothing while the gate is shut. `came`: somebody has stood before the shut gate.
+
+    `log` is what was done; what is `broken` takes nothing.
+    """
 
     def __init__(self) -> None:
         self.gate, self.came = threading.Event(), threading.Event()
+        self.log: list[str] = []
+        self.broken = False
         self.gate.set()
 
     def _pass(self) -> None:
@@ -178,10 +183,14 @@ class GatedFiles(SwiftFiles):
 
     def fill(self, path: Path, pieces: Sequence[bytes | memoryview]) -> None:
         self._pass()
+        if self.broken:
+            raise OSError(errno.EIO, "planted")
+        self.log.append("fill")
         super().fill(path, pieces)
 
-    def read(self, path: Path, limit_bytes: int = -1) -> bytes:
+    def read(self, path: Path, limit_bytes: int = MAX_FILE_BYTES) -> bytes:
         self._pass()
+        self.log.append("read")
         return super().read(path, limit_bytes)
 
 

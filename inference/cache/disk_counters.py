@@ -1,9 +1,8 @@
-"""What the disk's tier counts, and the record that shows it."""
+"""What the disk's tier counts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -11,7 +10,8 @@ from dataclasses import dataclass, field
 class DiskCounters:
     """Since the start of the process; they only grow. `refused` and `dropped` are by reason.
 
-    `read_back_bytes` are of files read for the first time since they were written or the process began.
+    `read_back_bytes` are of files read for the first time since they were written or the process began. `shared_files`
+    were wanted by several jobs at once and read for one of them.
     """
 
     written_files: int = 0
@@ -20,6 +20,7 @@ class DiskCounters:
     read_bytes: int = 0
     read_back_bytes: int = 0
     read_tokens: int = 0
+    shared_files: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -37,31 +38,3 @@ class DiskCounters:
     def read_back_ratio(self) -> float:
         """Bytes that were any use by bytes written. Above 1 when much was read that an earlier process wrote."""
         return self.read_back_bytes / self.written_bytes if self.written_bytes else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DiskStats:
-    """The tier at one moment. `outage` is why nothing is written just now, "" when all is well.
-
-    `written_today_bytes` of `day_bytes` (0: no limit). `queued_bytes` wait to be written; what did not fit into the
-    queue is among `refused`. `scanning`: what an earlier process left is not known yet.
-    """
-
-    directory: str
-    files: int
-    nbytes: int
-    limit_bytes: int
-    written_today_bytes: int
-    day_bytes: int
-    outage: str
-    scanning: bool
-    queued_bytes: int
-    waiting_jobs: int
-    written_files: int
-    written_bytes: int
-    read_files: int
-    read_bytes: int
-    read_tokens: int
-    read_back_ratio: float
-    refused: Mapping[str, int]
-    dropped: Mapping[str, int]

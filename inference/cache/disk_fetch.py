@@ -32,21 +32,38 @@ class Fetched:
     flawed: Flawed | None = None
 
 
-def fetch(store: DiskStore, job: str, want: Want) -> Fetched:
-    """Reads what helps, as far as it is whole. Takes as long as the disk does."""
+def fetch(store: DiskStore, job: str, want: Want, read: dict[bytes, Stored] | None = None) -> Fetched:
+    """Reads what helps, as far as it is whole. Takes as long as the disk does.
+
+    `read` is what was read for others just now; it is not read again, and what is read is put there.
+    """
+    read = {} if read is None else read
     wanted = plan(store.index, want, store.ids)
     blocks: list[Stored] = []
     parent = want.digests[-1]
     for entry in wanted.blocks:
-        stored = store.read(entry.key, want.root)
+        stored = _read(store, entry, want, read)
         if stored is None or stored.label.parent != parent:
             return Fetched(job, want, tuple(blocks), flawed=_flawed(want, entry, parent))
+        if want.bitwise and not stored.label.exact:
+            return Fetched(job, want, tuple(blocks))
         blocks.append(stored)
         parent = stored.label.own
-    state = None if wanted.state is None else store.read(wanted.state.key, want.root)
+    state = None if wanted.state is None else _read(store, wanted.state, want, read)
     if used := _last(wanted):
         store.mark_used(used.key)
     return Fetched(job, want, tuple(blocks), state)
+
+
+def _read(store: DiskStore, entry: DiskEntry, want: Want, read: dict[bytes, Stored]) -> Stored | None:
+    known = read.get(entry.key)
+    if known is not None and known.label.root == want.root:
+        store.counters.shared_files += 1
+        return known
+    stored = store.read(entry.key, want.root)
+    if stored is not None:
+        read[entry.key] = stored
+    return stored
 
 
 def _last(wanted: Plan) -> DiskEntry | None:

@@ -73,7 +73,7 @@ def forecast(index: DiskIndex, want: Want) -> Plan:
 
 
 def plan(index: DiskIndex, want: Want, ids_of: Callable[[DiskEntry], bytes]) -> Plan:
-    """`ids_of` reads the label of a file. Empty when nothing is worth reading."""
+    """`ids_of` reads the label of a file, which also tells whether it is exact. Empty when nothing is worth reading."""
     digests, blocks = _whole_blocks(index, want)
     depth = max((len(digests) - 1) * BLOCK_TOKENS, want.matched_tokens)
     at_end = not index.has_behind(digests[-1][:KEY_BYTES])
@@ -84,7 +84,7 @@ def plan(index: DiskIndex, want: Want, ids_of: Callable[[DiskEntry], bytes]) -> 
             blocks, depth, at_end = [*blocks, entry], reach, tokens == entry.tokens
     state = None
     if want.needs_state:
-        if (state := _deepest_state(index, want, digests, depth)) is None:
+        if (state := _deepest_state(index, want, digests, depth, ids_of)) is None:
             return Plan()
         depth = state.end
         blocks = [block for block in blocks if block.start < depth]
@@ -110,7 +110,7 @@ def _whole_blocks(index: DiskIndex, want: Want) -> tuple[list[bytes], list[DiskE
     while at + BLOCK_TOKENS <= want.limit:
         digest = block_name(digests[-1], want.ids(at, at + BLOCK_TOKENS))
         entry = index.get(digest[:KEY_BYTES])
-        if entry is None:
+        if entry is None or (want.bitwise and entry.exact is False):
             break
         digests.append(digest)
         blocks.append(entry)
@@ -141,7 +141,9 @@ def _shared(entry: DiskEntry, parent: bytes, ahead: bytes, ids_of: Callable[[Dis
     return common_tokens(ids_of(entry), ahead)
 
 
-def _deepest_state(index: DiskIndex, want: Want, digests: Sequence[bytes], depth: int) -> DiskEntry | None:
+def _deepest_state(
+    index: DiskIndex, want: Want, digests: Sequence[bytes], depth: int, ids_of: Callable[[DiskEntry], bytes]
+) -> DiskEntry | None:
     """Of those within `depth` that bring more than is in memory; their tokens are in their names."""
     for number in range(len(digests) - 1, -1, -1):
         at = number * BLOCK_TOKENS
@@ -152,8 +154,9 @@ def _deepest_state(index: DiskIndex, want: Want, digests: Sequence[bytes], depth
             and want.in_memory_tokens < entry.end <= depth
             and _fits(entry, want, digests, at)
         ]
-        if fitting:
-            return max(fitting, key=lambda entry: entry.end)
+        for entry in sorted(fitting, key=lambda entry: -entry.end):
+            if not want.bitwise or _may_be_exact(entry, ids_of):
+                return entry
     return None
 
 
@@ -161,3 +164,10 @@ def _fits(entry: DiskEntry, want: Want, digests: Sequence[bytes], at: int) -> bo
     ids = want.ids(at, entry.end)
     named = state_name(digests[at // BLOCK_TOKENS], ids)[:KEY_BYTES] == entry.key
     return named and token_count(ids) == entry.tokens and not (want.bitwise and ids)
+
+
+def _may_be_exact(entry: DiskEntry, ids_of: Callable[[DiskEntry], bytes]) -> bool:
+    """A state is large: its label is read first."""
+    if entry.exact is None:
+        ids_of(entry)
+    return entry.exact is not False

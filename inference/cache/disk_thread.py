@@ -3,25 +3,31 @@
 Who asks behind a removal is never given what it removes.
 
 The worker hands over what is evaluated and never waits: a full queue drops what was to be written and counts it. What
-is read is evaluated when the worker gets it.
+is read is evaluated when the worker gets it; jobs that wait for the same file are given one reading of it. What the end
+of an answer waits for is written in turns with reading, and before everything else that is to be written.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable
+from concurrent.futures import Future
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
 from inference.cache.disk import DiskStore
-from inference.cache.disk_counters import DiskStats
 from inference.cache.disk_fetch import Fetched, fetch
+from inference.cache.disk_outage import THREAD_ENDED
 from inference.cache.disk_plan import Plan, Want, forecast, may_help
-from inference.cache.disk_records import KEY_BYTES, BlockLabel, Handle
+from inference.cache.disk_queue import SaveQueue, Waiting
+from inference.cache.disk_records import BlockLabel, Handle, Stored
+from inference.cache.disk_removals import own, untrue
+from inference.cache.disk_stats import DiskStats, health_of, stats_of
+from inference.cache.disk_steps import take_step
+from inference.prefix_store import DiskHealth
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +47,15 @@ class DiskThread:
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._queue_bytes = queue_bytes
         self._change = threading.Condition()
         self._wants: deque[tuple[str, Want]] = deque()
         self._fetched: deque[Fetched] = deque()
         self._removals: deque[Callable[[], object]] = deque()
         self._orders: deque[Callable[[], object]] = deque()
         self._asked: set[Future[Any]] = set()
-        self._saves: OrderedDict[bytes, tuple[BlockLabel, Handle, bool]] = OrderedDict()
-        self._queued_bytes = 0
+        self._saves = SaveQueue(queue_bytes)
+        self._read: dict[bytes, Stored] = {}
+        self._was_urgent = False
         self._scanned = False
         self._busy = True
         self._closing = False
@@ -83,59 +89,104 @@ class DiskThread:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def holds(self, key: bytes) -> bool:
-        """Whether it is on the disk or about to be."""
-        return key in self._store.index or key in self._saves
+    def holds(self, key: bytes, *, exact: bool = False) -> bool:
+        """Whether it is on the disk or about to be; `exact`: known to be so in every bit."""
+        waiting, index = self._saves.get(key), self._store.index
+        if exact:
+            return index.is_exact(key) or (waiting is not None and waiting.label.exact)
+        return waiting is not None or key in index
 
-    def save(self, label: BlockLabel, handle: Handle, *, until_s: float = 0.0, first_to_go: bool = False) -> bool:
-        """Puts an evaluated handle into the queue; False when that is full (at `until_s`, if it is worth waiting)."""
-        if self.holds(label.key):
-            return True
-        nbytes = handle.nbytes
+    def is_written(self, key: bytes, *, exact: bool = False) -> bool:
+        return self._store.index.is_exact(key) if exact else key in self._store.index
+
+    def save(
+        self,
+        label: BlockLabel,
+        handle: Handle,
+        *,
+        job: str = "",
+        until_s: float = 0.0,
+        first_to_go: bool = False,
+        better: bool = False,
+    ) -> bool:
+        """Puts an evaluated handle into the queue; False when that is full (at `until_s`, if it is worth waiting).
+
+        `better`: an exact one is wanted also where there is one that is not.
+        """
         with self._change:
-            while self._queued_bytes + nbytes > self._queue_bytes and self._saves:
+            if self.holds(label.key, exact=better and label.exact):
+                if (waiting := self._saves.get(label.key)) is not None:
+                    waiting.jobs.add(job)
+                return True
+            while not self._saves.fits(handle.nbytes):
                 if not self._change.wait(until_s - monotonic()) if until_s > monotonic() else True:
                     self._store.counters.refused["queue_full"] += 1
                     return False
-            self._saves[label.key] = (label, handle, first_to_go)
-            self._queued_bytes += nbytes
+            self._saves.put(Waiting(label, handle, first_to_go, {job}))
             self._change.notify_all()
         return True
+
+    def kept(self, jobs: Collection[str]) -> Future[None]:
+        """Is done when what these jobs have left so far is on the disk, or will not come there. From any thread."""
+        with self._change:
+            future = self._saves.barrier(jobs)
+            self._change.notify_all()
+        if not self._thread.is_alive():
+            self._forsake()
+        return future
+
+    def _forsake(self) -> None:
+        with self._change:
+            self._saves.close()
 
     def drop(self, keys: Iterable[bytes], *, spare_pinned: bool = False) -> None:
         """Neither kept nor written any more; `spare_pinned`: but for what is saved."""
         gone = tuple(keys)
         with self._change:
-            for key in gone:
-                if (waiting := self._saves.pop(key, None)) is not None:
-                    self._queued_bytes -= waiting[1].nbytes
+            self._unqueue(gone)
         self._remove(lambda: self._store.drop(gone, spare_pinned=spare_pinned))
+
+    def let_go(self, keys: Iterable[bytes], *, end: bytes = b"", spare: Iterable[bytes] = ()) -> None:
+        """As `drop`, of a conversation: what others have on the disk, or have saved, stays, with all before it.
+
+        `end` is the key of a block: all before it that is on the disk goes too, but not what `spare` names.
+        """
+        keys, spared = tuple(keys), frozenset(spare)
+        self._remove(lambda: self._let_go({*keys, *self._store.index.path(end)} - spared))
+
+    def _let_go(self, keys: set[bytes]) -> None:
+        """On the thread, where nothing is being written meanwhile."""
+        with self._change:
+            gone = own(keys, self._store.index, [waiting.label for waiting in self._saves])
+            self._unqueue(gone)
+        self._store.drop(gone, spare_pinned=True)
 
     def distrust(self, keys: Iterable[bytes]) -> None:
         """As `drop`, and with all that stands behind, for it was computed from what is not true."""
-        untrue = tuple(keys)
-        self._remove(lambda: self._distrust(untrue))
+        named = tuple(keys)
+        self._remove(lambda: self._distrust(named))
 
     def _distrust(self, keys: Iterable[bytes]) -> None:
         """On the thread, where nothing is being written meanwhile."""
-        gone, index = set(keys), self._store.index
-        gone.update(entry.key for key in tuple(gone) for entry in index.from_here(key))
         with self._change:
-            for key, (label, handle, _) in list(self._saves.items()):  # what stands before comes before
-                if key in gone or label.parent[:KEY_BYTES] in gone:
-                    gone.update((key, *(entry.key for entry in index.from_here(key))))
-                    del self._saves[key]
-                    self._queued_bytes -= handle.nbytes
+            gone = untrue(keys, self._store.index, [waiting.label for waiting in self._saves])
+            self._unqueue(gone)
         self._store.drop(gone)
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Removes all of a tree or a model, or everything, from the disk and from the queue."""
         with self._change:
-            for key, (label, handle, _) in list(self._saves.items()):
-                if (root is None or label.root == root) and (not model or label.model == model):
-                    del self._saves[key]
-                    self._queued_bytes -= handle.nbytes
+            labels = [waiting.label for waiting in self._saves]
+            self._unqueue(
+                label.key
+                for label in labels
+                if (root is None or label.root == root) and (not model or label.model == model)
+            )
         self._remove(lambda: self._store.clear(root, model=model))
+
+    def _unqueue(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._saves.remove(key)
 
     def _remove(self, removal: Callable[[], object]) -> None:
         with self._change:
@@ -153,23 +204,9 @@ class DiskThread:
         its next step when the future is cancelled.
         """
         future: Future[Answer] = Future()
-        steps = work(self._store)
-
-        def step() -> None:
-            if future.cancelled():
-                return steps.close()
-            with suppress(InvalidStateError):  # cancelled just now
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    return future.set_result(done.value)
-                except Exception as error:
-                    return future.set_exception(error)
-            return self._order(step)
-
         self._asked.add(future)
         future.add_done_callback(self._asked.discard)
-        self._order(step)
+        self._order(partial(take_step, work(self._store), future, self._order))
         if not self._thread.is_alive():
             future.cancel()
         return future
@@ -204,27 +241,20 @@ class DiskThread:
     # --- what it does -------------------------------------------------------------------------------------------
 
     def stats(self) -> DiskStats:
-        store, counted = self._store, self._store.counters
-        return DiskStats(
-            directory=str(store.directory),
-            files=len(store.index),
-            nbytes=store.index.nbytes,
-            limit_bytes=store.limit_bytes,
-            written_today_bytes=store.budget.used_bytes,
-            day_bytes=store.limits.day_bytes,
-            outage=store.outage if self._thread.is_alive() else "thread_ended",
+        return stats_of(
+            self._store,
+            outage=self._outage,
             scanning=not self._scanned,
-            queued_bytes=self._queued_bytes,
+            queued_bytes=self._saves.nbytes,
             waiting_jobs=len(self._wants),
-            written_files=counted.written_files,
-            written_bytes=counted.written_bytes,
-            read_files=counted.read_files,
-            read_bytes=counted.read_bytes,
-            read_tokens=counted.read_tokens,
-            read_back_ratio=round(counted.read_back_ratio, 4),
-            refused=dict(counted.refused),
-            dropped=dict(counted.dropped),
         )
+
+    def health(self) -> DiskHealth:
+        return health_of(self._store, self._outage)
+
+    @property
+    def _outage(self) -> str:
+        return self._store.outage if self._thread.is_alive() else THREAD_ENDED
 
     def _run(self) -> None:
         self._prepare()
@@ -233,6 +263,7 @@ class DiskThread:
         while (task := self._next()) is not None:
             self._do(task)
         self._do(self._store.close)
+        self._forsake()
         for future in list(self._asked):
             future.cancel()
 
@@ -254,29 +285,34 @@ class DiskThread:
                 return None
             self._busy = True
             if self._removals:
+                self._read.clear()
                 return self._removals.popleft()
-            if self._wants:
+            if self._wants and not self._must_write_first():
                 job, want = self._wants.popleft()
                 return lambda: self._fetch(job, want)
-            if self._orders:
+            if self._orders and not self._saves.is_urgent:
                 return self._orders.popleft()
-            label, handle, first_to_go = next(iter(self._saves.values()))
-            return lambda: self._write(label, handle, first_to_go)
+            return partial(self._write, self._saves.first())
+
+    def _must_write_first(self) -> bool:
+        """What the end of an answer waits for and what a job waits for take turns."""
+        self._was_urgent = self._saves.is_urgent and not self._was_urgent
+        return self._was_urgent
 
     def _fetch(self, job: str, want: Want) -> None:
         found = Fetched(job, want)
         try:
-            found = fetch(self._store, job, want)
+            found = fetch(self._store, job, want, self._read)
         finally:
             self._fetched.append(found)
+            if not self._wants:
+                self._read.clear()
 
-    def _write(self, label: BlockLabel, handle: Handle, first_to_go: bool) -> None:
+    def _write(self, waiting: Waiting) -> None:
         """It stays in the queue until it is written, so that it is known all the time."""
         try:
-            self._store.write(label, handle, first_to_go=first_to_go)
+            self._store.write(waiting.label, waiting.handle, first_to_go=waiting.first_to_go)
         finally:
             with self._change:
-                waiting = self._saves.get(label.key)
-                if waiting is not None and waiting[1] is handle:  # else it was dropped, and has come again
-                    del self._saves[label.key]
-                    self._queued_bytes -= handle.nbytes
+                if self._saves.get(waiting.label.key) is waiting:  # else it was dropped, and has come again
+                    self._saves.remove(waiting.label.key)

@@ -8,7 +8,8 @@ written too, for any may have been the first turn of a conversation, and go firs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict
 from time import monotonic
 from typing import Any, Final
@@ -21,6 +22,7 @@ from inference.cache.node import Admission, Node, Snapshot
 from inference.cache.reuse import Lease, Query, ReuseMode
 from inference.cache.tree import Match, PrefixTree, Removed
 from inference.ports import Clock
+from inference.prefix_store import DiskHealth
 
 PATIENCE_S: Final = 10.0
 """A job whose blocks have not come by then is computed: a disk that hangs must not hold it up for ever."""
@@ -90,21 +92,24 @@ class DiskTier:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def committed(self, tip: Node) -> None:
-        """A path has grown: all its whole blocks are to be on the disk.
+    def committed(self, lease: Lease) -> None:
+        """A path has grown: all its whole blocks are to be on the disk, exact ones in the place of others if that is
+        what is reused.
 
         All of it is looked at, for a broken file leaves a gap before others that are there. 0.5 ms for 1000 blocks.
         """
-        way = [node for node in tip.upwards() if node.is_full] if tip.attached else []
-        for node in [node for node in reversed(way) if not self._thread.holds(label_key(node))]:
-            if not self._save(node):  # nothing is found behind a gap
+        job, better = lease.request_id, lease.reuse.query.mode is ReuseMode.BITWISE
+        way = [node for node in lease.tip.upwards() if node.is_full] if lease.tip.attached else []
+        is_written = self._thread.is_written
+        for node in [one for one in reversed(way) if not is_written(label_key(one), exact=better and one.exact)]:
+            if not self._save(node, job=job, better=better):  # nothing is found behind a gap
                 break
 
     def released(self, lease: Lease) -> None:
         """A request has ended well: the states it leaves are worth their size now."""
         if not lease.tip.attached:
             return
-        self.committed(lease.tip)
+        self.committed(lease)
         states = [held for held in lease.kept if held.node.snapshots.get(held.suffix) is held][-_STATES_OF_TURN:]
         if any(held.suffix for held in states):
             self._save(lease.tip)
@@ -117,7 +122,7 @@ class DiskTier:
     def left(self, removed: Removed, *, keep: bool) -> None:
         """Blocks and states left memory: to make room (`keep`), or because they are not to be used any more.
 
-        Then they leave the disk too, but for what is saved.
+        Then they leave the disk too, but for what is saved and what others have behind them there.
         """
         if keep:
             for node in reversed(removed.nodes):
@@ -128,7 +133,13 @@ class DiskTier:
             self._overtake()
             gone = [label_key(node) for node in removed.nodes]
             gone += [state_label_of(held).key for held in removed.snapshots]
-            self._thread.drop(gone, spare_pinned=True)
+            self._thread.let_go(gone)
+
+    def left_session(self, end: bytes, still: Iterable[Node]) -> None:
+        """A session is to be forgotten whose last request ended at the block `end`: what memory no longer held of it
+        goes too, but nothing that others hold there `still`."""
+        self._overtake()
+        self._thread.let_go((), end=end[:KEY_BYTES], spare=map(label_key, still))
 
     def distrusted(self, nodes: Iterable[Node], states: Iterable[Snapshot] = ()) -> None:
         """Blocks and states are not true, nor is what was computed behind them and may be on the disk alone."""
@@ -140,11 +151,12 @@ class DiskTier:
         self._overtake()
         self._thread.clear(root, model=model)
 
-    def _save(self, node: Node, *, until_s: float = 0.0) -> bool:
+    def _save(self, node: Node, *, job: str = "", until_s: float = 0.0, better: bool = False) -> bool:
         if node.handle is None:
             return False
         aside = node.admission is Admission.ONE_SHOT
-        return self._thread.save(label_of(node), node.handle, until_s=until_s, first_to_go=aside)
+        label, handle = label_of(node), node.handle
+        return self._thread.save(label, handle, job=job, until_s=until_s, first_to_go=aside, better=better)
 
     def _save_state(self, held: Snapshot, *, until_s: float = 0.0) -> bool:
         aside = held.node.admission is Admission.ONE_SHOT
@@ -166,8 +178,18 @@ class DiskTier:
             whole &= self._save_state(held, until_s=until_s)
         return self._thread.close(max(0.0, until_s - monotonic())) and whole
 
+    def kept(self, jobs: Collection[str]) -> Future[None]:
+        """Is done when the whole blocks that these jobs have left so far are on the disk, or will not come there.
+
+        From any thread.
+        """
+        return self._thread.kept(jobs)
+
     def stats(self) -> dict[str, Any]:
         return asdict(self._thread.stats())
+
+    def health(self) -> DiskHealth:
+        return self._thread.health()
 
 
 def label_key(node: Node) -> bytes:

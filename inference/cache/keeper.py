@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from inference.cache.node import Admission
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.proofs import Proof
 from inference.cache.saved import SavedOnDisk
-from inference.prefix_store import SavedConversations, StoreRemoval, StoreTotals
+from inference.prefix_store import DiskHealth, DiskState, SavedConversations, StoreRemoval, StoreTotals
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,16 @@ class StoreKeeper:
         if not self._cache.close(CLOSE_S):
             log.warning("the disk was not given all that memory held")
 
+    def kept(self, jobs: Collection[str]) -> Future[None] | None:
+        disk = self._cache.disk
+        return None if disk is None else disk.kept(jobs)
+
     def stats(self) -> Mapping[str, Any]:
         disk = self._cache.disk
         return asdict(self._cache.stats()) | {"disk": None if disk is None else disk.stats()}
 
     def totals(self) -> StoreTotals:
-        cache, counted = self._cache, self._cache.counters
+        cache, counted, disk = self._cache, self._cache.counters, self._cache.disk
         return StoreTotals(
             held_bytes=cache.held_bytes,
             block_bytes=cache.class_bytes(Admission.MAIN),
@@ -83,6 +88,7 @@ class StoreKeeper:
             hybrid_trim_tokens=counted.hybrid_trim_tokens,
             offset_mismatch=counted.offset_mismatch,
             shared_kv_mutated=counted.shared_kv_mutated,
+            disk=DiskHealth(DiskState.OFF) if disk is None else disk.health(),
             audits=counted.audits,
             warm_cold_divergence=counted.warm_cold_divergence,
             quarantined_blocks=counted.quarantined_blocks,

@@ -20,7 +20,7 @@ from inference.cache.limits import CacheLimits
 from inference.cache.lookup import find, with_disk
 from inference.cache.node import Admission
 from inference.cache.proofs import Proof, mutated, some_block
-from inference.cache.restore import restore
+from inference.cache.restore import take_in
 from inference.cache.reuse import Foreseen, Lease, Query, Reuse, ReuseMode
 from inference.cache.stats import stats_of
 from inference.cache.store import Store
@@ -116,7 +116,7 @@ class PrefixCache:
         committed = writer.result()
         self.counters.committed(committed)
         if self.disk is not None:
-            self.disk.committed(lease.tip)
+            self.disk.committed(lease)
         return committed
 
     def release(self, lease: Lease) -> tuple[Evicted, ...]:
@@ -170,10 +170,12 @@ class PrefixCache:
         """Whether a job should wait, for what a lookup missed may be on the disk: until `is_reading` says no."""
         if self.disk is None:
             return False
+        self._counted(take_in(self._store, self.disk, self._clock()))  # perhaps just that, read for somebody else
         query, store = reuse.query, self._store
-        room_bytes = store.room_bytes
+        if reuse.version != store.tree.version:
+            reuse = find(store, query)
         match = store.tree.match(query.root, query.packed, query.limit)
-        return self.disk.ask(job, query, match, reuse.depth_tokens, room_bytes)
+        return self.disk.ask(job, query, match, reuse.depth_tokens, store.room_bytes)
 
     def foreseen(self, reuse: Reuse) -> Foreseen:
         """What a request will begin with once the disk has read for it, as far as names of files tell."""
@@ -191,11 +193,7 @@ class PrefixCache:
         """Whether the disk still reads for a job. What has come for any is in the store then."""
         if self.disk is None:
             return False
-        for query, fetched in self.disk.arrived():
-            self._counted([*restore(self._store, query, fetched, self._clock())])
-            if (flawed := fetched.flawed) is not None:
-                gone = Evicted(query.root.model, flawed.start, BLOCK_TOKENS, 0, VerdictName.DISK_CORRUPT, "")
-                self._store.attribution.missing(flawed.parent, flawed.ids, flawed.own, gone)
+        self._counted(take_in(self._store, self.disk, self._clock()))
         return self.disk.is_reading(job)
 
     def close(self, timeout_s: float) -> bool:

@@ -5,15 +5,28 @@ from __future__ import annotations
 from itertools import groupby
 from typing import cast
 
-from inference.cache.blocks import BlockHandle, SnapshotHandle, unpack
+from inference.cache.blocks import BLOCK_TOKENS, BlockHandle, SnapshotHandle, unpack
 from inference.cache.disk_fetch import Fetched
 from inference.cache.disk_records import BlockLabel
+from inference.cache.disk_tier import DiskTier
 from inference.cache.eviction import Evicted
 from inference.cache.lookup import find
 from inference.cache.node import Admission
 from inference.cache.reuse import Lease, Query
 from inference.cache.store import Store
+from inference.cache.verdict import VerdictName
 from inference.cache.writer import Writer
+
+
+def take_in(store: Store, disk: DiskTier, now_s: float) -> list[Evicted]:
+    """Puts what has come for any job into the store, and writes down what was broken; what went for it."""
+    evicted: list[Evicted] = []
+    for query, fetched in disk.arrived():
+        evicted += restore(store, query, fetched, now_s)
+        if (flawed := fetched.flawed) is not None:
+            gone = Evicted(query.root.model, flawed.start, BLOCK_TOKENS, 0, VerdictName.DISK_CORRUPT, "")
+            store.attribution.missing(flawed.parent, flawed.ids, flawed.own, gone)
+    return evicted
 
 
 def restore(store: Store, query: Query, fetched: Fetched, now_s: float) -> tuple[Evicted, ...]:

@@ -120,7 +120,13 @@ class Store:
 
     def forget_session(self, name: str, reason: VerdictName, by: str = "") -> list[Evicted]:
         """Removes what only this session holds."""
-        return [gone for entry in self.sessions.forget(name) for gone in self.trim(entry, reason, by)]
+        session = self.sessions.get(name)
+        entries = self.sessions.forget(name)
+        evicted = [gone for entry in entries for gone in self.trim(entry, reason, by)]
+        if self.disk is not None and session is not None and reason is not VerdictName.EVICTED:
+            still = {node for entry in entries for node in entry.upwards() if node.attached}
+            self.disk.left_session(session.end, still)
+        return evicted
 
     def expire(self, moment_s: float) -> list[Evicted]:
         """Removes blocks that were not used after `moment_s`, except locked ones."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Self
 
@@ -58,6 +60,10 @@ class Request:
     note: Callable[[Spoken], None] | None = None
 
 
+type Keep = Callable[[Collection[str]], Future[None] | None]
+"""What `PrefixStore.kept` says of some jobs."""
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
     """A request on its way. `number` orders tickets by arrival.
@@ -100,10 +106,11 @@ class Generation:
     It ends after `Finished` or `Failed`. Whoever stops reading earlier calls `cancel()`.
     """
 
-    __slots__ = ("_mailbox", "_ticket")
+    __slots__ = ("_keep", "_mailbox", "_ticket")
 
-    def __init__(self, ticket: Ticket) -> None:
+    def __init__(self, ticket: Ticket, keep: Keep = lambda _: None) -> None:
         self._ticket = ticket
+        self._keep = keep
         self._mailbox = ticket.mailbox
 
     @property
@@ -135,6 +142,12 @@ class Generation:
     def cancel(self) -> None:
         """Frees its place in the queue at once, or its row within one step. Idempotent, from any thread."""
         self._mailbox.cancel()
+
+    async def kept(self, timeout_s: float) -> None:
+        """Waits until the whole blocks it has left so far outlive the process, or never will, or the time is over."""
+        future = self._keep(self._ticket.job_ids)
+        if future is not None and not future.done():
+            await asyncio.wait({asyncio.wrap_future(future)}, timeout=timeout_s)
 
     async def next_batch(self, timeout_s: float | None = None) -> tuple[Event, ...]:
         """The next events that are ready together, () after `timeout_s`; `StopAsyncIteration` after the final one."""

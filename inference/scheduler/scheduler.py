@@ -148,7 +148,7 @@ class Scheduler:
             raise
         self._tally.add(submitted=1)
         self._worker.wake()
-        return Generation(ticket)
+        return Generation(ticket, self._worker.kept)
 
     def snapshot(self) -> SchedulerView:
         """What the scheduler is doing: the worker's last figures, with queue, counters and state of this moment."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
@@ -102,6 +102,11 @@ class Worker:
 
         self._order(future, answer)
         return future
+
+    def kept(self, job_ids: Collection[str]) -> Future[None] | None:
+        """What the store says of what these jobs have left so far; None where nothing outlives the process."""
+        store = None if self._intake is None else self._loader.store
+        return None if store is None else store.kept(job_ids)
 
     def _order(self, future: Future[Any], order: Callable[[Intake], None]) -> None:
         self._futures.add(future)

@@ -7,8 +7,9 @@ answer waits for the disk.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -25,6 +26,8 @@ from mlxd.ledger.whose import Whose
 from mlxd.ledger.witness import Observed, Witnessed
 
 CANCELLED = "cancelled"
+KEPT_S = 0.5
+"""For the last blocks of an answer to reach the disk: a hundred times what one takes."""
 
 log = structlog.get_logger(__name__)
 
@@ -87,18 +90,26 @@ class Scribe(Protocol):
 
 
 class Recorded:
-    """Stands in for the generation it reads from."""
+    """Stands in for the generation it reads from. `keep` waits, so long at most, for what was computed to be safe."""
 
     __slots__ = (
-        "_answers", "_began_s", "_finished", "_known", "_listener", "_over", "_said", "_scribe", "_source",
+        "_answers", "_began_s", "_finished", "_keep", "_known", "_listener", "_over", "_said", "_scribe", "_source",
         "_witnessed",
     )  # fmt: skip
 
-    def __init__(self, source: Answering, known: Known, scribe: Scribe, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        source: Answering,
+        known: Known,
+        scribe: Scribe,
+        listener: Listener | None = None,
+        keep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> None:
         self._source = source
         self._known = known
         self._scribe = scribe
         self._listener = listener
+        self._keep = keep
         self._said: tuple[Said, ...] = ()
         self._began_s = time.time()
         self._answers = Answers(known.whose.choices)
@@ -161,10 +172,14 @@ class Recorded:
             self._over = True
             try:
                 self._witnessed.ended()
-                await self._settle()
+                await asyncio.gather(self._settle(), self._kept())
             except Exception as error:  # an answer is not lost because it could not be written down
                 log.error("turn_not_recorded", error=type(error).__name__, request_id=self.id)
         return events
+
+    async def _kept(self) -> None:
+        if self._keep is not None:
+            await self._keep(KEPT_S)
 
     async def _settle(self) -> None:
         record, placed = self._record(self._finished[-1].reason.value), self._known.placed

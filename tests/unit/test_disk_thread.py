@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from inference.cache.disk import DiskStore
-from inference.cache.disk_fetch import Fetched
 from inference.cache.disk_thread import DiskThread
+from tests.disk_life import IDS, answer, disk, save_all
 from tests.disk_shelf import (
     ROOM,
     SOON_S,
@@ -25,30 +23,6 @@ from tests.disk_shelf import (
     state,
     want,
 )
-
-IDS = tuple(range(1000, 1700))
-
-
-@contextmanager
-def disk(directory: Path, files: SwiftFiles | FailingFiles | None = None, **settings: object) -> Iterator[DiskThread]:
-    store = DiskStore(directory, ROOM, PaperCodec(), lambda: 1e9, files or SwiftFiles())
-    thread = DiskThread(store, **settings)  # type: ignore[arg-type]
-    thread.start()
-    assert thread.settle(SOON_S)
-    try:
-        yield thread
-    finally:
-        thread.close(SOON_S)
-
-
-def save_all(thread: DiskThread, *labels: object) -> list[bool]:
-    return [thread.save(label, paper(label)) for label in labels]  # type: ignore[arg-type]
-
-
-def answer(thread: DiskThread) -> Fetched:
-    assert thread.settle(SOON_S)
-    (found,) = thread.fetched()
-    return found
 
 
 def test_what_is_saved_is_there_for_the_next_process(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from mlxd.config import Config
 from mlxd.config.addresses import reachable
 from mlxd.keys import access
 from mlxd.ledger.witness import Witness
+from mlxd.live_settings import LiveSettings
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.recollection import recollected
 from mlxd.runtime import Runtime, served_models
@@ -54,24 +55,31 @@ LAST_WORDS_S = 1.0
 events = structlog.get_logger(__name__)
 
 
-def run(config: Config, *, loader_factory: Callable[[], ModelLoader] | None = None) -> int:
-    """Serves until a signal; the exit code. The caller holds the state directory's lock. Raises `StartError`."""
+def run(
+    config: Config, *, live: LiveSettings | None = None, loader_factory: Callable[[], ModelLoader] | None = None
+) -> int:
+    """Serves until a signal; the exit code. The caller holds the state directory's lock. Raises `StartError`.
+
+    `live` are the same settings as far as they may change; without them no change outlives the process.
+    """
     state = StateDir(config.state_dir)
     os.environ["MLXD_STATE_DIR"] = str(config.state_dir)  # where Django's settings, and every child, look
     secret_key(state)
     log.configure(level=config.log_level, form=config.log_format, debug=config.debug, directory=state.logs)
     log.log_uncaught()
     with (state.logs / "stacks.txt").open("a") as stacks:
-        return Daemon(config, state, loader_factory or mlx_loader(config), stacks).serve()
+        live = live or LiveSettings.alone(config)
+        return Daemon(live, state, loader_factory or mlx_loader(config), stacks).serve()
 
 
 class Daemon:
     """One serving process."""
 
     def __init__(
-        self, config: Config, state: StateDir, loader_factory: Callable[[], ModelLoader], stacks: TextIO
+        self, live: LiveSettings, state: StateDir, loader_factory: Callable[[], ModelLoader], stacks: TextIO
     ) -> None:
-        self._config = config
+        self._live = live
+        config = self._config = live.config
         self._state = state
         self._stacks = stacks
         self._server = make_server(config, self.begin)
@@ -89,12 +97,14 @@ class Daemon:
             on_hang=lambda: self._die("engine_hung"),
             dump_fd=self._stacks.fileno(),
         )
-        return Runtime(
-            models=served_models(named(config)),
+        made = Runtime(
+            models=self._live.settled(served_models(named(config))),
             scheduler=scheduler,
             preparer=Preparer(),
             load_text=load_text,
             strict_models=config.strict_models,
+            default_model=config.default_model,
+            settings=self._live,
             max_context_tokens=config.max_context_tokens,
             reasoning=ReasoningMode(config.reasoning),
             tool_call_format=tool_call_format(config),
@@ -102,6 +112,8 @@ class Daemon:
             witness=Witness(config.content_check_every),
             version=__version__,
         )
+        made.apply_rules()
+        return made
 
     def serve(self) -> int:
         """Blocks until the end."""
@@ -158,7 +170,7 @@ class Daemon:
 
     def _warm_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Brings in the default model, and its tokenizer beside it, before the first request asks for them."""
-        default = self._runtime.models[0]
+        default = self._runtime.default()
         self._runtime.scheduler.load(default.ref).add_done_callback(self._loaded)
         reading = loop.create_task(self._runtime.text(default))
         reading.add_done_callback(self._text_read)

@@ -59,6 +59,11 @@ class StateDir:
         return self.root / "prefixes"
 
     @property
+    def saved_settings(self) -> Path:
+        """What an admin has set while mlxd ran, to hold from then on."""
+        return self.root / "settings.json"
+
+    @property
     def dotenv(self) -> Path:
         return self.root / ".env"
 
@@ -119,8 +124,11 @@ def _refuse_others(path: Path, status: os.stat_result) -> None:
         )
 
 
-def read_private(path: Path) -> str | None:
-    """The text of one of our files, None where there is none. Raises `UnsafeStateDir` for a link or a looser mode."""
+def read_private(path: Path, most_chars: int = MAX_SECRET_BYTES) -> str | None:
+    """The text of one of our files up to a length, None where there is none.
+
+    Raises `UnsafeStateDir` for a link or a looser mode.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -132,7 +140,7 @@ def read_private(path: Path) -> str | None:
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeStateDir(f"{path} is not a file.", cure=f"Remove it: rm -r {path}")
         _refuse_others(path, status)
-        return file.read(MAX_SECRET_BYTES)
+        return file.read(most_chars)
 
 
 def private_file(path: Path) -> None:

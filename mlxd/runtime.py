@@ -8,9 +8,8 @@ Everything above (API, dashboard, daemon) talks to this object; everything below
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,45 +19,29 @@ from threading import Semaphore
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.conversation.volatile_policy import BIND, VolatilePolicy
-from inference.errors import ModelLoading, ModelNotFound, QueueFull, UnsupportedParameter
+from inference.errors import ModelLoading, QueueFull, UnsupportedParameter
 from inference.messages import Conversation
 from inference.params import GenerationParams, Grammar
 from inference.ports import CompiledGrammar, GrammarCompiler, ModelRef, Tokenizer
-from inference.scheduler import Request, Scheduler, SchedulerView
+from inference.scheduler import PoolRules, Request, Scheduler, SchedulerView
 from inference.streaming.dialects.choice import AUTO, spoken
 from inference.streaming.splitter import ReasoningMode
 from inference.tokens import TokenIds
 from mlxd.answering import guide_of, limit_of, shown_ids, thinking_of
+from mlxd.config import Config
 from mlxd.conversing import Asking, Conversing
 from mlxd.echoes import Echoes
 from mlxd.ledger.ledger import Ledger, LedgerView
 from mlxd.ledger.recorded import Recorded
 from mlxd.ledger.witness import Witness
+from mlxd.live_settings import LiveSettings
 from mlxd.malformed import MalformedCalls
-
-PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
-"""Names that clients send when they do not care; they mean the default model."""
+from mlxd.served import ServedModel as ServedModel  # the API names it too
+from mlxd.served import default_of, resolved
+from mlxd.served import served_models as served_models
 
 MAX_COMPILING = 16
 """Grammars that are compiled or wait for it. They are tried one after the other; what is known already passes by."""
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model clients may name. `created_s` (Unix seconds) does not change over restarts."""
-
-    id: str
-    path: Path
-    created_s: int
-
-    @property
-    def ref(self) -> ModelRef:
-        return ModelRef(self.id, self.path)
-
-    def answers_to(self, name: str) -> bool:
-        return name == self.id or name.rpartition("/")[2] == self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +70,7 @@ class Runtime:
     preparer: Preparer
     load_text: Callable[[Path], TextModel]
     strict_models: bool = False
+    default_model: str = ""
     max_context_tokens: int = 0
     reasoning: ReasoningMode = ReasoningMode.AUTO
     tool_call_format: str = AUTO
@@ -95,6 +79,7 @@ class Runtime:
     make_grammars: Callable[[Callable[[ModelRef], Tokenizer]], GrammarCompiler] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     witness: Witness = field(default_factory=Witness)
+    settings: LiveSettings = field(default_factory=lambda: LiveSettings.alone(Config(state_dir=Path())))
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
@@ -104,23 +89,33 @@ class Runtime:
 
     def resolve(self, name: str | None) -> ServedModel:
         """The model a request names. Raises `ModelNotFound`; touches no file."""
-        if not self.models:
-            raise ModelNotFound("No model is served. Start mlxd with --model or --demo.", param="model")
-        if name is None or name in PLACEHOLDERS:
-            return self.default()
-        for model in self.models:
-            if model.answers_to(name):
-                return model
-        sane = len(name) <= 256 and MODEL_NAME.fullmatch(name)
-        if sane and len(self.models) == 1 and not self.strict_models:
-            return self.models[0]
-        known = ", ".join(model.id for model in self.models[:8])
-        raise ModelNotFound(f"There is no model {name[:64]!r} here. Served: {known}.", param="model")
+        return resolved(self.models, name, self._resident, default=self.default_model, strict=self.strict_models)
 
     def default(self) -> ServedModel:
-        """Who answers when a request names nobody: the first served model that is in memory, else the first."""
-        resident = {model.id for model in self.scheduler.snapshot().models if model.limits is not None}
-        return next((model for model in self.models if model.id in resident), self.models[0])
+        """Who answers when a request names nobody. There is at least one model."""
+        return default_of(self.models, self._resident, self.default_model)
+
+    @property
+    def _resident(self) -> set[str]:
+        return {model.id for model in self.scheduler.snapshot().models if model.limits is not None}
+
+    def serve(self, model: ServedModel) -> None:
+        """Adds a model to those that may be named, or puts it in the place of the one with its id. On the loop."""
+        others = [known for known in self.models if known.id != model.id]
+        known = next((place for place, one in enumerate(self.models) if one.id == model.id), len(others))
+        self.models = (*others[:known], model, *others[known:])
+
+    def pool_rules(self) -> PoolRules:
+        """Who may stay in memory, by the settings of now."""
+        return self.settings.rules({model.id: model.settings for model in self.models})
+
+    def apply_rules(self) -> None:
+        """To be called when the settings or the models have changed."""
+        self.scheduler.rule(self.pool_rules())
+
+    def read_anew(self, model_id: str) -> None:
+        """Has a model's tokenizer and template read again when they are needed next: its files may have changed."""
+        self._texts.pop(model_id, None)
 
     async def text(self, model: ServedModel) -> TextModel:
         """The tokenizer and template of a model, read once, off the loop. Raises `ModelError`."""
@@ -180,7 +175,7 @@ class Runtime:
         if conversation is not None:
             thinking = thinking_of(text, prompt, self.reasoning)
             thought = limit_of(text, prompt, self.reasoning, params.thinking_budget_tokens, calls=bool(tools))
-        listening = self.echoes.listening(understood.found, text, prompt, thinking)
+        listening = self.echoes.listening(understood.found, text, prompt, thinking, understood.known.session)
         generation = self.scheduler.submit(
             Request(
                 id=request_id,
@@ -223,7 +218,8 @@ class Runtime:
 
     def tokenizer_of(self, model: ModelRef) -> Tokenizer:
         """The tokenizer of a model that a request is being opened for. From any thread."""
-        return self._texts[model.id].result().tokenizer
+        known = self._texts.get(model.id)  # gone where the model is being loaded anew
+        return known.result().tokenizer if known is not None and known.done() else self._read_text(model.path).tokenizer
 
     def parameters(self, model_id: str) -> int:
         """How many a loaded model has; 0 for any other."""
@@ -274,8 +270,3 @@ def current() -> Runtime:
     if _current is None:
         raise ModelLoading("mlxd is starting.")
     return _current
-
-
-def served_models(named: Sequence[tuple[str, Path]]) -> tuple[ServedModel, ...]:
-    """Models to serve from (id, directory) pairs, in order; the first is the default."""
-    return tuple(ServedModel(model_id, path, int((path / "config.json").stat().st_mtime)) for model_id, path in named)

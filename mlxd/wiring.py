@@ -12,13 +12,13 @@ from django.urls import resolve
 from inference.engine.settings import GRID_TOKENS, CacheSettings, DiskSettings, EngineSettings
 from inference.errors import InferenceError
 from inference.ports import GrammarCompiler, ModelLoader, ModelRef, Tokenizer
-from inference.scheduler import SchedulerSettings
 from inference.streaming.dialects.choice import AUTO, NAMES
 from mlxd.catalog import named_models
 from mlxd.config import Config, is_loopback
 from mlxd.config.addresses import is_unspecified, reachable, refuse_unguarded
 from mlxd.keys.access import Access
 from mlxd.keys.key import Scope
+from mlxd.live_settings import scheduler_settings as scheduler_settings
 from mlxd.paths import StateDir
 from mlxd.start_errors import InvalidSetting, PortTaken
 from mlxd.transport import BindFailed, GateConfig, PortInUse, TransportLimits
@@ -89,18 +89,6 @@ def tool_call_format(config: Config) -> str:
         known = ", ".join((AUTO, *sorted(NAMES)))
         raise InvalidSetting(f"There is no tool call format {name[:64]!r}.", cure=f"It may be one of: {known}.")
     return name
-
-
-def scheduler_settings(config: Config) -> SchedulerSettings:
-    return SchedulerSettings(
-        max_batch=config.max_batch,
-        max_models=config.resident_models,
-        max_queue=config.queue_size,
-        max_queue_per_client=config.queue_size_per_key,
-        queue_deadline_s=config.queue_timeout_s,
-        generation_deadline_s=config.generation_deadline_s or None,
-        watchdog_s=config.watchdog_s,
-    )
 
 
 def application(config: Config) -> Application:

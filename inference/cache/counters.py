@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from inference.cache.eviction import Evicted
 from inference.cache.reuse import Reuse
+from inference.cache.session_use import SessionUse
 from inference.cache.verdict import VerdictName
 from inference.cache.writer import Committed
 
@@ -116,3 +117,4 @@ class CacheStats:
     models: tuple[ModelUse, ...]
     recent_evictions: tuple[Evicted, ...]
     counters: Mapping[str, int | dict[str, int]]
+    by_session: tuple[SessionUse, ...] = ()

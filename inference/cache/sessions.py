@@ -8,6 +8,7 @@ if what comes next does not go on from it, it was a side call, and its entry goe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 from inference.cache.blocks import Root
 from inference.cache.node import Node
@@ -42,6 +43,10 @@ class Sessions:
 
     def get(self, name: str) -> Session | None:
         return self._sessions.get(name)
+
+    def recent(self, most: int) -> list[Session]:
+        """The last used first."""
+        return list(islice(reversed(self._sessions.values()), most))
 
     def seen(self, name: str, root: Root, now_s: float) -> None:
         if not name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inference.cache.counters import CacheStats, Counters, ModelUse
 from inference.cache.node import Admission, Node
+from inference.cache.session_use import session_uses
 from inference.cache.store import Store
 
 
@@ -21,6 +22,7 @@ def stats_of(store: Store, counters: Counters, leases: int) -> CacheStats:
         models=tuple(_use(root) for root in tree.roots.values()),
         recent_evictions=tuple(store.attribution.recent),
         counters=counters.as_dict(),
+        by_session=session_uses(store.sessions),
     )
 
 

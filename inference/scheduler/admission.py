@@ -30,10 +30,10 @@ from inference.scheduler.view import SchedulerView
 
 
 class Admission:
-    """Every ticket that is not over, waiting or running. All methods are thread-safe."""
+    """Every ticket that is not over, waiting or running. All methods are thread-safe; `settings` may be replaced."""
 
     def __init__(self, settings: SchedulerSettings, clock: Clock) -> None:
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._lock = threading.Lock()
         self._queue: FairQueue[Ticket] = FairQueue()
@@ -51,7 +51,7 @@ class Admission:
         max_tokens = granted_tokens(request)
         model = view.model(request.model.id)
         if model is not None and model.limits is not None and view.memory is not None:
-            check_memory(request, max_tokens, model.limits, view.memory.limit_bytes, self._settings.reserve_tokens)
+            check_memory(request, max_tokens, model.limits, view.memory.limit_bytes, self.settings.reserve_tokens)
         if view.pressure and view.memory is not None:
             held, may = view.memory.active_bytes, view.memory.limit_bytes
             full = f"The device's memory is full: {held} bytes are held and {may} bytes may be."
@@ -64,18 +64,18 @@ class Admission:
         return ticket
 
     def _check_choices(self, n: int) -> None:
-        if not 1 <= n <= self._settings.max_batch:
-            most = self._settings.max_batch
+        if not 1 <= n <= self.settings.max_batch:
+            most = self.settings.max_batch
             raise InvalidParameter(f"n must be between 1 and {most}: so many answers run at once here.", param="n")
 
     def _check_room(self, request: Request) -> None:
         if self._refusal is not None:  # drained since the first look
             raise self._refusal()
         taken = sum(ticket.choices for ticket in self._running.values())
-        free_slots = max(0, self._settings.max_batch - taken)
+        free_slots = max(0, self.settings.max_batch - taken)
         depth, own = len(self._queue), self._queue.waiting(request.client)
-        full = depth >= self._settings.max_queue + free_slots
-        if full or (request.client and own >= self._settings.max_queue_per_client + free_slots):
+        full = depth >= self.settings.max_queue + free_slots
+        if full or (request.client and own >= self.settings.max_queue_per_client + free_slots):
             who = f"{depth} requests are waiting" if full else f"{own} requests of this client are waiting"
             raise QueueFull(f"The server is busy: {who}.", retry_after_s=self._retry_after_s(request.id, depth))
 
@@ -126,13 +126,13 @@ class Admission:
         """Takes out who has waited too long, each with the reason."""
         if not len(self._queue):
             return []
-        before_s = self._clock() - self._settings.queue_deadline_s
+        before_s = self._clock() - self.settings.queue_deadline_s
         late = [ticket for ticket in self.waiting() if ticket.submitted_s <= before_s]
         return [(ticket, self._late(ticket)) for ticket in late if self.withdraw(ticket)]
 
     def _late(self, ticket: Ticket) -> BusyError:
         retry_s = self.retry_after_s(ticket.request.id)
-        waited_s = self._settings.queue_deadline_s
+        waited_s = self.settings.queue_deadline_s
         if ticket.awaits_memory:
             needs = f" for the {ticket.needs_bytes} bytes that this request needs" if ticket.needs_bytes else ""
             return MemoryPressure(f"No memory became free within {waited_s:g} s{needs}.", retry_after_s=retry_s)
@@ -150,7 +150,7 @@ class Admission:
     def _retry_after_s(self, request_id: str, depth: int) -> int:
         """Queue depth x recent service time, spread by a quarter each way so that clients do not return together."""
         spread = 0.75 + 0.5 * (crc32(request_id.encode()) % 1000) / 1000
-        return round(spread * self._service_s * (depth + 1) / self._settings.max_batch)
+        return round(spread * self._service_s * (depth + 1) / self.settings.max_batch)
 
 
 def draining() -> InferenceError:

@@ -228,6 +228,7 @@ class Intake:
         self._tally.add(model_loads=1)
         if ordered:
             self._wants.popleft()
+        self._residents.show()
         resolve(wanted.future, loaded.limits)
 
     def _has_room_for(self, ref: ModelRef) -> bool:
@@ -242,6 +243,7 @@ class Intake:
                 continue
             receipt = None if resident is None else self._residents.unload(resident)
             del self._unloads[model_id]
+            self._residents.show()
             for future in futures:
                 if receipt is None or receipt.returned:
                     resolve(future, receipt)

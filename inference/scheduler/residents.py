@@ -109,6 +109,10 @@ class Residents:
     def get(self, model_id: str) -> Resident | None:
         return self._by_id.get(model_id)
 
+    def show(self) -> None:
+        """To be called before an order is answered: whoever looks then must see what was done."""
+        self._on_state()
+
     def failure(self, model_id: str) -> InferenceError | None:
         """Why this model was refused, while that was a short time ago; it is not tried again for each request."""
         failure = self._failures.get(model_id)

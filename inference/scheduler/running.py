@@ -73,7 +73,7 @@ class Running:
             return
         now_s = resident.last_used_s = self._clock()
         try:
-            deadline_s = ticket.request.params.deadline_s or self._settings.generation_deadline_s
+            deadline_s = ticket.request.params.deadline_s or self._admission.settings.generation_deadline_s
             choices = Choices(ticket, now_s, self._settings.reserve_tokens, deadline_s)
             resident.rows |= {row.job.id: row for row in choices.rows}
             for row in choices.rows:

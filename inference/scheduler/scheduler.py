@@ -176,6 +176,16 @@ class Scheduler:
         """Changes who may stay in memory, from the worker's next turn on."""
         self._worker.rule(rules)
 
+    def limit(self, settings: SchedulerSettings) -> None:
+        """Changes the limits of the queue and of single answers; the others stay as they were at the start."""
+        self._admission.settings = replace(
+            self._settings,
+            max_queue=settings.max_queue,
+            max_queue_per_client=settings.max_queue_per_client,
+            queue_deadline_s=settings.queue_deadline_s,
+            generation_deadline_s=settings.generation_deadline_s,
+        )
+
     def end(self, request_id: str) -> int:
         """Ends the requests of an id, wherever they are; their readers are told by whom. How many there were."""
         found = [one for one in self._admission.tickets() if one.request.id == request_id and not one.mailbox.closed]

@@ -80,7 +80,7 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
         session=session.given_name,
         conv=session.name,
         salt=cache_salt(ask.body, access.KEYLESS),
-        volatile=drift.wanted(headers, served.id),
+        volatile=drift.wanted(headers, served),
         counted=False,
     )
     understood = await running.conversing.understand(served.ref, text, asking)

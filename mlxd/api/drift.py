@@ -14,16 +14,18 @@ from inference.conversation.span_ledger import Fate, SpanLedger
 from inference.conversation.volatile_policy import KNOWN, VolatilePolicy, policy_of
 from inference.errors import InvalidParameter
 from mlxd.api import policy
+from mlxd.served import ServedModel
 
 HEADER: Final = "X-Mlxd-Volatile"
 _CHANGES: Final = (Fate.OMITTED, Fate.PINNED, Fate.RESTATED, Fate.RELOCATED, Fate.RETAINED)
 """All but what is read as it was sent."""
 
 
-def wanted(headers: Mapping[str, str], model_id: str) -> VolatilePolicy:
+def wanted(headers: Mapping[str, str], model: ServedModel) -> VolatilePolicy:
     """What may be done for a request. Raises `InvalidParameter` for a header that names no policy."""
     server = policy.current()
-    wish = headers.get(HEADER.lower(), "").strip().lower() or server.volatile_of.get(model_id, server.volatile)
+    set_for_it = model.settings.volatile or server.volatile_of.get(model.id, server.volatile)
+    wish = headers.get(HEADER.lower(), "").strip().lower() or set_for_it
     if (found := policy_of(wish)) is None:
         raise InvalidParameter(f"The header {HEADER} must be one of: {KNOWN}.", param=HEADER)
     return found

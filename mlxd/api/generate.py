@@ -15,7 +15,7 @@ from django.http import HttpResponse
 from inference.errors import ModelNotFound
 from inference.events import Admitted, Event, Failed
 from inference.messages import Conversation
-from inference.params import GenerationParams
+from inference.params import GenerationParams, KVQuantisation
 from inference.ports import Tokenizer
 from inference.tokens import TokenIds
 from mlxd import runtime
@@ -84,11 +84,15 @@ async def read[Request: GenerationRequest, Read](
 async def resolve_params(body: GenerationRequest) -> tuple[GenerationParams, Tokenizer]:
     """What the request left open, decided; and the tokenizer of the model it named."""
     running = runtime.current()
-    text = await running.text(running.resolve(body.model))
+    served = running.resolve(body.model)
+    text, own = await running.text(served), served.settings
     vocab_size = text.tokenizer.vocab_size
     if body.stop_token_ids:
         check_ids(body.stop_token_ids, "stop_token_ids", vocab_size)
-    params = generation_params(body, policy.current().sampling, text.generation_defaults)
+    params = generation_params(body, {**policy.current().sampling, **own.sampling}, text.generation_defaults)
+    if params.kv is None and own.kv_bits is not None:
+        kv = KVQuantisation(own.kv_bits, own.kv_group_size or 64, own.quantized_kv_start or 0)
+        params = replace(params, kv=kv)
     if body.logit_bias:
         bias = read_bias(body.logit_bias, vocab_size)
         params = replace(params, sampling=replace(params.sampling, logit_bias=bias))
@@ -118,7 +122,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         session=session.given_name,
         conv=session.name,
         salt=cache_salt(ask.body, caller),
-        volatile=drift.wanted(headers, served.id),
+        volatile=drift.wanted(headers, served),
     )
     spans, placed = generation.known.spans, generation.known.placed
     session = session.known_as(placed.session if placed is not None else None)

@@ -44,7 +44,7 @@ async def ask_chat(raw: bytes) -> Ask:
 
     body, (conversation, wish) = await read(raw, ChatRequest, convert)
     content = await read_format(body, len(raw))
-    wish = wish.settled(thinking=policy.current().default_thinking, preserve=policy.current().preserve_thinking)
+    wish = wish.settled_for(runtime.current().resolve(body.model).settings, policy.current())
     grammar = await shape_answer(body, content, conversation.tools, wish.thought_limit_tokens)
     params, tokenizer = await resolve_params(body)
     return Ask(

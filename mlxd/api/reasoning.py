@@ -22,9 +22,11 @@ from inference.conversation.control import EFFORTS
 from inference.conversation.shape import ThinkingControl
 from inference.errors import UnsupportedParameter
 from mlxd.api.errors import InvalidField
+from mlxd.api.policy import Policy
 from mlxd.api.reasoning_spellings import READERS, WORDS, Said
 from mlxd.api.schemas import ChatRequest
 from mlxd.api.validate import WRONG_TYPE
+from mlxd.model_settings import ModelSettings
 
 Scalar = bool | int | float | str
 
@@ -72,6 +74,13 @@ class ReasoningWish:
             enabled=thinking if self.enabled is None else self.enabled,
             preserve=preserve if self.preserve is None else self.preserve,
         )
+
+    def settled_for(self, own: ModelSettings, server: Policy) -> ReasoningWish:
+        """The wish with what is set for its model, else for all of them."""
+        thinking = server.default_thinking if own.thinking is None else own.thinking
+        preserve = server.preserve_thinking if own.preserve_thinking is None else own.preserve_thinking
+        wish = replace(self, template_args={**own.template_args, **self.template_args})
+        return wish.settled(thinking=thinking, preserve=preserve)
 
     @property
     def thought_limit_tokens(self) -> int | None:
@@ -145,7 +154,11 @@ def _untexted(value: Any) -> Any:
 
 
 def _template_args(request: ChatRequest) -> dict[str, Scalar]:
-    sent = request.chat_template_kwargs or {}
+    return checked_args(request.chat_template_kwargs or {})
+
+
+def checked_args(sent: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Arguments for a chat template from whoever sent them. Raises as `reasoning_wish`."""
     return {name: _template_arg(name, value) for name, value in sent.items() if value is not None}
 
 

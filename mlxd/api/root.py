@@ -9,7 +9,21 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from inference.errors import InferenceError
 from mlxd import __version__
-from mlxd.api import admin, cache, conv_kv, healing, health, keys, ledger, openai
+from mlxd.api import (
+    admin,
+    cache,
+    conv_kv,
+    healing,
+    health,
+    keys,
+    ledger,
+    live_settings,
+    memory,
+    models,
+    openai,
+    openapi,
+    requests,
+)
 from mlxd.api.errors import InvalidBody, InvalidKey, http_response, log_unexpected
 from mlxd.api.facts import facts_of
 
@@ -18,6 +32,11 @@ api.add_router("/v1", openai.router)
 api.add_router("/v1/conv_kv", conv_kv.router)
 api.add_router("/health", health.router)
 api.add_router("/api", admin.router)
+api.add_router("/api", models.router)
+api.add_router("/api", memory.router)
+api.add_router("/api", requests.router)
+api.add_router("/api", live_settings.router)
+api.add_router("/api", openapi.router)
 api.add_router("/api/cache", cache.router)
 api.add_router("/api", ledger.router)
 api.add_router("/api", healing.router)

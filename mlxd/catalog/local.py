@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,12 @@ def find_local(name: str) -> Path | None:
     """
     if is_directory(name):
         return Path(name).expanduser().resolve()
-    return _snapshot(_repo_folder(name)) if REPO_ID.fullmatch(name) else None
+    return find_cached(name)
+
+
+def find_cached(repo_id: str) -> Path | None:
+    """The directory of a repository in the cache; None where it has none."""
+    return _snapshot(_repo_folder(repo_id)) if REPO_ID.fullmatch(repo_id) else None
 
 
 def is_directory(name: str) -> bool:
@@ -53,7 +59,7 @@ def is_directory(name: str) -> bool:
 
 def local_models() -> Iterator[LocalModel]:
     """Every language model in the Hugging Face cache that has weights and a config, by id."""
-    root = _cache_root()
+    root = cache_root()
     for folder in sorted(root.glob("models--*--*")) if root.is_dir() else ():
         snapshot = _snapshot(folder)
         found = snapshot and read_model(folder.name.removeprefix("models--").replace("--", "/", 1), snapshot)
@@ -61,14 +67,15 @@ def local_models() -> Iterator[LocalModel]:
             yield found
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
+    """Where the Hugging Face cache lies, whether or not there is one."""
     from huggingface_hub import constants  # costs 0.2 s, so only when the cache is looked at
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def _repo_folder(repo_id: str) -> Path:
-    return _cache_root() / ("models--" + repo_id.replace("/", "--"))
+    return cache_root() / ("models--" + repo_id.replace("/", "--"))
 
 
 def _snapshot(folder: Path) -> Path | None:
@@ -76,8 +83,12 @@ def _snapshot(folder: Path) -> Path | None:
     ref = folder / "refs" / "main"
     if not ref.is_file():
         return None
-    snapshot = folder / "snapshots" / ref.read_text().strip()
-    return snapshot if (snapshot / "config.json").is_file() else None
+    try:
+        name = ref.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    snapshot = folder / "snapshots" / name
+    return snapshot if REVISION.fullmatch(name) and (snapshot / "config.json").is_file() else None
 
 
 def _generates_text(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlxd.config import BY_NAME, GROUPS, KNOBS, Knob
-from mlxd.paths import resolve_state_dir
+from mlxd.paths import StateDir, resolve_state_dir
 
 if TYPE_CHECKING:
     from mlxd.config.load import LoadedConfig
@@ -54,8 +54,10 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
 def read_settings(flags: Mapping[str, Any]) -> LoadedConfig:
     """The settings for these flags; what looks odd in them goes to stderr. Raises `StartError`."""
     from mlxd.config.load import load
+    from mlxd.saved_settings import read_saved
 
-    loaded = load(given(flags), resolve_state_dir(flags.get("state_dir"), os.environ))
+    root = resolve_state_dir(flags.get("state_dir"), os.environ)
+    loaded = load(given(flags), root, read_saved(StateDir(root).saved_settings).knobs)
     for warning in loaded.warnings:
         click.echo(f"mlxd: warning: {warning}", err=True)
     return loaded

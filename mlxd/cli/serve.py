@@ -34,12 +34,14 @@ def serve(**flags: Any) -> None:
     refuse_shadowed_packages()
     state = open_state_dir(resolve_state_dir(flags.get("state_dir"), os.environ))
     with claim(state):  # before the settings, whose validation takes 0.3 s to import
-        config = read_settings(flags).config
+        loaded = read_settings(flags)
+        config = loaded.config
         refuse_exposed_host(config)
         refuse_taken_port(config)
         if config.models:
             fetch_models(config)
-        code: int = importlib.import_module("mlxd.daemon").run(config)
+        live = importlib.import_module("mlxd.live_settings").LiveSettings(loaded, state.saved_settings)
+        code: int = importlib.import_module("mlxd.daemon").run(config, live=live)
     sys.exit(code)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_type_hints
 from mlxd.config.knob import About, Knob, knob_of
 from mlxd.config.knobs_answers import ANSWERS, SAMPLING, AnswerKnobs
 from mlxd.config.knobs_engine import CACHE, ENGINE, EngineKnobs
+from mlxd.config.knobs_models import ModelKnobs
 from mlxd.config.knobs_serving import LIMITS, LISTEN, MODELS, QUEUE, ServingKnobs
 
 STATE, LOGS = "State", "Logging"
@@ -21,7 +22,7 @@ GROUPS = (LISTEN, MODELS, ENGINE, CACHE, QUEUE, LIMITS, SAMPLING, ANSWERS, STATE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ServingKnobs, EngineKnobs, AnswerKnobs):
+class Config(ServingKnobs, ModelKnobs, EngineKnobs, AnswerKnobs):
     """The settings of one process, validated by `mlxd.config.load`; units stand in the names.
 
     A `Config` made by hand (in a test) is not range-checked.

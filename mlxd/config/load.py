@@ -1,4 +1,7 @@
-"""Fills a `Config`: flag over environment over the state directory's `.env` over default, and says which it was."""
+"""Fills a `Config`: flag over what an admin saved over environment over the state directory's `.env` over default.
+
+It says of each value where it came from.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ class Origin(StrEnum):
     """Where a value came from, in the order in which they win."""
 
     FLAG = "flag"
+    SAVED = "saved"
     ENVIRONMENT = "environment"
     DOTENV = ".env"
     DEFAULT = "default"
@@ -42,15 +46,20 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadedConfig:
-    """A `Config`, the origin of each of its values by knob name, and what looked odd on the way."""
+    """A `Config`, the origin of each of its values by knob name, and what looked odd on the way.
+
+    `beneath` is what it would be, and why, had an admin saved nothing.
+    """
 
     config: Config
     origins: Mapping[str, Origin]
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    beneath: LoadedConfig | None = None
 
 
-def load(flags: Mapping[str, Any], state_dir: Path) -> LoadedConfig:
-    """Reads the settings. `flags` holds only what was given on the command line, by knob name.
+def load(flags: Mapping[str, Any], state_dir: Path, saved: Mapping[str, Any] | None = None) -> LoadedConfig:
+    """Reads the settings. `flags` holds only what was given on the command line, `saved` what an admin saved, by knob
+    name.
 
     `state_dir` is already resolved (see `mlxd.paths`); its `.env` is the only one that is read. Raises
     `InvalidSetting`, which names the setting, where it was set, and what it may be.
@@ -58,6 +67,7 @@ def load(flags: Mapping[str, Any], state_dir: Path) -> LoadedConfig:
     dotenv = state_dir / ".env"
     layers = {
         Origin.FLAG: InitSettingsSource(_Settings, init_kwargs=dict(flags))(),
+        Origin.SAVED: {name: value for name, value in (saved or {}).items() if name in BY_NAME},
         Origin.ENVIRONMENT: EnvSettingsSource(_Settings)(),
         Origin.DOTENV: _dotenv_values(dotenv),
     }
@@ -71,8 +81,21 @@ def load(flags: Mapping[str, Any], state_dir: Path) -> LoadedConfig:
         checked = _Settings.model_validate(values)
     except ValidationError as error:
         raise _invalid(error, origins) from None
-    config = Config(**{knob.name: getattr(checked, knob.name) for knob in KNOBS})
-    return LoadedConfig(config, origins, tuple(_odd_names(dotenv)))
+    beneath = load(flags, state_dir) if layers[Origin.SAVED] else None
+    return LoadedConfig(_config(checked), origins, tuple(_odd_names(dotenv)), beneath)
+
+
+def amended(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The same settings with some changed. Raises `InvalidSetting` for the first that is wrong."""
+    now = {knob.name: getattr(config, knob.name) for knob in KNOBS}
+    try:
+        return _config(_Settings.model_validate({**now, **changes}))
+    except ValidationError as error:
+        raise _invalid(error, dict.fromkeys(BY_NAME, Origin.SAVED)) from None
+
+
+def _config(checked: BaseSettings) -> Config:
+    return Config(**{knob.name: getattr(checked, knob.name) for knob in KNOBS})
 
 
 def size_bytes(value: object) -> object:
@@ -149,6 +172,7 @@ def _invalid(error: ValidationError, origins: Mapping[str, Origin]) -> InvalidSe
     knob = BY_NAME[str(first["loc"][0])]
     where = {
         Origin.FLAG: knob.flag,
+        Origin.SAVED: f"The saved setting {knob.name}",
         Origin.ENVIRONMENT: knob.env,
         Origin.DOTENV: f"{knob.env} in the state directory's .env",
         Origin.DEFAULT: knob.name,

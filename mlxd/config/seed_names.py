@@ -80,7 +80,7 @@ VARIABLES = (
         "MLX_CACHE_MAX_TOKENS", "cache_max_conversation_tokens", "Of one conversation; the whole is measured in bytes."
     ),
     SeedName("MLX_MODEL_CACHE_SIZE", "max_models"),
-    SeedName("MLX_MODEL_CACHE_TTL", why="Not yet: a model leaves memory when another needs its place."),
+    SeedName("MLX_MODEL_CACHE_TTL", "model_ttl_s", "Same meaning; 0 is never."),
     SeedName("MLX_PREFILL_STEP_SIZE", "prefill_step_tokens", "512 by default, so that running answers stay smooth."),
     SeedName("MLX_KV_BITS", why=KV_BY_REQUEST),
     SeedName("ANTHROPIC_BASE_URL", why="Not yet: this version speaks the OpenAI dialect."),
@@ -117,7 +117,7 @@ FLAGS = (
 
 FILES = (
     SeedName(".env in the working directory", "state_dir", "Only the `.env` in the state directory is read."),
-    SeedName("model_aliases.json", "models", "`--model NAME=SOURCE` for each."),
+    SeedName("model_aliases.json", "model_aliases", "`--model-alias ALIAS=MODEL` for each."),
     SeedName("claude_routing.json", why="Not yet: this version speaks the OpenAI dialect."),
 )
 

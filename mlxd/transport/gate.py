@@ -228,7 +228,14 @@ def _content_type(head: _Head) -> Refusal | None:
 
 
 def _carries_json(head: _Head) -> bool:
-    return head.method in {"POST", "PUT", "PATCH"} or (head.method == "DELETE" and head.has_body())
+    if head.method in {"POST", "PUT", "PATCH"}:
+        return not _is_bare_order(head)
+    return head.method == "DELETE" and head.has_body()
+
+
+def _is_bare_order(head: _Head) -> bool:
+    """`curl -X POST -H "Authorization: ..." URL`: no body to misread, and no page of another site sends that header."""
+    return not head.has_body() and not head.values("content-type") and bool(head.values("authorization"))
 
 
 RULES: Final[tuple[Callable[[_Head], Refusal | None], ...]] = (

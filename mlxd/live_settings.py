@@ -1,0 +1,134 @@
+"""The settings of a running process: which may change while it runs, what was changed, and that it stays so.
+
+A change is checked as a whole before anything of it is kept; what is kept is on the disk before it holds. A flag of the
+command line comes before what was saved, at the next start; until then the later word counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from inference.scheduler import PoolRules, SchedulerSettings
+from mlxd.config import BY_NAME, Config
+from mlxd.config.knobs import SAMPLING_NAMES
+from mlxd.config.load import LoadedConfig, Origin, amended
+from mlxd.model_settings import ModelSettings
+from mlxd.saved_settings import SavedSettings, read_saved, write_saved
+from mlxd.served import ServedModel
+from mlxd.start_errors import InvalidSetting
+
+LIVE: Final = frozenset(
+    (
+        *("max_models", "model_ttl_s", "pinned_models", "model_aliases", "default_model", "strict_models"),
+        *("sampling_profile", *SAMPLING_NAMES),
+        *("default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_models", "keepalive_s"),
+        *("queue_size", "queue_size_per_key", "queue_timeout_s", "generation_deadline_s"),
+    )
+)
+"""Knobs that take effect at once. All others are read when the process starts."""
+
+
+class LiveSettings:
+    """`config` is what holds now. Used on the event loop. Without a `path` nothing outlives the process."""
+
+    def __init__(self, loaded: LoadedConfig, path: Path | None = None) -> None:
+        self._path = path
+        self._saved = read_saved(path) if path is not None else SavedSettings()
+        self._beneath = loaded.beneath or loaded
+        self._origins = dict(loaded.origins)
+        self.config = loaded.config
+
+    @classmethod
+    def alone(cls, config: Config) -> LiveSettings:
+        """Of a process that keeps nothing."""
+        return cls(LoadedConfig(config, dict.fromkeys(BY_NAME, Origin.DEFAULT)))
+
+    def origin(self, name: str) -> Origin:
+        return self._origins[name]
+
+    def model(self, model_id: str) -> ModelSettings:
+        """What was saved for a model, with the aliases that the settings of the process give it."""
+        saved = ModelSettings.of(self._saved.models.get(model_id, {}))
+        return replace(saved, aliases=(*aliases_of(self.config, model_id), *saved.aliases))
+
+    def settled(self, models: Iterable[ServedModel]) -> tuple[ServedModel, ...]:
+        """Models with what each is set to."""
+        return tuple(replace(model, settings=self.model(model.id)) for model in models)
+
+    def tried(self, changes: Mapping[str, Any]) -> Config:
+        """What the settings would be. A null is the value there was before anybody saved one.
+
+        Raises `InvalidSetting` and changes nothing.
+        """
+        for name in changes:
+            if name not in BY_NAME:
+                raise InvalidSetting(f"There is no setting {name[:64]!r}.")
+            if name not in LIVE:
+                raise InvalidSetting(
+                    f"{name} is read at start only; set it by {BY_NAME[name].flag} or {BY_NAME[name].env}."
+                )
+        beneath = self._beneath.config
+        values = {name: getattr(beneath, name) if value is None else value for name, value in changes.items()}
+        return amended(self.config, values)
+
+    def change(self, changes: Mapping[str, Any]) -> Config:
+        """Keeps changes that were tried. Raises `InvalidSetting`, `UnsafeStateDir`; then all is as it was."""
+        config = self.tried(changes)
+        kept = {name: value for name, value in self._saved.knobs.items() if changes.get(name, value) is not None}
+        kept |= {name: _plain(getattr(config, name)) for name, value in changes.items() if value is not None}
+        self._save(replace(self._saved, knobs=kept))
+        for name, value in changes.items():
+            self._origins[name] = Origin.SAVED if value is not None else self._beneath.origins[name]
+        self.config = config
+        return config
+
+    def change_model(self, model_id: str, settings: ModelSettings) -> None:
+        """Keeps a model's own settings. Raises `UnsafeStateDir`; then all is as it was."""
+        others = {name: values for name, values in self._saved.models.items() if name != model_id}
+        values = settings.as_dict()
+        self._save(replace(self._saved, models={**others, model_id: values} if values else others))
+
+    def rules(self, models: Mapping[str, ModelSettings]) -> PoolRules:
+        """Who may stay in memory. `models` are the settings of those that are served."""
+        config = self.config
+        said = self._origins["max_models"] is Origin.SAVED
+        pinned = {
+            name for name, own in models.items() if own.pinned or (own.pinned is None and name in config.pinned_models)
+        }
+        ttl_of = {name: own.ttl_s for name, own in models.items() if own.ttl_s is not None}
+        most = config.max_models if said else config.resident_models
+        return PoolRules(most, config.model_ttl_s, frozenset(pinned), ttl_of)
+
+    def _save(self, saved: SavedSettings) -> None:
+        if self._path is not None:
+            write_saved(self._path, saved)
+        self._saved = saved
+
+
+def scheduler_settings(config: Config) -> SchedulerSettings:
+    """What the scheduler is told at the start, and of which it takes the limits of the queue again on a change."""
+    return SchedulerSettings(
+        max_batch=config.max_batch,
+        max_models=config.resident_models,
+        max_queue=config.queue_size,
+        max_queue_per_client=config.queue_size_per_key,
+        queue_deadline_s=config.queue_timeout_s,
+        generation_deadline_s=config.generation_deadline_s or None,
+        watchdog_s=config.watchdog_s,
+    )
+
+
+def aliases_of(config: Config, model_id: str) -> tuple[str, ...]:
+    """What `model_aliases` calls a model. Raises `InvalidSetting` for one that says nothing."""
+    pairs = [text.partition("=") for text in config.model_aliases]
+    for alias, _, model in pairs:
+        if not alias or not model:
+            raise InvalidSetting(f"--model-alias {alias[:64]!r} is not ALIAS=MODEL.")
+    return tuple(alias for alias, _, model in pairs if model == model_id)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,78 @@
+"""The models clients may name, by whatever name they know them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inference.errors import ModelNotFound
+from inference.ports import ModelRef
+from mlxd.model_settings import ModelSettings
+
+PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
+"""Names that clients send when they do not care; they mean the default model."""
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model clients may name. `created_s` (Unix seconds) does not change over restarts.
+
+    `settings` are its own: they come before those of all models.
+    """
+
+    id: str
+    path: Path
+    created_s: int
+    settings: ModelSettings = field(default_factory=ModelSettings)
+
+    @property
+    def ref(self) -> ModelRef:
+        return ModelRef(self.id, self.path)
+
+    def answers_to(self, name: str) -> bool:
+        return name == self.id or name.rpartition("/")[2] == self.id or name in self.settings.aliases
+
+
+def served_models(named: Sequence[tuple[str, Path]]) -> tuple[ServedModel, ...]:
+    """Models to serve from (id, directory) pairs, in order; the first is the default."""
+    return tuple(ServedModel(model_id, path, int((path / "config.json").stat().st_mtime)) for model_id, path in named)
+
+
+def named(models: Sequence[ServedModel], name: str) -> ServedModel | None:
+    """The model of exactly this name; an id comes before what else a model answers to."""
+    exact = (model for model in models if model.id == name)
+    return next(exact, None) or next((model for model in models if model.answers_to(name)), None)
+
+
+def resolved(
+    models: Sequence[ServedModel],
+    name: str | None,
+    resident: Collection[str],
+    *,
+    default: str = "",
+    strict: bool = False,
+) -> ServedModel:
+    """The model a request names. `resident` are the ids of those in memory.
+
+    Without `strict` the only model answers to any sane name. Raises `ModelNotFound`.
+    """
+    if not models:
+        raise ModelNotFound("No model is served. Start mlxd with --model or --demo.", param="model")
+    if name is not None and (found := named(models, name)) is not None:
+        return found
+    if name is None or name in PLACEHOLDERS:
+        return default_of(models, resident, default)
+    if len(name) <= 256 and MODEL_NAME.fullmatch(name) and len(models) == 1 and not strict:
+        return models[0]
+    known = ", ".join(model.id for model in models[:8])
+    raise ModelNotFound(f"There is no model {name[:64]!r} here. Served: {known}.", param="model")
+
+
+def default_of(models: Sequence[ServedModel], resident: Collection[str], default: str = "") -> ServedModel:
+    """Who answers when a request names nobody: the one that is set, else the first in memory, else the first."""
+    chosen = named(models, default) if default else None
+    return chosen or next((model for model in models if model.id in resident), models[0])

@@ -26,6 +26,7 @@ BENCHMARKS = (
     "constrained",
     "reading",
     "probe_peers",
+    "restart",
     "traffic",
     "warm_cpu",
     "prepare",
@@ -35,7 +36,7 @@ BENCHMARKS = (
     "warm_load",
 )
 LIMIT_S = 180
-LIMITS_S = {"probe_peers": 3600, "traffic": 3600, "warm_load": 3600}
+LIMITS_S = {"probe_peers": 3600, "restart": 1800, "traffic": 3600, "warm_load": 3600}
 
 
 def main() -> int:

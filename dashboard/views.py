@@ -1,13 +1,15 @@
-"""The status page: one read of the runtime's view, drawn as HTML."""
+"""The login, and the status page: one read of the runtime's view, drawn as HTML."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 
 from mlxd import runtime
+from mlxd.keys.browsers import csrf_of
+from mlxd.keys.pages import cookie_of, open_to_all, signed_in
 
 PAGE = "dashboard/status.html"
 
@@ -25,6 +27,17 @@ class ModelRow:
     rows: int
 
 
+@open_to_all
+async def login(request: HttpRequest) -> HttpResponse:
+    """Where a browser is signed in. It says nothing of what goes on here."""
+    if cookie_of(request):
+        return HttpResponseRedirect("/")
+    response = render(request, "dashboard/login.html")
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+@signed_in
 async def status(request: HttpRequest) -> HttpResponse:
     """The whole page, or with `?part=figures` only what changes."""
     view = runtime.current().snapshot()
@@ -40,12 +53,11 @@ async def status(request: HttpRequest) -> HttpResponse:
         "ready": ready,
         "reason": reason.replace("_", " "),
         "uptime": duration(view.uptime_s),
+        "csrf": csrf_of(cookie_of(request)),
         "base_url": f"http://{request.get_host()}/v1",
     }
     part = "#figures" if request.GET.get("part") == "figures" else ""
-    response = render(request, PAGE + part, context)
-    response["Cache-Control"] = "no-store"
-    return response
+    return render(request, PAGE + part, context)
 
 
 def faults(view: runtime.RuntimeView) -> tuple[tuple[str, int], ...]:

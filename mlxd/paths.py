@@ -197,6 +197,13 @@ def admin_token(state: StateDir) -> str:
     )
 
 
+def new_admin_token(path: Path) -> str:
+    """Puts a fresh token in the place of the one in a file. Raises `UnsafeStateDir`."""
+    token = ADMIN_TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    write_private(path, f"{token}\n")
+    return token
+
+
 def secret_key(state: StateDir) -> str:
     """Django's signing key, made when it is first asked for. Raises `UnsafeStateDir`."""
     return _secret(state.secret_key, secrets.token_urlsafe(48))

@@ -18,9 +18,12 @@ from mlxd.api.errors import InsufficientScope, InvalidKey, TooOften
 from mlxd.api.facts import facts_of
 from mlxd.keys import access
 from mlxd.keys.access import ADMIN, KEYLESS, Caller
+from mlxd.keys.browsers import csrf_of
 from mlxd.keys.key import ApiKey, Scope, digest
+from mlxd.keys.pages import cookie_of, from_own_page
 
 OURS: Final = "mlxd_"
+CSRF_HEADER: Final = "X-MLXD-CSRF"
 _CARRIERS: Final = ("X-Api-Key", "Api-Key")
 
 
@@ -68,13 +71,13 @@ class AnyKey:
 
 
 class AdminBearer:
-    """The admin token or a key of that scope, on loopback too: a local process or a page in a browser is not the
-    admin."""
+    """The admin token, a key of that scope, or a browser that is signed in; on loopback too: a local process or a page
+    in a browser is not the admin."""
 
     async def __call__(self, request: HttpRequest) -> Caller:
         found = credentials(request)
         if not found:
-            raise InvalidKey("The admin token is required. Send Authorization: Bearer with the token of admin.token.")
+            return _signed_in(request)
         secret = _the_one(found)
         if is_admin_token(secret):
             return ADMIN
@@ -85,8 +88,22 @@ class AdminBearer:
         return Caller(client=key.id, key=key, admin=True)
 
 
+def _signed_in(request: HttpRequest) -> Caller:
+    """A browser may ask by its cookie. To change anything takes a page of ours that knows what is in the cookie."""
+    cookie = cookie_of(request)
+    if not cookie:
+        raise InvalidKey("The admin token is required. Send Authorization: Bearer with the token of admin.token.")
+    asks = request.method in ("GET", "HEAD")
+    if not (from_own_page(request) or (asks and "Origin" not in request.headers)):
+        raise InsufficientScope("A browser may do this from a page of this server only.")
+    given = request.headers.get(CSRF_HEADER, "")
+    if not asks and not hmac.compare_digest(given.encode(), csrf_of(cookie).encode()):
+        raise InsufficientScope(f"A page sends {CSRF_HEADER} with what it changes.")
+    return ADMIN
+
+
 def is_admin_token(secret: str) -> bool:
-    expected = policy.current().admin_digest
+    expected = access.admin()
     return expected is not None and hmac.compare_digest(digest(secret), expected)
 
 

@@ -1,14 +1,16 @@
-"""Deny by default: an operation that says nothing about who may call it stops the start."""
+"""Deny by default: an operation or a page that says nothing about who may have it stops the start."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, register
+from django.urls import URLPattern, URLResolver, get_resolver
 from ninja import NinjaAPI
 
 from mlxd.api.auth import AdminBearer, AnyKey, Public
+from mlxd.keys.pages import MARK
 
 DECLARATIONS = (Public, AnyKey, AdminBearer)
 
@@ -23,8 +25,20 @@ def undeclared(api: NinjaAPI) -> Iterator[str]:
                     yield f"{','.join(operation.methods)} {prefix}{path}"
 
 
+def unmarked(patterns: Sequence[URLPattern | URLResolver], before: str = "") -> Iterator[str]:
+    """The routes of every view that is no operation of the API, and neither open to all nor for the signed-in."""
+    for pattern in patterns:
+        route = f"{before}{pattern.pattern}"
+        if isinstance(pattern, URLResolver):
+            if pattern.app_name != "ninja":
+                yield from unmarked(pattern.url_patterns, route)
+        elif not getattr(pattern.callback, MARK, ""):
+            yield f"/{route}"
+
+
 @register()
-def every_operation_declares_its_auth(**_: Any) -> list[CheckMessage]:
+def everything_declares_who_may_have_it(**_: Any) -> list[CheckMessage]:
     from mlxd.api.root import api  # the API is built when the check runs, not when settings are read
 
-    return [Error(f"{name} has no auth declaration.", id="mlxd.E001") for name in undeclared(api)]
+    open_by_mistake = [*undeclared(api), *unmarked(get_resolver().url_patterns)]
+    return [Error(f"{name} has no auth declaration.", id="mlxd.E001") for name in open_by_mistake]

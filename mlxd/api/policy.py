@@ -8,6 +8,7 @@ from typing import Self
 
 from inference.conversation.volatile_policy import BIND, KNOWN, policy_of
 from mlxd.config import Config
+from mlxd.keys import access
 from mlxd.keys.key import digest
 from mlxd.start_errors import InvalidSetting
 
@@ -67,6 +68,7 @@ def install(policy: Policy) -> None:
     """Makes a policy the process's own; the daemon does it once, before it listens."""
     global _current  # noqa: PLW0603  Django's views have no other way to it
     _current = policy
+    access.set_admin(policy.admin_digest)
 
 
 def current() -> Policy:

@@ -18,6 +18,7 @@ from mlxd.api import (
     keys,
     ledger,
     live_settings,
+    login,
     memory,
     models,
     openai,
@@ -41,6 +42,7 @@ api.add_router("/api/cache", cache.router)
 api.add_router("/api", ledger.router)
 api.add_router("/api", healing.router)
 api.add_router("/api", keys.router)
+api.add_router("/api", login.router)
 
 
 def _request_id(request: HttpRequest) -> str:

@@ -18,6 +18,8 @@ COMMANDS = {
     "doctor": ("mlxd.cli.doctor:doctor", "Check this machine and say what to do about what is wrong."),
     "probe": ("mlxd.cli.probe:probe", "Measure how many tokens a server computes twice."),
     "cache": ("mlxd.cli.cache:cache", "List, count, check or remove what is stored of prompts."),
+    "open": ("mlxd.cli.open:open_", "Open the status page in a browser."),
+    "token": ("mlxd.cli.token:token", "Change the admin token."),
     "keys": ("mlxd.cli.keys:keys", "Make, list and remove API keys."),
     "manage": ("mlxd.cli.manage:manage", "Run one of Django's management commands."),
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 
 import structlog
 from django.db import DatabaseError, connection
 
 from mlxd.keys import rows
 from mlxd.keys.access import Access
+from mlxd.keys.browsers import Browsers
 from mlxd.keys.keyring import Keyring
 from mlxd.keys.shelf import SqliteKeys
 from mlxd.ledger.journal import outage_name
@@ -25,11 +27,12 @@ def open_access(state: StateDir, *, opened: bool) -> Access:
     shelf = SqliteKeys(state.database, opened=opened)
     try:
         if not opened and not state.database.exists():  # nothing is kept yet, and perhaps never will be
-            return Access(Keyring(shelf))
+            return Access(Keyring(shelf), Browsers(shelf), token_file=state.admin_token)
         shelf.open()
-        return Access(Keyring(shelf, rows.stored_keys()))
+        keyring, browsers = Keyring(shelf, rows.stored_keys()), Browsers(shelf, rows.stored_browsers(time.time()))
+        return Access(keyring, browsers, token_file=state.admin_token)
     except (DatabaseError, sqlite3.Error, OSError) as error:
         log.error("keys_not_read", reason=outage_name(error))
-        return Access(Keyring(shelf))
+        return Access(Keyring(shelf), Browsers(shelf), token_file=state.admin_token)
     finally:
         connection.close()

@@ -1,10 +1,11 @@
-"""Keys and open browsers as rows. Everything here blocks and is for a thread of its own, or for a command."""
+"""Keys and signed-in browsers as rows. Everything here blocks and is for a thread of its own, or for a command."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from mlxd.keys.browsers import IDLE_S, Browser
 from mlxd.keys.key import ApiKey, Scope, Usage
 from mlxd.ledger import models
 from mlxd.ledger.rows import moment
@@ -53,6 +54,22 @@ def write_usage(usages: Mapping[str, Usage]) -> None:
         last = None if usage.last_used_s is None else moment(usage.last_used_s)
         figures = {name: getattr(usage, name) for name in USAGE}
         models.Key.objects.filter(id=key_id).update(**figures, last_used_at=last)
+
+
+def stored_browsers(now_s: float) -> list[Browser]:
+    """Those that were not idle for too long; the others are forgotten."""
+    models.BrowserSession.objects.filter(seen_at__lt=moment(now_s - IDLE_S)).delete()
+    rows = models.BrowserSession.objects.all()
+    return [Browser(bytes(row.digest), row.created_at.timestamp(), row.seen_at.timestamp()) for row in rows]
+
+
+def write_browser(browser: Browser) -> None:
+    times = {"created_at": moment(browser.created_s), "seen_at": moment(browser.seen_s)}
+    models.BrowserSession.objects.update_or_create(digest=browser.digest, defaults=times)
+
+
+def delete_browsers(digests: Sequence[bytes]) -> None:
+    models.BrowserSession.objects.filter(digest__in=digests).delete()
 
 
 def _seconds(at: datetime | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import structlog
 from django.db import DatabaseError, connection, transaction
 
 from mlxd.keys import rows
+from mlxd.keys.browsers import Browser
 from mlxd.keys.key import ApiKey, Usage
 from mlxd.keys.keyring import KeysUnavailable
 from mlxd.ledger.database import open_database
@@ -45,6 +46,12 @@ class SqliteKeys:
 
     async def used(self, usages: Mapping[str, Usage]) -> None:
         await self._do(partial(rows.write_usage, usages))
+
+    async def browser_seen(self, browser: Browser) -> None:
+        await self._do(partial(rows.write_browser, browser))
+
+    async def browsers_closed(self, digests: Iterable[bytes]) -> None:
+        await self._do(partial(rows.delete_browsers, tuple(digests)))
 
     def close(self, usages: Mapping[str, Usage]) -> None:
         if self._closed:

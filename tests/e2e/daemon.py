@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from mlxd.keys.browsers import csrf_of
+
 START_S = 90.0
 MLXD = (sys.executable, "-P", "-m", "mlxd")
 
@@ -73,6 +75,18 @@ class ServedDaemon:
                 return
             time.sleep(0.05)
         raise AssertionError(f"mlxd did not get ready:\n{self.log.read_text()}")
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """The admin token as a header."""
+        return {"Authorization": f"Bearer {(self.state_dir / 'admin.token').read_text().strip()}"}
+
+    def browser(self) -> dict[str, str]:
+        """What a page sends of a browser that was signed in as `mlxd open` does it."""
+        code = httpx.post(f"{self.url}/api/login/code", headers=self.admin, json={}).json()["code"]
+        answer = httpx.post(f"{self.url}/api/login", headers={"Origin": self.url}, json={"code": code})
+        ((name, value),) = answer.raise_for_status().cookies.items()
+        return {"Cookie": f"{name}={value}", "Origin": self.url, "X-MLXD-CSRF": csrf_of(value)}
 
     def terminate(self, timeout_s: float = 30) -> int:
         """SIGTERM; the exit code."""

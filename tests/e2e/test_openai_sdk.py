@@ -154,14 +154,16 @@ def test_refusals_are_the_sdk_s_own_errors(
 
 
 def test_the_status_page_shows_the_model(daemon: ServedDaemon) -> None:
-    page = httpx.get(daemon.url + "/")
+    assert httpx.get(daemon.url + "/").headers["location"] == "/login"
+    browser = daemon.browser()
+    page = httpx.get(daemon.url + "/", headers=browser)
+    part = httpx.get(daemon.url + "/?part=figures", headers=browser)
     assert page.status_code == 200
     assert "tiny" in page.text
     assert "ready" in page.text
     assert "<script>" not in page.text and "default-src" in page.headers["content-security-policy"]
-    part = httpx.get(daemon.url + "/?part=figures")
     assert "tiny" in part.text and "<html" not in part.text
-    for static in ("status.css", "status.js", "icon.svg"):
+    for static in ("status.css", "status.js", "login.css", "login.js", "icon.svg"):
         assert httpx.get(f"{daemon.url}/static/dashboard/{static}").status_code == 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from inference.conversation.shape import Traits
 from inference.errors import GenerationFailed, InferenceError, ModelNotFound
 from inference.events import Admitted, Delta, Event, Failed, Finished, FinishReason, Usage
 from inference.tokens import Prompt
+from mlxd.keys import access
 from mlxd.ledger.ledger import Ledger
 from mlxd.ledger.recorded import Known
 from mlxd.ledger.whose import Whose
@@ -252,6 +254,13 @@ async def post(path: str, body: Any, **kwargs: Any) -> Answer:
 
 async def get(path: str, **kwargs: Any) -> Answer:
     return await Call("GET", path, **kwargs).start().result()
+
+
+async def browser() -> dict[str, str]:
+    """The cookie of a browser that is signed in."""
+    token = access.admin()
+    assert token is not None, "nobody is the admin"
+    return {"cookie": f"mlxd_session_8080={await access.current().browsers.sign_in(token, time.time())}"}
 
 
 async def gone(call: Call, after_s: float) -> float:

@@ -22,7 +22,7 @@ from mlxd import runtime
 from mlxd.api import policy
 from mlxd.runtime import Runtime, ServedModel
 from tests import tiny_models
-from tests.integration.api_scripted import Answer, get, post
+from tests.integration.api_scripted import Answer, browser, get, post
 
 TOKEN = "mlxd_admin_" + "t" * 43
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
@@ -218,7 +218,7 @@ async def test_the_figures_add_up(running: Runtime) -> None:
     shown = (await get("/api/status", headers=ADMIN)).json()["scheduler"]["store"]
     assert shown.keys() == totals.keys()
     assert TOKEN not in str(found) and "src/main.py" not in str(found)
-    page = (await get("/")).body.decode()
+    page = (await get("/", headers=await browser())).body.decode()
     assert f"{100 * totals['hit_ratio']:.0f} %" in page and f"of {counted['prompt_tokens']} prompt tokens" in page
 
 
@@ -231,10 +231,10 @@ async def test_counters_that_stay_at_0_are_shown_and_a_fault_catches_the_eye(run
     zeros = ("content_lost", "exact_key_rejected_by_model_lcp")
     assert [found["witness"][name] for name in zeros] == [0, 0]
     assert [found["totals"][name] for name in ("offset_mismatch", "shared_kv_mutated")] == [0, 0]
-    assert "<dd>0<small>of 1 prompts checked in full" in (await get("/")).body.decode()
+    assert "<dd>0<small>of 1 prompts checked in full" in (await get("/", headers=await browser())).body.decode()
     running.witness._counts["content_lost"] += 2
     assert (await get("/api/status", headers=ADMIN)).json()["witness"]["content_lost"] == 2
-    assert "2 texts of requests that were not read" in (await get("/")).body.decode()
+    assert "2 texts of requests that were not read" in (await get("/", headers=await browser())).body.decode()
 
 
 async def test_a_model_that_is_not_in_memory_is_not_loaded_to_explain(running: Runtime) -> None:

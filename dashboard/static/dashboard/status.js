@@ -6,6 +6,7 @@ async function refresh() {
   if (document.hidden) return;
   try {
     const answer = await fetch("/?part=figures", { cache: "no-store" });
+    if (answer.status === 401) return location.replace("/login"); // signed out, here or by a new token
     if (!answer.ok) throw new Error(answer.status);
     figures.innerHTML = await answer.text(); // escaped by the server's template; scripts in it would not run anyway
     figures.classList.remove("stale");
@@ -18,3 +19,10 @@ async function refresh() {
 
 setInterval(refresh, PERIOD_MS);
 document.addEventListener("visibilitychange", refresh);
+
+document.getElementById("logout").addEventListener("click", async () => {
+  const csrf = document.querySelector("meta[name=csrf]").content;
+  const headers = { "Content-Type": "application/json", "X-MLXD-CSRF": csrf };
+  await fetch("/api/logout", { method: "POST", headers, body: "{}" });
+  location.replace("/login");
+});

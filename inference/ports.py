@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from inference.errors import InferenceError
 from inference.events import Explained, FinishReason, Looked, TokenLogprob
 from inference.params import CacheScope, Grammar, KVQuantisation, SamplingParams
-from inference.prefix_store import PrefixStore
+from inference.prefix_store import Auditing, PrefixStore
 from inference.tokens import Prompt, TokenIds
 
 
@@ -271,6 +271,10 @@ class ModelRunner(Protocol):
     @property
     def kv_bytes(self) -> int:
         """Device memory the rows hold now, padding of batches included."""
+
+    @property
+    def auditor(self) -> Auditing | None:
+        """None: nothing that is stored is ever computed again to be compared."""
 
     def close(self) -> None:
         """Frees weights and KV. The runner is not used again."""

@@ -115,6 +115,23 @@ class AuditResult:
     took_s: float
 
 
+class Auditing(Protocol):
+    """A model's audits, for idle moments. Used on the worker's thread."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to do now."""
+
+    def step(self, room_bytes: int | None) -> AuditResult | None:
+        """A short piece of work, no longer than a step of prefill; what has come of an audit that ended with it.
+
+        One that needs more than `room_bytes` is not begun (None: there is no limit). Raises `EngineFatal`.
+        """
+
+    def abandon(self) -> None:
+        """Frees what an audit under way holds: something else needs the device."""
+
+
 @dataclass(frozen=True, slots=True)
 class SavedConversation:
     """A conversation that no eviction takes from the disk. `name` is its own within the process, `id` its owner's.

@@ -13,13 +13,13 @@ from inference.cache.store import Store
 from inference.cache.verdict import VerdictName
 
 
-def quarantine(store: Store, reuse: Reuse, from_tokens: int, *, state: bool) -> list[Evicted]:
-    """Removes the blocks of a lookup that hold tokens from a depth on, and its recurrent `state`; what went.
+def quarantine(store: Store, reuse: Reuse, from_tokens: int) -> list[Evicted]:
+    """Removes the blocks of a lookup that hold tokens from a depth on, and its recurrent state; which blocks went.
 
     Siblings that hold parts of those blocks go too, and whatever stands behind, in memory or on the disk alone.
     """
     stored = reuse.stored
-    if state and stored is not None and stored in store.tree.snapshots:
+    if stored is not None and stored in store.tree.snapshots:
         store.tree.drop_snapshot(stored)
         if store.disk is not None:
             store.disk.distrusted((), (stored,))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inference.engine import kv, memory
+from inference.engine.auditor import Auditor
 from inference.engine.decode import Lane, Lanes
 from inference.engine.entrance import Entrance
 from inference.engine.mlx_lm_door import make_prompt_cache
@@ -47,6 +48,7 @@ class MlxRunner:
         self._entrance = Entrance(self._queue, lambda: make_prompt_cache(self._model), store)
         self._lanes = Lanes()
         self._pace = Pace(settings.prefill_step_tokens)
+        self._auditor = None if store is None else Auditor(model, store, limits, settings.cache.audit_every)
         self._settled: list[StepOutput] = []
 
     @property
@@ -65,6 +67,10 @@ class MlxRunner:
 
     def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
         return self._entrance.lookup(prompt, cache, kv)
+    @property
+    def auditor(self) -> Auditor | None:
+        return self._auditor
+
 
     def explain(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Explained:
         return self._entrance.explain(prompt, cache, kv)
@@ -113,6 +119,9 @@ class MlxRunner:
     def close(self) -> None:
         self._entrance.close()
         self._leave_lanes()
+        if self._auditor is not None:
+            self._auditor.close()
+            self._auditor = None  # it knows the store, and that how to make empty states
         self._settled = []
         self._model = None
         memory.release_unused()

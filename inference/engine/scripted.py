@@ -19,7 +19,7 @@ from inference.errors import EngineFatal, GenerationFailed, InvalidModel
 from inference.events import Explained, FinishReason, Looked, TokenLogprob
 from inference.params import CacheScope, KVQuantisation
 from inference.ports import Clock, DeviceMemory, Job, ModelLimits, ModelRef, Prefilled, RowFailed, Sampled, StepOutput
-from inference.prefix_store import PrefixStore
+from inference.prefix_store import Auditing, PrefixStore
 from inference.tokens import Prompt
 
 EOS = 256
@@ -80,6 +80,7 @@ class Script:
     start_faults: Mapping[int, Fault] = field(default_factory=dict)
     sleep: Callable[[float], None] = time.sleep
     release: threading.Event = field(default_factory=threading.Event)
+    auditor: Auditing | None = None
     steps: int = 0
     loads: int = 0
     starts: int = 0
@@ -132,6 +133,10 @@ class ScriptedRunner:
     @property
     def active_jobs(self) -> int:
         return len(self._rows)
+
+    @property
+    def auditor(self) -> Auditing | None:
+        return self._script.auditor
 
     @property
     def kv_bytes(self) -> int:

@@ -17,7 +17,8 @@ class CacheSettings:
     as far as weights and running rows leave room for it, for they come first;
     `snapshot_memory_bytes` for recurrent states (None: a quarter of that), `side_memory_bytes` for titles and other
     one-shots (None: a sixteenth). The other limits are those of `CacheLimits`; 0 is none. `bitwise` reuses whole blocks
-    made by prefill only, so that on a CPU every bit is that of a cold run.
+    made by prefill only, so that on a CPU every bit is that of a cold run. One in `audit_every` warm requests is
+    computed once more from nothing when there is nothing else to do (0: none).
     """
 
     memory_bytes: int | None = None
@@ -30,6 +31,7 @@ class CacheSettings:
     max_conversation_tokens: int = 0
     min_reuse_tokens: int = 1
     bitwise: bool = False
+    audit_every: int = 64
 
     @property
     def enabled(self) -> bool:

@@ -11,15 +11,18 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from inference.cache.blocks import Root
+from inference.cache.audit import AuditCase, AuditKind, AuditQueue
+from inference.cache.blocks import Root, pack
 from inference.cache.in_flight import InFlight
 from inference.cache.node import Admission
 from inference.cache.prefix_cache import PrefixCache
+from inference.cache.quarantine import quarantine
 from inference.cache.reuse import Foreseen, Reuse, ReuseMode
 from inference.engine.assembly import assemble
 from inference.engine.blocks import store_needs, unstorable
 from inference.engine.kv import KVState
-from inference.engine.kv_columns import KVMismatch, attention_leaves, held
+from inference.engine.kv_columns import RINGS, KVMismatch, attention_leaves, held
+from inference.engine.settings import GRID_TOKENS
 from inference.engine.trail import Trail
 from inference.events import Explained, Looked, Warmth
 from inference.params import CacheScope, KVQuantisation
@@ -37,7 +40,8 @@ class ModelStore:
     one that has read a token: which entries a model never writes shows only then. `token_cost` is what a token costs to
     compute, relative to other models.
 
-    `in_flight` knows which job computes what. All of it lives on the worker thread.
+    `in_flight` knows which job computes what, `audits` which warm rows are to be computed once more from nothing. All
+    of it lives on the worker thread.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class ModelStore:
         token_cost: float = 1.0,
     ) -> None:
         self.in_flight = InFlight()
+        self.audits = AuditQueue(0)
         self._cache = cache
         self._model_id = model_id
         self._fingerprint = fingerprint
@@ -59,6 +64,7 @@ class ModelStore:
         self._token_cost = token_cost
         self._found: tuple[Job, Reuse] | None = None
         self._needs = store_needs(tried)
+        self._windows = any(isinstance(entry, RINGS) for entry in attention_leaves(tried))
         self._refusal = unstorable(tried)
         if self._refusal is not None:
             log.warning("model %s keeps no prefixes: %s", model_id, self._refusal)
@@ -120,12 +126,14 @@ class ModelStore:
         found, self._found = self._sought(job, job.cache), None
         lease = self._cache.hold(found, job.id, _admission(job.cache), counted=not job.fork_of)
         try:
-            state = self._assembled(lease.reuse, job)
+            state = self.assembled(lease.reuse, job.kv, len(job.prompt))
             trail = Trail(self._cache, lease, self._needs, job.prompt)
         except Exception as error:
             self._cache.release(lease)
             log.error("job %s begins without the store: %s", job.id, type(error).__name__)
             return self._fresh(), None, Looked()
+        if lease.reuse.depth_tokens and not job.fork_of:
+            self._offer(job, job.cache, lease.reuse)
         return state, trail, looked(lease.reuse)
 
     def follow(self, job: Job) -> Trail | None:
@@ -147,14 +155,50 @@ class ModelStore:
         if job.cache is not None and self._refusal is None:
             self.in_flight.claim(job.id, self._root(job.cache, job.kv).key, job.prompt.ids, offset, len(job.prompt) - 1)
 
-    def _assembled(self, reuse: Reuse, job: Job) -> KVState:
+    # --- audits -------------------------------------------------------------------------------------------------
+
+    def _offer(self, job: Job, scope: CacheScope, reuse: Reuse) -> None:
+        kinds = self._kinds(reuse, job.kv)
+        self.audits.offer(kinds, lambda: AuditCase(pack(job.prompt.ids), scope, job.kv, kinds))
+
+    def _kinds(self, reuse: Reuse, kv: KVQuantisation | None) -> frozenset[AuditKind]:
+        stored = reuse.stored
+        marks = {
+            AuditKind.DISK: any(node.from_disk for node in reuse.nodes) or (stored is not None and stored.from_disk),
+            AuditKind.RECURRENT: stored is not None,
+            AuditKind.QUANTISED: kv is not None,
+            AuditKind.WINDOW: self._windows,
+            AuditKind.CUT: reuse.depth_tokens % GRID_TOKENS > 0,
+        }
+        return frozenset(kind for kind, is_so in marks.items() if is_so)
+
+    def found(self, ids: TokenIds, scope: CacheScope, kv: KVQuantisation | None) -> Reuse:
+        """What a job of these ids would begin with now. Nothing is locked or counted."""
+        return self._find(ids, scope, kv)
+
+    def empty(self) -> KVState:
+        """The state of a row that has read nothing."""
+        return self._fresh()
+
+    def audited(self, reuse: Reuse, bad_from: int | None) -> int:
+        """An audit of what was found has ended: from `bad_from` on it is not true, and goes. How many blocks went."""
+        gone = [] if bad_from is None else quarantine(self._cache.books, reuse, bad_from)
+        self._cache.counters.audited(tuple(gone), diverged=bad_from is not None)
+        if gone:
+            mx.clear_cache()
+        return len(gone)
+
+    # --- assembly -----------------------------------------------------------------------------------------------
+
+    def assembled(self, reuse: Reuse, kv: KVQuantisation | None, until_tokens: int) -> KVState:
+        """A row made of what was found, with room up to `until_tokens`. Raises `KVMismatch`."""
         state = assemble(
             self._fresh(),
             reuse.handles,  # type: ignore[arg-type]  # the cache hands back what it was given
             reuse.depth_tokens,
             reuse.snapshot,  # type: ignore[arg-type]
-            quantised=job.kv,
-            room_tokens=len(job.prompt) - reuse.depth_tokens,
+            quantised=kv,
+            room_tokens=until_tokens - reuse.depth_tokens,
         )
         if reuse.depth_tokens and any(held(entry, 0).end != reuse.depth_tokens for entry in attention_leaves(state)):
             self._cache.counters.offset_mismatch += 1

@@ -17,7 +17,7 @@ from inference.errors import EngineFatal, GenerationStalled, InferenceError, Mod
 from inference.events import Explained
 from inference.params import CacheScope, KVQuantisation
 from inference.ports import Clock, ModelLimits, ModelLoader, ModelRef
-from inference.prefix_store import PrefixStore
+from inference.prefix_store import AuditResult, PrefixStore
 from inference.scheduler.admission import Admission, dead, draining
 from inference.scheduler.intake import resolve
 from inference.scheduler.mailbox import Doorbell, Mailbox
@@ -39,7 +39,8 @@ class Scheduler:
     """One worker thread, one watchdog, one queue. `loader_factory` is called on the worker thread.
 
     `on_death(cause)` and `on_hang()` are called once, from a thread of the scheduler's own, after every client was
-    told; the process should then end. Stacks are written to the file descriptor `dump_fd` before `on_hang`.
+    told; the process should then end. Stacks are written to the file descriptor `dump_fd` before `on_hang`. `on_audit`
+    hears on the worker thread what came of computing a warm request once more, and must not block.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Scheduler:
         on_death: Callable[[BaseException | None], None] | None = None,
         on_hang: Callable[[], None] | None = None,
         dump_fd: int | None = None,
+        on_audit: Callable[[AuditResult], None] | None = None,
     ) -> None:
         self._settings = settings or SchedulerSettings()
         self._clock = clock
@@ -60,7 +62,9 @@ class Scheduler:
         self._admission = Admission(self._settings, clock)
         self._tally = Tally()
         self._pulse = Pulse(clock, self._settings.watchdog_s)
-        self._worker = Worker(loader_factory, self._settings, clock, self._admission, self._pulse, self._tally)
+        self._worker = Worker(
+            loader_factory, self._settings, clock, self._admission, self._pulse, self._tally, on_audit
+        )
         self._thread = threading.Thread(target=self._work, name="mlxd-worker", daemon=True)
         duties = (self._end_overdue, self._end_drain, self._check_thread)
         self._watchdog = Watchdog(self._pulse, clock, self._settings.tick_s, duties, self._stalled)

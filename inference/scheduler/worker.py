@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
-from inference.errors import InferenceError, MemoryPressure
+from inference.errors import EngineFatal, InferenceError, MemoryPressure
 from inference.ports import Clock, ModelLimits, ModelLoader, ModelRef
 from inference.scheduler.admission import Admission, draining
+from inference.scheduler.audits import Audits, Told
 from inference.scheduler.budget import estimate_bytes
 from inference.scheduler.intake import Intake, fail, resolve
 from inference.scheduler.pool import Leave, PoolRules, Receipt
@@ -48,6 +49,7 @@ class Worker:
         admission: Admission,
         pulse: Pulse,
         tally: Tally,
+        on_audit: Told | None = None,
     ) -> None:
         self._loader_factory = loader_factory
         self._settings = settings
@@ -55,6 +57,7 @@ class Worker:
         self._admission = admission
         self._pulse = pulse
         self._tally = tally
+        self._on_audit = on_audit
         self._bell = threading.Event()
         self._orders: deque[Callable[[Intake], None]] = deque()
         self._cancelled: deque[Ticket] = deque()
@@ -78,7 +81,12 @@ class Worker:
 
     def load(self, ref: ModelRef) -> Future[ModelLimits]:
         future: Future[ModelLimits] = Future()
-        self._order(future, lambda intake: intake.want(ref, future))
+
+        def want(intake: Intake) -> None:
+            self._audits.abandon()
+            intake.want(ref, future)
+
+        self._order(future, want)
         return future
 
     def unload(self, model_id: str, leave: Leave) -> Future[Receipt | None]:
@@ -131,6 +139,7 @@ class Worker:
         self._loader = self._loader_factory()
         self._residents = Residents(self._loader, self._settings, self._clock, self._pulse, self._publish)
         self._running = Running(self._residents, self._admission, self._settings, self._clock, self._pulse, self._tally)
+        self._audits = Audits(self._loader, self._residents, self._settings, self._pulse, self._on_audit)
         room = self._room = Room(self._loader.store, self._settings, self._clock)
         self._intake = Intake(self._residents, self._running, self._admission, room, self._settings, self._tally)
         while not self._stop:
@@ -142,6 +151,8 @@ class Worker:
         while self._cancelled:
             self._running.cancel(self._cancelled.popleft())
         self._running.end_overdue()
+        if self._admission.depth or len(self._running):
+            self._audits.abandon()
         if self._running.changed or self._room.patience_ended():
             self._running.changed = False
             self._stale = True
@@ -166,6 +177,8 @@ class Worker:
         if self._running.busy():
             self._bell.wait(BARREN_S)
             return
+        if self._audit():
+            return
         self._pulse.begin("rest", self._settings.watchdog_s)
         self._pulse.beat()
         if not self._bell.wait(min(IDLE_S, self._settings.tidy_after_s, self._settings.watchdog_s / 4)):
@@ -175,8 +188,21 @@ class Worker:
                 self._room.prove()
             intake.expire()
             self._tidy()
+            self._audits.begin()
             self._pulse.beat()
             self._publish()
+
+    def _audit(self) -> bool:
+        """A step of an audit, if one is under way: the next turn looks at what has come meanwhile."""
+        on = self._audits.resident
+        try:
+            if not self._audits.step():
+                return False
+        except EngineFatal as error:
+            if on is not None:
+                self._running.rebuild(on, error)
+        self._untidy, self._worked_s = True, self._clock()
+        return True
 
     def _tidy(self) -> None:
         """Once in each idle time: buffers kept for speed are worth more to the rest of the machine by now."""
@@ -203,6 +229,7 @@ class Worker:
             intake.pressure, self._running.changed = False, True
         if limit_bytes <= 0 or not self._over(limit_bytes):
             return
+        self._audits.abandon()
         self._loader.release_unused()
         self._shrink_store(limit_bytes)
         while self._over(limit_bytes) and (spare := self._residents.spare(())):

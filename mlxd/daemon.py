@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -35,7 +36,8 @@ from mlxd.ledger.witness import Witness
 from mlxd.live_settings import LiveSettings
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.recollection import recollected
-from mlxd.runtime import Runtime, served_models
+from mlxd.runtime import Runtime
+from mlxd.served import served_models
 from mlxd.vitals import Vitals
 from mlxd.wiring import (
     guarded_access,
@@ -161,6 +163,8 @@ class Daemon:
         instance.publish(self._state, self.url)
         print(start_banner(self._config, self.url, [model.id for model in self._runtime.models]), flush=True)  # noqa: T201
         events.info("listening", url=self.url, version=__version__, models=len(self._runtime.models))
+        gc.collect()
+        gc.freeze()  # what was imported stays: to look through it for garbage held every stream for 85 ms, now and then
         if self._config.models or self._config.demo:  # what merely lies in the cache waits until it is asked for
             self._warm_up(loop)
 

@@ -85,10 +85,15 @@ class Echoes:
         return rendered.prompt
 
     def listening(
-        self, found: Recognised | None, text: TextModel, prompt: Prompt, thinking: Thinking | None
+        self, found: Recognised | None, text: TextModel, prompt: Prompt, thinking: Thinking | None, session: str = ""
     ) -> Listening | None:
         """Who is to hear the answers to a prompt; None for those that no later request can send back."""
-        return None if found is None else Listening(self.store, found, text, prompt, thinking)
+        return None if found is None else Listening(self.store, found, text, prompt, thinking, session)
+
+    def forget(self, session: str) -> int:
+        """Lets go of the answers of a session, and of whatever was read of anybody's messages; how many answers."""
+        self.sayings.forget()
+        return self.store.forget_session(session)
 
 
 def _noted(places: list[Place], place: Place) -> tuple[SpokenTurn, ...]:

@@ -28,13 +28,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Listening:
-    """`found` is what was recognised in the request; its `prefix` is what the answers stand behind."""
+    """`found` is what was recognised in the request; its `prefix` is what the answers stand behind. `session` is the
+    one they belong to."""
 
     store: HealingStore
     found: Recognised
     text: TextModel
     prompt: Prompt
     thinking: Thinking | None
+    session: str = ""
     _heard: deque[Spoken] = field(default_factory=deque)
 
     def note(self, spoken: Spoken) -> None:
@@ -67,5 +69,5 @@ class Listening:
         if raw is None:
             return None
         turn = SpokenTurn(raw, spoken.text, spoken.reasoning, spoken.calls)
-        place = self.store.remember(self.found.scope, self.found.prefix, turn)
+        place = self.store.remember(self.found.scope, self.found.prefix, turn, self.session)
         return None if place is None else Said(place, turn)

@@ -66,6 +66,7 @@ class HealingStore:
         self._max_turns = max_turns
         self._max_bytes = max_bytes
         self._turns: OrderedDict[Place, tuple[SpokenTurn, ...]] = OrderedDict()
+        self._sessions: dict[Place, set[str]] = {}
         self._count = self._bytes = 0
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -91,13 +92,13 @@ class HealingStore:
         with self._lock:
             self._counts.update(counts)
 
-    def remember(self, scope: str, before: Prefix, turn: SpokenTurn) -> Place | None:
-        """Keeps a finished turn that was the answer to `before`; its place. One that said nothing could not be told
-        apart, and is not kept."""
+    def remember(self, scope: str, before: Prefix, turn: SpokenTurn, session: str = "") -> Place | None:
+        """Keeps a finished turn that was the answer to `before` in `session`; its place. One that said nothing could
+        not be told apart, and is not kept."""
         if not self._max_turns or not (turn.calls or turn.text.strip()):
             return None
         place = place_of(scope, before, turn.calls)
-        self._add(place, (turn,))
+        self._add(place, (turn,), session)
         return place
 
     def restore(self, place: Place, turns: Sequence[SpokenTurn]) -> bool:
@@ -115,7 +116,17 @@ class HealingStore:
         """Lets go of these turns of a place."""
         with self._lock:
             kept = tuple(turn for turn in self._turns.get(place, ()) if turn not in turns)
-            self._put(place, kept) if kept else self._drop(place)
+            self._put(place, kept) if kept else self._let_go(place)
+
+    def forget_session(self, session: str) -> int:
+        """Lets go of all that is remembered of places where this session said something; how many turns. Another one
+        that said something at the very same place may still find it on the disk."""
+        with self._lock:
+            places = [place for place, sessions in self._sessions.items() if session in sessions]
+            before = self._count
+            for place in places:
+                self._let_go(place)
+            return before - self._count
 
     def recognise(self, scope: str, meaning: Meaning, *, counted: bool = True, seek: Seek | None = None) -> Recognised:
         """Which messages are echoes. `scope` names the model and who may share; what `seek` finds is kept from now."""
@@ -165,20 +176,26 @@ class HealingStore:
             self._add(place, found)
         return found
 
-    def _add(self, place: Place, turns: tuple[SpokenTurn, ...]) -> None:
+    def _add(self, place: Place, turns: tuple[SpokenTurn, ...], session: str = "") -> None:
         with self._lock:
             kept = self._turns.get(place, ())
             if new := tuple(turn for turn in turns if turn not in kept):
                 self._put(place, (*kept, *new)[-MAX_TWINS:])
             self._turns.move_to_end(place)
+            if session:
+                self._sessions.setdefault(place, set()).add(session)
             while len(self._turns) > 1 and (self._count > self._max_turns or self._bytes > self._max_bytes):
-                self._drop(next(iter(self._turns)))
+                self._let_go(next(iter(self._turns)))
 
     def _put(self, place: Place, turns: tuple[SpokenTurn, ...]) -> None:
         self._drop(place)
         self._turns[place] = turns
         self._count += len(turns)
         self._bytes += sum(turn.nbytes for turn in turns)
+
+    def _let_go(self, place: Place) -> None:
+        self._drop(place)
+        self._sessions.pop(place, None)
 
     def _drop(self, place: Place) -> None:
         turns = self._turns.pop(place, ())

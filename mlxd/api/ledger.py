@@ -11,10 +11,10 @@ from typing import Any, Final
 from django.core.handlers.asgi import ASGIRequest
 from ninja import Router
 
-from inference.conversation.healing import Said
 from mlxd import runtime
 from mlxd.api.auth import AdminBearer
 from mlxd.api.errors import InvalidField, NotFound
+from mlxd.api.forget import forget_session
 from mlxd.api.plain import plain
 from mlxd.ledger import read
 
@@ -54,23 +54,15 @@ async def session(request: ASGIRequest, session_id: str, limit: str = str(PAGE),
     return {**plain(found), "next": after}
 
 
-@router.delete("/sessions/{session_id}", auth=admin, summary="Forget a session and what was said in it")
+@router.delete("/sessions/{session_id}", auth=admin, summary="Forget a session, and what was said and computed in it")
 async def forget(request: ASGIRequest, session_id: str) -> dict[str, Any]:
-    """Its turns, its answers and what was read in it, in memory and on the disk. It cannot be undone."""
-    running, answers = runtime.current(), 0
-    store = running.echoes.store
+    """In memory and on the disk. What other sessions share with it stays. It cannot be undone."""
     if not ID.fullmatch(session_id):
         raise NotFound("There is no such session.")
-    known = await running.ledger.read(read.session_exists, session_id)
-
-    def let_go(said: Said) -> None:
-        nonlocal answers
-        answers += 1
-        store.forget(said.place, (said.turn,))
-
-    if not await running.ledger.forget(session_id, let_go) and not known:
+    gone = await forget_session(runtime.current(), session_id)
+    if not any(gone.values()):
         raise NotFound("There is no such session.")
-    return {"id": session_id, "answers": answers}
+    return {"id": session_id, **gone}
 
 
 @router.get("/turns/{turn_id}", auth=admin, summary="A turn, what it cost, and what goes on from it")

@@ -25,9 +25,9 @@ MAX_MEMORY_BYTES: Final = 32 << 20
 on as from any turn, except that what drifted in it is read anew."""
 
 
-def content_write(said: Sequence[Said], at_s: float, turn: Turn | None = None) -> Write | None:
-    """Writes what was said and, of a turn, what had been read; None for nothing. Bodies are made as they are written,
-    away from the loop."""
+def content_write(said: Sequence[Said], at_s: float, turn: Turn | None = None, session: str = "") -> Write | None:
+    """Writes what was said and, of a turn, what had been read; None for nothing. What was said in no turn has its
+    `session`. Bodies are made as they are written, away from the loop."""
     memory = FRESH if turn is None else turn.memory
     if not said and memory == FRESH:
         return None
@@ -36,7 +36,8 @@ def content_write(said: Sequence[Said], at_s: float, turn: Turn | None = None) -
     def write() -> None:
         for one in said:
             body = spoken_bytes.encoded(one.turn, one.place)
-            insert(models.Spoken(place=one.place, turn_id=turn_id, body=body, size=len(body), at=at))
+            alone = session if turn is None else ""
+            insert(models.Spoken(place=one.place, turn_id=turn_id, session=alone, body=body, size=len(body), at=at))
         if turn_id is not None and memory != FRESH:
             body = memory_bytes.encoded(memory, turn_id)
             insert(models.Memory(turn_id=turn_id, body=body, size=len(body), at=at))
@@ -62,22 +63,3 @@ def _memories(tell: Tell) -> Iterator[tuple[str, LineageMemory]]:
                 tell(memory.value)
             else:
                 yield turn_id, memory
-
-
-def session_delete(session_id: str, forget: Callable[[Said], None]) -> Write:
-    """Takes a session out with all that hangs on it, and overwrites it; `forget` is told of all that was said in it."""
-
-    def write() -> None:
-        with connection.cursor() as cursor:
-            query = (
-                "SELECT s.place, s.body FROM ledger_spoken s JOIN ledger_turn t ON t.public_id = s.turn_id"
-                " WHERE t.session_id = %s"
-            )
-            rows = cursor.execute(query, [session_id]).fetchall()
-            cursor.execute("DELETE FROM ledger_session WHERE id = %s", [session_id])
-        for place, body in rows:
-            turn = spoken_bytes.decoded(bytes(body), bytes(place))
-            if not isinstance(turn, Unreadable):
-                forget(Said(bytes(place), turn))
-
-    return write

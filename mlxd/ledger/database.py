@@ -51,6 +51,11 @@ def open_database(path: Path) -> str:
     return aside
 
 
+def close_connection() -> None:
+    """Closes that of the thread it runs on; `connection.close` is that of the thread which names it."""
+    connection.close()
+
+
 def lay_out_log() -> None:
     """Gives the write-ahead log its length. On the thread that will write."""
     with connection.cursor() as cursor:

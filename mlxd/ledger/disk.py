@@ -16,11 +16,12 @@ from django.db import DatabaseError, connection
 from inference.conversation.healing import HealingStore, Place, Said, Seek
 from inference.conversation.lineage import MAX_TURNS, Lineage
 from inference.conversation.turn_chain import Turn
-from mlxd.ledger.content import content_write, session_delete, stored_memories
-from mlxd.ledger.database import lay_out_log, open_database
+from mlxd.ledger.content import content_write, stored_memories
+from mlxd.ledger.database import close_connection, lay_out_log, open_database
 from mlxd.ledger.journal import Journal, JournalView, Write, outage_name
 from mlxd.ledger.ledger import Ledger, LedgerUnavailable
 from mlxd.ledger.log_upkeep import LogUpkeep
+from mlxd.ledger.purge import session_delete
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.retention import sweep
 from mlxd.ledger.rows import generation_write, stored_turns, turn_write
@@ -31,6 +32,9 @@ MAX_WAITING_CONTENT = 1000
 SEEK_S = 5.0
 """A request waits so long for answers on the disk, then it is read as it was sent. To restore 2000 answers of 1000 ids,
 which the same thread does at start, took 1.5 s on a busy machine."""
+
+EMPTY_S = 2.0
+"""For those who read in the write-ahead log; it is emptied behind them in any case."""
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +54,7 @@ def open_ledger(path: Path, *, days: float) -> Ledger:
         return Ledger(why=outage_name(error))
     finally:
         connection.close()
-    upkeep = LogUpkeep()
+    upkeep = LogUpkeep(path)
     journal = Journal(first=lay_out_log, chore=partial(sweep, days), wrote=upkeep.wrote)
     return Ledger(SqliteDisk(journal, shelf, upkeep), lineage, set_aside=set_aside)
 
@@ -72,19 +76,23 @@ class SqliteDisk:
         await self._journal.durable(ticket)
 
     def note(self, record: GenerationRecord, said: Sequence[Said]) -> None:
-        self._journal.put(generation_write(record, self._content(said, record.began_s)))
+        self._journal.put(generation_write(record, self._content(said, record.began_s, session=record.session)))
 
-    def _content(self, said: Sequence[Said], at_s: float, turn: Turn | None = None) -> Write | None:
+    def _content(self, said: Sequence[Said], at_s: float, turn: Turn | None = None, session: str = "") -> Write | None:
         if self._journal.view().waiting >= MAX_WAITING_CONTENT:
             self._shelf.count("left_out")
             return None
         for one in said:
             self._shelf.add(one.place)
-        return content_write(said, at_s, turn)
+        return content_write(said, at_s, turn, session)
 
-    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> bool:
-        ticket = self._journal.put(session_delete(session_id, forget), urgent=True)
-        return await self._journal.durable(ticket)
+    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> int | None:
+        counted: list[int] = []
+        ticket = self._journal.put(session_delete(session_id, forget, counted.append), urgent=True)
+        if not await self._journal.durable(ticket):
+            return None
+        await asyncio.wait([asyncio.wrap_future(self._upkeep.empty())], timeout=EMPTY_S)
+        return counted[-1]
 
     def restore(self, store: HealingStore) -> None:
         self._reader.submit(self._restore, store)
@@ -127,5 +135,5 @@ class SqliteDisk:
         if not self._journal.stop():
             log.error("ledger_not_complete", **asdict(self._journal.view()))
         self._upkeep.close()
-        self._reader.submit(connection.close)
+        self._reader.submit(close_connection)
         self._reader.shutdown(wait=False)

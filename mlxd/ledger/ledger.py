@@ -21,6 +21,8 @@ from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.recorded import Known
 from mlxd.ledger.whose import Whose
 
+MAX_FORGOTTEN = 1000
+
 log = structlog.get_logger(__name__)
 
 
@@ -52,8 +54,9 @@ class Disk(Protocol):
     def note(self, record: GenerationRecord, said: Sequence[Said]) -> None:
         """Never waits."""
 
-    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> bool:
-        """Takes a session out; `forget` hears what was said in it. False: the disk has not done it yet."""
+    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> int | None:
+        """Takes a session out, and overwrites it; `forget` hears what was said in it. How many rows were its own; None:
+        the disk has not done it yet."""
 
     def restore(self, store: HealingStore) -> None:
         """Fills the store with what was said last. Returns at once."""
@@ -87,6 +90,7 @@ class Ledger:
         self._lineage = lineage or Lineage()
         self._why = why
         self._set_aside = set_aside
+        self._forgotten: dict[str, float] = {}
         self.tally: Callable[[GenerationRecord], None] = lambda _: None
         """Hears of every generation that has ended, on the loop."""
 
@@ -109,6 +113,8 @@ class Ledger:
     ) -> None:
         """Takes a finished turn into the lineage, and with what was said in it onto the disk."""
         self.tally(record)
+        if self._was_forgotten(record):
+            return
         turn = self._lineage.commit(placed, answers)
         if self._disk is not None:
             await self._disk.keep(turn, record, said, named=placed.asked.named)
@@ -116,19 +122,31 @@ class Ledger:
     def note(self, record: GenerationRecord, said: Sequence[Said] = ()) -> None:
         """Writes down a generation that became no turn."""
         self.tally(record)
-        if self._disk is not None:
+        if self._disk is not None and not self._was_forgotten(record):
             self._disk.note(record, said)
 
-    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> int:
-        """Takes a session with all its turns out of the lineage and off the disk; how many turns it had in the lineage.
+    def _was_forgotten(self, record: GenerationRecord) -> bool:
+        """Its session was taken out while it ran."""
+        return self._forgotten.get(record.session, 0.0) > record.began_s
 
-        `forget` hears what was said in it, on another thread. Raises `LedgerUnavailable` where the disk has not done it
-        in time; it is tried again then.
+    async def forget(self, session_id: str, forget: Callable[[Said], None]) -> int:
+        """Takes a session with all its turns out of the lineage and off the disk; how many rows, or without a disk
+        turns, there were.
+
+        `forget` hears what was said in it, on another thread. A request of it that runs meanwhile leaves nothing.
+        Raises `LedgerUnavailable` where the disk has not done it in time; it is tried again then.
         """
+        self._forgotten.pop(session_id, None)
+        self._forgotten[session_id] = time.time()
+        while len(self._forgotten) > MAX_FORGOTTEN:
+            self._forgotten.pop(next(iter(self._forgotten)))
         turns = self._lineage.forget(session_id)
-        if not await self._having_disk().forget(session_id, forget):
+        if self._disk is None:
+            return turns
+        rows = await self._disk.forget(session_id, forget)
+        if rows is None:
             raise LedgerUnavailable(f"The disk did not take it out yet ({self.view().disk}).")
-        return turns
+        return rows
 
     def restore(self, store: HealingStore) -> None:
         """Fills a store with what was said last, as far as it has room; beside everything else."""

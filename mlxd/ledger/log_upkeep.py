@@ -8,13 +8,17 @@ over and nobody reads in it, so one that was overtaken by writes is repeated.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
 from django.db import DatabaseError, connection
 
+from mlxd.ledger.database import close_connection
 from mlxd.ledger.journal import outage_name
+from mlxd.ledger.purge import empty_log
 
 EVERY_WRITES: Final = 20
 """Two dozen pages each: half of the log's length, so that it does not grow while it is taken over."""
@@ -25,10 +29,13 @@ log = structlog.get_logger(__name__)
 
 
 class LogUpkeep:
-    """`wrote` is for the thread that writes, and never waits."""
+    """`wrote` is for the thread that writes, and never waits for the disk."""
 
-    def __init__(self, every_writes: int = EVERY_WRITES) -> None:
+    def __init__(self, path: Path, every_writes: int = EVERY_WRITES) -> None:
+        """`path` is that of the database."""
+        self._path = path
         self._every_writes = every_writes
+        self._to_be_emptied = False
         self._writes = 0
         self._busy = threading.Event()
         self._thread = ThreadPoolExecutor(1, "ledger-log")
@@ -39,19 +46,30 @@ class LogUpkeep:
         if self._writes >= self._every_writes and not self._busy.is_set():
             self._writes = 0
             self._busy.set()
-            self._thread.submit(self._take_over)
+            with suppress(RuntimeError):  # it was closed
+                self._thread.submit(self._take_over)
+
+    def empty(self) -> Future[None]:
+        """Soon nothing is left of what was deleted, behind who reads in it now. From any thread."""
+        return self._thread.submit(self._empty)
 
     def close(self) -> None:
         """Waits a while for what is under way."""
-        wait([self._thread.submit(connection.close)], CLOSE_S)
+        wait([self._thread.submit(close_connection)], CLOSE_S)
         self._thread.shutdown(wait=False)
+
+    def _empty(self) -> None:
+        self._to_be_emptied = True
+        self._take_over()
 
     def _take_over(self) -> None:
         try:
+            if self._to_be_emptied:
+                self._to_be_emptied = not empty_log(self._path)
             for _ in range(MAX_REPEATS):
                 if take_over() == 0:
                     return
-        except DatabaseError as error:
+        except (DatabaseError, OSError) as error:
             log.warning("log_not_taken_over", reason=outage_name(error))
             connection.close()  # the file may be another one when it works again
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.db import models
+from django.db.models import Q
 
 
 class Session(models.Model):
@@ -48,7 +49,7 @@ class Generation(models.Model):
 
     `outcome` is a finish reason, the code of an error, or `cancelled`. Where the prompt left what was stored for its
     session, `diverged_path` names the field of the request that held the first other token, which is `diverged_token`,
-    and `diverged_rule` the volatile rule that had found the text there.
+    and `diverged_rule` the volatile rule that had found the text there. `session` is that of one that became no turn.
     """
 
     id = models.CharField(primary_key=True, max_length=32)
@@ -56,6 +57,7 @@ class Generation(models.Model):
     turn = models.ForeignKey(
         Turn, to_field="public_id", on_delete=models.DB_CASCADE, related_name="generations", null=True
     )
+    session = models.CharField(max_length=64, blank=True, default="")
     owner = models.CharField(max_length=64, blank=True, default="")
     model = models.CharField(max_length=256)
     outcome = models.CharField(max_length=64)
@@ -78,15 +80,21 @@ class Generation(models.Model):
     total_s = models.FloatField(default=0.0)
     began_at = models.DateTimeField(db_index=True)
 
+    class Meta:
+        """Those without a turn are found by their session; they are few, and only they are in the index."""
+
+        indexes: ClassVar = [models.Index(fields=["session"], name="generation_alone", condition=Q(turn=None))]
+
 
 class Spoken(models.Model):
     """What the model said as one answer, to be found at the place where an echo of it is looked for. Content.
 
     `body` is written by `mlxd.ledger.spoken_bytes` and has `size` bytes. `turn` is missing for an answer that became no
-    turn: one of several whose request was given up.
+    turn: one of several whose request was given up. It has a `session` then.
     """
 
     place = models.BinaryField(db_index=True)
+    session = models.CharField(max_length=64, blank=True, default="")
     turn = models.ForeignKey(Turn, to_field="public_id", on_delete=models.DB_CASCADE, related_name="spoken", null=True)
     body = models.BinaryField()
     size = models.PositiveIntegerField()
@@ -95,7 +103,10 @@ class Spoken(models.Model):
     class Meta:
         """Retention reads ages and sizes without the rows."""
 
-        indexes: ClassVar = [models.Index(fields=["at", "size"], name="spoken_at_size")]
+        indexes: ClassVar = [
+            models.Index(fields=["at", "size"], name="spoken_at_size"),
+            models.Index(fields=["session"], name="spoken_alone", condition=Q(turn=None)),
+        ]
 
 
 class Memory(models.Model):

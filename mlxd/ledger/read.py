@@ -63,8 +63,9 @@ def content() -> dict[str, int]:
     }
 
 
-def session_exists(session_id: str) -> bool:
-    return Session.objects.filter(id=session_id).exists()
+def session_owner(session_id: str) -> str | None:
+    """Whose a session is; None for one that has no turn."""
+    return Session.objects.filter(id=session_id).values_list("owner", flat=True).first()
 
 
 def _of[R: (Session, Turn)](rows: QuerySet[R], owner: str | None) -> QuerySet[R]:

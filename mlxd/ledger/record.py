@@ -12,7 +12,8 @@ from inference.events import Usage
 class GenerationRecord:
     """`outcome` is a finish reason, the code of an error, or `cancelled`. `began_s` is Unix time.
 
-    All of it are figures and names of ours, but for the texts in `diverged`.
+    All of it are figures and names of ours, but for the texts in `diverged`. `session` is the one it
+    belongs to, or would begin.
     """
 
     request_id: str
@@ -25,3 +26,4 @@ class GenerationRecord:
     began_s: float
     total_s: float
     diverged: Difference | None = None
+    session: str = ""

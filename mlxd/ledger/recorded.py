@@ -69,6 +69,11 @@ class Known:
     spoken: frozenset[int] = frozenset()
     observed: Observed | None = None
 
+    @property
+    def session(self) -> str:
+        """The one it belongs to, or would begin."""
+        return self.whose.session if self.placed is None else self.placed.session
+
 
 class Listener(Protocol):
     """Who hears the answers to one request as the model speaks them."""
@@ -203,4 +208,5 @@ class Recorded:
             began_s=self._began_s,
             total_s=max(0.0, time.time() - self._began_s),
             diverged=self._witnessed.difference if self._finished else None,
+            session=self._known.session,
         )

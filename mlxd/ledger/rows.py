@@ -39,6 +39,7 @@ def turn_write(turn: Turn, record: GenerationRecord, content: Write | None = Non
 def generation_write(record: GenerationRecord, content: Write | None = None) -> Write:
     """Writes a generation that became no turn."""
     generation = _generation(record)
+    generation.session = record.session
 
     def write() -> None:
         insert(generation)

@@ -86,6 +86,10 @@ class Witness:
             self._counts[found.why] += 1
             self._counts["exact_key_rejected_by_model_lcp"] += _known_and_refused(found, seen.placed)
 
+    def forget(self, session: str) -> None:
+        """Lets go of what is remembered of a session."""
+        self._tools.pop(session, None)
+
     def settle(self) -> None:
         """Waits for the check that is under way."""
         if self._check is not None:

@@ -16,14 +16,19 @@ from typing import Any
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
+from inference.conversation.canonical import Prefix
 from inference.conversation.healing import HealingStore, Said
-from inference.conversation.spoken import raw_turn
+from inference.conversation.spoken import RawTurn, SpokenTurn, raw_turn
+from inference.conversation.turn_chain import Asked
+from inference.events import Usage
 from inference.messages import Message
 from inference.tokens import TokenIds
 from mlxd import listening
 from mlxd.echoes import Echoes
 from mlxd.ledger import content, disk, read, retention
 from mlxd.ledger.disk import open_ledger
+from mlxd.ledger.log_upkeep import EVERY_WRITES
+from mlxd.ledger.record import GenerationRecord
 from mlxd.runtime import Runtime
 from tests.conversations import READ, assistant, call, result, system, talk, user
 from tests.integration.spoken_runtime import CALL, LONG, Model, answer, served
@@ -31,6 +36,7 @@ from tests.ledger_database import database_at
 from tests.tokenizers_in_code import text_model
 
 SESSION = "a" * 32
+RECORD = GenerationRecord("r", "", "tiny", "cancelled", "", Usage(1), 0, 0.0, 0.0)
 ASK = (system("Be careful."), user("What is in a?"))
 
 
@@ -208,15 +214,84 @@ async def test_a_session_that_is_forgotten_leaves_nothing_and_takes_no_other_wit
         assert await runtime.ledger.forget(SESSION, forget)
         assert time.monotonic() - began_s < 10
         assert len(gone) == 2 and len(store) == 0 and len(runtime.ledger._lineage) == 1
-        assert not await runtime.ledger.read(read.session_exists, SESSION)
+        assert await runtime.ledger.read(read.session_owner, SESSION) is None
         for table in ("spoken", "memory", "turn", "generation", "session"):
             assert rows(path, f"SELECT count(*) FROM ledger_{table}") == [(1,)], table
         await answer(runtime, talk(*ASK, said["b" * 32], user("more")), LONG, session="b" * 32)
         assert outcomes(runtime)["not_needed"] == 2, "the other session's is looked up"
+        path.with_name("mlxd.sqlite3.bak").write_bytes(b"a-very-particular-phrase")
+        assert any(b"a-very-particular-phrase" in text for text in on_disk(path)), "or the next line shows nothing"
         assert await runtime.ledger.forget("b" * 32, forget)
-    rows(path, "PRAGMA wal_checkpoint(TRUNCATE)")
-    for file in path.parent.glob("mlxd.sqlite3*"):
-        assert b"a-very-particular-phrase" not in file.read_bytes()
+        assert not any(b"a-very-particular-phrase" in text for text in on_disk(path))
+
+
+async def test_what_became_no_turn_goes_with_its_session(path: Path) -> None:
+    """An answer of several whose request was given up, on the disk; and one that only memory has."""
+    turn = SpokenTurn(RawTurn.of([1, 2, 3]), "a-very-particular-phrase")
+    async with process(path) as runtime:
+        store = runtime.echoes.store
+        for name in (SESSION, "b" * 32):
+            record = replace(RECORD, request_id=name, session=name)
+            place = store.remember("scope", Prefix(name.encode()), turn, name)
+            assert place is not None
+            runtime.ledger.note(record, [Said(place, turn)])
+        await until_written(runtime, 2)
+        assert runtime.echoes.forget(SESSION) == 1 and len(store) == 1
+        found: list[Said] = []
+        assert await runtime.ledger.forget(SESSION, found.append) == 2
+        assert len(found) == 1
+        for table in ("spoken", "generation"):
+            assert rows(path, f"SELECT session FROM ledger_{table}") == [("b" * 32,)], table
+        assert runtime.echoes.forget("b" * 32) == 1 and len(store) == 0 == store.nbytes
+        assert await runtime.ledger.forget("b" * 32, found.append) == 2
+        assert not any(b"a-very-particular-phrase" in text for text in on_disk(path))
+
+
+async def test_a_request_that_runs_while_its_session_is_forgotten_leaves_nothing(path: Path) -> None:
+    async with process(path) as runtime:
+        ledger = runtime.ledger
+        placed = ledger._lineage.place(Asked((b"m",), session=SESSION, named=True, at_s=time.time()))
+        record = replace(RECORD, session=SESSION, began_s=time.time())
+        await ledger.forget(SESSION, lambda _: None)
+        await ledger.settle(record, placed, (b"answer",))
+        ledger.note(record)
+        assert len(ledger._lineage) == 0
+        await ledger.settle(replace(record, began_s=time.time() + 1), placed, (b"answer",))
+        assert len(ledger._lineage) == 1, "a later one is a conversation like any other"
+        await until_written(runtime, 2)
+        assert rows(path, "SELECT count(*) FROM ledger_generation") == [(1,)]
+
+
+async def test_who_reads_meanwhile_finds_the_log_emptied_behind_them(path: Path) -> None:
+    model = speaking("a-very-particular-phrase")
+    async with process(path, model) as runtime:
+        await answer(runtime, talk(*ASK), LONG, session=SESSION)
+        model.says = "something else"
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM ledger_turn").fetchone()
+            assert await runtime.ledger.forget(SESSION, lambda _: None)
+            assert rows(path, "SELECT count(*) FROM ledger_turn") == [(0,)]
+            assert any(b"a-very-particular-phrase" in text for text in on_disk(path)), (
+                "or there was nothing to wait for"
+            )
+        for number in range(EVERY_WRITES + 1):
+            await answer(runtime, talk(user(f"{number}")), LONG)
+        until_s = time.monotonic() + 20
+        while any(b"a-very-particular-phrase" in text for text in on_disk(path)):
+            assert time.monotonic() < until_s, "it is still there"
+            await asyncio.sleep(0.01)
+
+
+def on_disk(path: Path) -> list[bytes]:
+    return [file.read_bytes() for file in path.parent.glob("mlxd.sqlite3*")]
+
+
+async def until_written(runtime: Runtime, count: int) -> None:
+    until_s = time.monotonic() + 20
+    while runtime.ledger.view().journal.written < count:
+        assert time.monotonic() < until_s, "it was not written"
+        await asyncio.sleep(0.01)
 
 
 async def test_while_the_disk_is_out_only_so_much_content_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

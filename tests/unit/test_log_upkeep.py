@@ -48,7 +48,7 @@ def test_no_commit_takes_the_log_over(path: Path) -> None:
 
 
 def test_it_is_taken_over_once_it_holds_enough(path: Path) -> None:
-    upkeep = LogUpkeep(every_writes=3)
+    upkeep = LogUpkeep(path, every_writes=3)
     write("canary")
     upkeep.wrote(2)
     assert b"canary" not in path.read_bytes()

@@ -1,7 +1,7 @@
 """One TCP connection that speaks HTTP/1.1: limits, the gate, deadlines and backpressure.
 
 Twisted's channel parses; this subclass decides. It judges the head before Twisted makes room for a body, answers every
-refusal itself as JSON and then lingers, and turns the transport's producer calls into an event that `send` awaits.
+refusal itself as JSON and then lingers. How an answer is written is the `Outlet`'s business.
 
 Life of a connection (`Phase`):
 
@@ -13,10 +13,8 @@ Twisted's own timers are off: the server's sweep calls `sweep` with the monotoni
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, override
 from urllib.parse import unquote
 
 from twisted.python.failure import Failure
@@ -25,6 +23,7 @@ from twisted.web import http
 from mlxd.transport.deadlines import Overdue, Phase, Progress, overdue
 from mlxd.transport.gate import Refusal, check
 from mlxd.transport.kernel import unacknowledged_bytes
+from mlxd.transport.outlet import Outlet
 from mlxd.transport.refusals import (
     BODY_UNSTORED,
     HEAD_TOO_LARGE,
@@ -53,7 +52,7 @@ _FRAMING_BYTES = 96 * 1024
 _HEARD_POLL_S = 0.002
 
 
-class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
+class Channel(Outlet):
     """A connection of the hardened server. Lives on the event loop; no method may be called from another thread."""
 
     requests: list[Request]
@@ -67,10 +66,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
         self.totalHeadersSize = self.limits.header_bytes
         self.MAX_LENGTH = self.limits.header_bytes
         self.progress = Progress(since_s=server.now_s())
-        self.writable = asyncio.Event()
-        self.writable.set()
         self.websocket: WebSocket | None = None
-        self._queued_bytes = 0
         self._wire_bytes = 0
         self._refused = False
 
@@ -269,43 +265,11 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]  # its types are skipped
             self.progress.enter(Phase.FLUSHING, self.server.now_s())
         super().requestDone(request)
 
-    # ── Writing ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def buffered_bytes(self) -> int:
-        """How much of what was written has not reached the kernel yet."""
-        transport = self.transport
-        return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
-
-    def counted(self, write: Callable[..., object], *args: Any) -> None:
-        """Run `write(*args)` and count what it queued, so that progress can be told from refilling."""
-        before_bytes = self.buffered_bytes()
-        write(*args)
-        self._queued_bytes += self.buffered_bytes() - before_bytes
-
-    def write(self, data: bytes) -> None:
-        self.counted(super().write, data)
-
-    @override
-    def writeSequence(self, iovec: list[bytes]) -> None:
-        self.counted(super().writeSequence, iovec)
-
-    @override
-    def writeHeaders(self, *args: Any) -> None:
-        self.counted(super().writeHeaders, *args)
-
-    @override
-    def pauseProducing(self) -> None:
-        self.writable.clear()
-        super().pauseProducing()
-
-    @override
-    def resumeProducing(self) -> None:
-        self.writable.set()
-        super().resumeProducing()
+    # ── Time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def sweep(self, now_s: float) -> None:
         """Look at the clock once; called a few times per second by the server."""
-        self.progress.wrote(self._queued_bytes, self.buffered_bytes(), now_s)
+        self.progress.wrote(self.queued_bytes, self.buffered_bytes(), now_s)
         if self.websocket is not None:
             self.websocket.sweep(now_s)
         match overdue(self.progress, self.limits, now_s):

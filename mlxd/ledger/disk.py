@@ -1,11 +1,12 @@
-"""The ledger's disk: one thread that writes, one that reads. Imported once Django is set up."""
+"""The ledger's disk: a thread that writes, one that looks answers up for requests, and one that answers questions.
+Imported once Django is set up."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,15 @@ from django.db import DatabaseError, connection
 from inference.conversation.healing import HealingStore, Place, Said, Seek
 from inference.conversation.lineage import MAX_TURNS, Lineage
 from inference.conversation.turn_chain import Turn
+from inference.prefix_store import AuditResult
+from mlxd.ledger.audits import audit_write
 from mlxd.ledger.content import content_write, stored_memories
-from mlxd.ledger.database import close_connection, lay_out_log, open_database
+from mlxd.ledger.database import lay_out_log, open_database
 from mlxd.ledger.journal import Journal, JournalView, Write, outage_name
-from mlxd.ledger.ledger import Ledger, LedgerUnavailable
+from mlxd.ledger.ledger import Ledger
 from mlxd.ledger.log_upkeep import LogUpkeep
 from mlxd.ledger.purge import session_delete
+from mlxd.ledger.reader import Reader
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.retention import sweep
 from mlxd.ledger.rows import generation_write, stored_turns, turn_write
@@ -33,6 +37,8 @@ SEEK_S = 5.0
 """A request waits so long for answers on the disk, then it is read as it was sent. To restore 2000 answers of 1000 ids,
 which the same thread does at start, took 1.5 s on a busy machine."""
 
+READ_S = 5.0
+"""A question about the ledger waits so long, then it is told that there is no answer now."""
 EMPTY_S = 2.0
 """For those who read in the write-ahead log; it is emptied behind them in any case."""
 
@@ -66,7 +72,8 @@ class SqliteDisk:
         self._journal = journal
         self._shelf = shelf
         self._upkeep = upkeep
-        self._reader = ThreadPoolExecutor(1, "ledger-read")
+        self._seeker = Reader("ledger-seek", SEEK_S)
+        self._reader = Reader("ledger-read", READ_S)
         self._closed = False
         journal.start()
 
@@ -94,8 +101,11 @@ class SqliteDisk:
         await asyncio.wait([asyncio.wrap_future(self._upkeep.empty())], timeout=EMPTY_S)
         return counted[-1]
 
+    def audited(self, result: AuditResult) -> None:
+        self._journal.put(audit_write(result, time.time()))
+
     def restore(self, store: HealingStore) -> None:
-        self._reader.submit(self._restore, store)
+        self._seeker.submit(partial(self._restore, store))
 
     def _restore(self, store: HealingStore) -> None:
         try:
@@ -109,21 +119,14 @@ class SqliteDisk:
         return self._shelf.may_hold(place)
 
     async def seek[T](self, work: Callable[[Seek], T]) -> T:
-        try:
-            async with asyncio.timeout(SEEK_S):
-                return await self.read(work, self._shelf.turns)
-        except TimeoutError:
-            raise LedgerUnavailable("The ledger does not answer.") from None
+        return await self._seeker.ask(work, self._shelf.turns)
 
     @property
     def shelf_counts(self) -> dict[str, int]:
         return self._shelf.counts
 
     async def read[T](self, ask: Callable[..., T], *about: object) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._reader, partial(ask, *about))
-        except DatabaseError as error:
-            raise LedgerUnavailable(f"The ledger cannot be read ({outage_name(error)}).") from error
+        return await self._reader.ask(ask, *about)
 
     def view(self) -> JournalView:
         return self._journal.view()
@@ -135,5 +138,5 @@ class SqliteDisk:
         if not self._journal.stop():
             log.error("ledger_not_complete", **asdict(self._journal.view()))
         self._upkeep.close()
-        self._reader.submit(close_connection)
-        self._reader.shutdown(wait=False)
+        self._seeker.close()
+        self._reader.close()

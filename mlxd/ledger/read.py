@@ -20,11 +20,14 @@ MAX_CHILDREN = 200
 
 def sessions(owner: str | None, limit: int, before: tuple[float, str] | None) -> list[Row]:
     """Sessions, the last touched first; `before` is the (Unix time, id) of the last one seen."""
-    found = _of(Session.objects.all(), owner).annotate(turn_count=Count("turns"))
+    found = _of(Session.objects.all(), owner)
     if before is not None:
         touched_at = datetime.fromtimestamp(before[0], tz=UTC)
         found = found.filter(Q(touched_at__lt=touched_at) | Q(touched_at=touched_at, id__lt=before[1]))
-    return [_session(row) | {"turns": row.turn_count} for row in found.order_by("-touched_at", "-id")[:limit]]
+    page = list(found.order_by("-touched_at", "-id")[:limit])
+    counted = Turn.objects.filter(session__in=[row.id for row in page]).values_list("session").annotate(Count("id"))
+    turns = dict(counted)  # of a page alone: of all sessions it took as long as there are turns
+    return [_session(row) | {"turns": turns.get(row.id, 0)} for row in page]
 
 
 def session(owner: str | None, session_id: str, limit: int, before: int | None) -> Row | None:
@@ -32,7 +35,7 @@ def session(owner: str | None, session_id: str, limit: int, before: int | None) 
     found = _of(Session.objects.filter(id=session_id), owner).first()
     if found is None:
         return None
-    turns = found.turns.order_by("-id").prefetch_related("generations")
+    turns = found.turns.order_by("-id").defer("hashes", "head", "tools").prefetch_related("generations")
     if before is not None:
         turns = turns.filter(id__lt=before)
     return _session(found) | {"turns": [_turn(row) for row in turns[:limit]]}

@@ -27,6 +27,7 @@ from mlxd import listening
 from mlxd.echoes import Echoes
 from mlxd.ledger import content, disk, read, retention
 from mlxd.ledger.disk import open_ledger
+from mlxd.ledger.ledger import LedgerUnavailable
 from mlxd.ledger.log_upkeep import EVERY_WRITES
 from mlxd.ledger.record import GenerationRecord
 from mlxd.runtime import Runtime
@@ -55,7 +56,7 @@ async def process(path: Path, model: Model | None = None, *, restores: bool = Tr
         runtime.ledger, runtime.echoes = ledger, Echoes(HealingStore(), ledger)
         if restores:
             ledger.restore(runtime.echoes.store)
-            await ledger.read(lambda: None)  # the reader does one thing after the other
+            await ledger.seek(lambda _: None)  # its thread does one thing after the other
         yield runtime
 
 
@@ -166,12 +167,13 @@ async def test_a_disk_that_does_not_answer_holds_no_request_up(path: Path, monke
     monkeypatch.setattr(disk, "SEEK_S", 0.05)
     async with process(path, restores=False) as runtime:
         answers = threading.Event()
-        stalled = asyncio.create_task(runtime.ledger.read(answers.wait, 60))
+        stalled = asyncio.create_task(runtime.ledger.seek(lambda _: answers.wait(60)))
         await asyncio.sleep(0)  # it has the thread
         await answer(runtime, talk(*ASK, said, user("more")), LONG)
         assert outcomes(runtime) == {"not_found": 1}
         answers.set()
-        assert await stalled
+        with pytest.raises(LedgerUnavailable):
+            await stalled
 
 
 async def test_the_workers_thread_understands_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from inference.scheduler import Leave, ModelInUse, ModelView, Receipt
 from mlxd import runtime
 from mlxd.api.auth import AdminBearer
 from mlxd.api.errors import Conflict, InvalidField
-from mlxd.api.orders import body_of, read_order
+from mlxd.api.orders import order_of, read_order
 from mlxd.api.plain import plain
 from mlxd.api.schemas.admin import LoadOrder, UnloadOrder
 from mlxd.catalog import LocalModel, available, find_allowed
@@ -58,7 +58,7 @@ async def models_available(request: ASGIRequest) -> dict[str, Any]:
     "/models/load",
     auth=admin,
     summary="Bring a model into memory, and serve it from now on",
-    openapi_extra=body_of(LoadOrder, required=False),
+    openapi_extra=order_of(LoadOrder),
 )
 async def load(request: ASGIRequest) -> JsonResponse:
     """By the id or alias of a served model, the id of one in the cache, or a directory below a model root."""
@@ -79,7 +79,7 @@ async def load(request: ASGIRequest) -> JsonResponse:
     "/models/unload",
     auth=admin,
     summary="Free the memory of a model, or of all",
-    openapi_extra=body_of(UnloadOrder, required=False),
+    openapi_extra=order_of(UnloadOrder),
 )
 async def unload(request: ASGIRequest) -> JsonResponse:
     """Answers with what came back. A model in use stays (409) unless `force`, which ends its requests."""

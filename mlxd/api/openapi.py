@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any, Final
 
 from django.core.handlers.asgi import ASGIRequest
@@ -23,16 +24,23 @@ async def openapi(request: ASGIRequest) -> dict[str, Any]:
 
 def described(whole: dict[str, Any]) -> dict[str, Any]:
     """What is said of `/api`, with how to be let in and what an error looks like."""
+    whole = deepcopy(whole)  # what operations say of themselves is theirs
     paths = {path: item for path, item in whole["paths"].items() if path.startswith("/api/")}
+    schemas = {**whole.get("components", {}).get("schemas", {}), "Error": _ERROR_SCHEMA}
     for item in paths.values():
         for operation in item.values():
+            schemas |= _taken_out(operation)
             operation["security"] = [{SCHEME: []}]
             operation["responses"] = {**operation.get("responses", {}), "default": _ERROR}
-    components = {
-        "schemas": {**whole.get("components", {}).get("schemas", {}), "Error": _ERROR_SCHEMA},
-        "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}},
-    }
+    components = {"schemas": schemas, "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}}}
     return {**whole, "paths": paths, "components": components}
+
+
+def _taken_out(operation: dict[str, Any]) -> dict[str, Any]:
+    """Schemas that the schema of a body brought along; they belong to the components."""
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    found: dict[str, Any] = body.pop("$defs", {})
+    return found
 
 
 _ERROR: Final = {

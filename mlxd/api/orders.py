@@ -30,7 +30,19 @@ def _of_query(name: str, values: list[str]) -> Any:
     return FLAGS.get(values[0], values[0]) if name in ("force", "drain", "wait") else values[0]
 
 
-def body_of(schema: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+def body_of(schema: type[BaseModel]) -> dict[str, Any]:
     """What OpenAPI is told of an operation that reads its body by itself."""
-    content = {"application/json": {"schema": schema.model_json_schema(ref_template="#/components/schemas/{model}")}}
-    return {"requestBody": {"required": required, "content": content}}
+    return _described(schema.model_json_schema(ref_template="#/components/schemas/{model}"), required=True)
+
+
+def order_of(schema: type[BaseModel]) -> dict[str, Any]:
+    """The same of one that takes an order in the body or in the query string."""
+    whole = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+    query = [
+        {"name": name, "in": "query", "required": False, "schema": one} for name, one in whole["properties"].items()
+    ]
+    return {"parameters": query, **_described(whole, required=False)}
+
+
+def _described(schema: dict[str, Any], *, required: bool) -> dict[str, Any]:
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from inference.conversation.preparer import Preparer
@@ -24,6 +25,7 @@ from mlxd.runtime import Runtime
 from mlxd.saved_settings import read_saved
 from mlxd.served import served_models
 from tests.integration.api_scripted import Answer, Call, get, post
+from tests.openapi_client import OpenApiClient, Refused
 from tests.scripted import ByteTokenizer, until
 
 TOKEN = "mlxd_admin_" + "t" * 43
@@ -222,6 +224,42 @@ async def test_requests_are_listed_and_ended(running: Runtime) -> None:
     assert b'"code": "ended_by_admin"' in (await stream.result()).body
     again = await Call("DELETE", "/api/requests/req_test", headers=ADMIN).start().result()
     assert again.status == 404
+
+
+# --- the schema -------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_made_of_the_schema_speaks_the_api(running: Runtime) -> None:
+    assert (await get("/api/openapi.json")).status == 401
+
+    async def send(method: str, path: str, query: str, body: bytes) -> tuple[int, bytes]:
+        call = Call(method, path, body, headers=ADMIN)
+        call.scope["query_string"] = query.encode()
+        answer = await call.start().result()
+        return answer.status, answer.body
+
+    assert await told("/api/openapi.json") == await told("/api/openapi.json")
+    client = OpenApiClient(await told("/api/openapi.json"), send)
+    load, unload = client.named("/api/models/load", "POST"), client.named("/api/models/unload", "POST")
+    assert (await client.call(load, model_id="b"))["model"]["state"] == "ready"
+    assert (await client.call(load, {"model_id": "a", "wait": True}))["model"]["id"] == "a"
+    own = client.named("/api/settings/models/{model_id}", "PUT")
+    await client.call(own, {"sampling": {"temperature": 0.5}, "pinned": True}, model_id="b")
+    assert (await client.call(client.named("/api/settings/models/{model_id}", "GET"), model_id="b"))["pinned"]
+    cache = client.named("/api/settings/model-cache", "POST")
+    assert (await client.call(cache, {"max_size": 3}))["max_size"] == 3
+    with pytest.raises(jsonschema.ValidationError):
+        await client.call(cache, {"max_size": 0})
+    with pytest.raises(Refused, match="404 model_not_found"):
+        await client.call(unload, model_id="nobody")
+    assert [one["id"] for one in (await client.call(unload, model_id="b"))["unloaded"]] == ["b"]
+    reads = [name for name, one in client.operations.items() if one.method == "GET" and "{" not in one.path]
+    assert len(reads) > 10
+    for name in reads:
+        try:
+            assert isinstance(await client.call(name), dict), name
+        except Refused as refused:
+            assert refused.code == "ledger_unavailable", name  # there is no database under this runtime
 
 
 # --- settings ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""The admin's orders to a real daemon, by `curl` as other servers' manuals write them, with the token added."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.daemon import ServedDaemon
+from tests.tiny_models import build
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+
+
+def curl(daemon: ServedDaemon, path: str, *arguments: str) -> Any:
+    token = daemon.admin["Authorization"]
+    command = ["curl", "-sS", *arguments, "-H", f"Authorization: {token}", f"{daemon.url}{path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_other_servers_curl_lines_work_and_settings_survive(serve: Callable[..., ServedDaemon], tmp_path: Path) -> None:
+    second = build(tmp_path / "root" / "second", "dense", seed=8)
+    daemon = serve("--model-root", str(tmp_path / "root"), "--max-models", "2")
+    daemon.wait_ready()
+    loaded = curl(daemon, f"/api/models/load?model_id={second}", "-X", "POST")
+    assert loaded["model"]["id"] == "second" and loaded["model"]["state"] == "ready"
+    body = {"model": "second", "prompt": "Once", "max_tokens": 2}
+    assert httpx.post(f"{daemon.url}/v1/completions", json=body).raise_for_status().json()["model"] == "second"
+    assert curl(daemon, "/api/cache/stats")["enabled"]
+    account = curl(daemon, "/api/memory")["account"]
+    assert abs(account["unexplained_bytes"]) < 0.5 * account["active_bytes"]
+    gone = curl(daemon, f"/api/models/unload?model_id={second}", "-X", "POST")["unloaded"]
+    assert gone[0]["freed_bytes"] >= gone[0]["weights_bytes"] > 0
+    assert len(curl(daemon, "/api/models/unload", "-X", "POST")["unloaded"]) == 1
+    assert curl(daemon, "/api/settings/model-cache")["max_size"] == 2
+    asked = ("-X", "POST", "-H", "Content-Type: application/json", "-d", '{"max_size": 1}')
+    assert curl(daemon, "/api/settings/model-cache", *asked)["max_size"] == 1
+    assert daemon.terminate() == 0
+    with ServedDaemon(daemon.state_dir, ["--model", str(second)]) as again:
+        assert curl(again, "/api/settings/model-cache")["max_size"] == 1
+        saved = {row["name"]: row["source"] for row in curl(again, "/api/settings")["settings"]}
+        assert (saved["max_models"], saved["models"], saved["port"]) == ("saved", "flag", "flag")
+
+
+def test_an_order_without_the_token_is_no_order(daemon: ServedDaemon) -> None:
+    for path in ("/api/models/load?model_id=x", "/api/models/unload"):
+        assert httpx.post(f"{daemon.url}{path}").status_code == 415
+        assert httpx.post(f"{daemon.url}{path}", json={}).status_code == 401
+        wrong = {**daemon.admin, "Content-Type": "text/plain"}
+        assert httpx.post(f"{daemon.url}{path}", headers=wrong).status_code == 415
+        assert httpx.post(f"{daemon.url}{path}", headers=daemon.admin, content=b"{}").status_code == 415

@@ -21,7 +21,7 @@ from inference.conversation.preparer import LARGE_BODY_BYTES, Preparer
 from inference.conversation.preparer_process import Echoed, Job
 from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import quieted
+from inference.conversation.thinking import quieted, thoughts_move
 from inference.conversation.turn_chain import Placed
 from inference.conversation.volatile_policy import BIND, VolatilePolicy
 from inference.messages import Conversation
@@ -118,9 +118,11 @@ class Conversing:
         digests = meaning.digests if found is None else found.digests
         known = self.ledger.place(None if found is None else asked_of(meaning, whose, digests), whose)
         memory = _memory(known.placed, conversation, whose)
-        bound = await _apart(size, partial(bind, conversation, memory, policy, meaning=meaning, keys=digests))
-        at_s = memory.began_s if memory.echoed and policy.rebind else 0.0
         raw = {} if found is None else found.raw
+        work = partial(bind, conversation, memory, policy, meaning=meaning, keys=digests)
+        stands = not thoughts_move(text, conversation, raw.values())
+        bound = await _apart(size, partial(work, tail_stands=stands))
+        at_s = memory.began_s if memory.echoed and policy.rebind else 0.0
         if known.placed is not None:
             at_s = at_s or known.placed.asked.at_s
             known = replace(known, placed=replace(known.placed, memory=_kept(bound, whose, at_s)))

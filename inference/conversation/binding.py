@@ -47,16 +47,19 @@ def bind(
     meaning: Meaning | None = None,
     keys: Sequence[bytes] = (),
     rules: Sequence[VolatileRule] = RULES,
+    tail_stands: bool = True,
 ) -> Bound:
     """What to render for a request; `meaning` is its own, where it was read already. `keys` are the digests of its
-    messages where the caller knows them better: a healed answer's is that of the turn the model spoke."""
+    messages where the caller knows them better: a healed answer's is that of the turn the model spoke. `tail_stands`:
+    a last message that says what it said before need not be read once more, and the template shows the same thoughts
+    without it."""
     meaning = meaning or meaning_of(conversation, rules=rules)
     found = meaning.found
     drafts = _drafts(conversation, found, keys or meaning.digests)
     alignment = align(memory.read, drafts)
     named = {rule.name: rule for rule in rules if rule.name not in found.refused}
     follows = memory.echoed and policy.rebind and alignment.complete
-    reading = follow(policy, named, alignment, conversation) if follows else None
+    reading = follow(policy, named, alignment, conversation, tail_stands=tail_stands) if follows else None
     if reading is None:
         pins = {one.draft.number: one.seen for one in alignment.known if one.draft is not None}
         reading = as_sent(policy, named, drafts, pins if policy.pin else {})

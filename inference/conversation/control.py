@@ -48,6 +48,7 @@ def probe_control(question: Try, past: Try, answers: Sequence[Try], literals: st
         efforts=_efforts(question, literals),
         budget=next((name for name in BUDGETS if _differ(question, {}, {name: _SOME_TOKENS})), ""),
         keeper=next(((name, keep) for name, keep in KEEPERS if _keeps(past, name, keep)), None),
+        keeps=_shows_reasoning(past({})),
         closing=next(filter(None, (_closing(answer({}), closer) for answer in answers)), ""),
     )
 

@@ -48,14 +48,15 @@ class ThinkingControl:
 
     `switch` is the boolean argument that turns it on and off ("": there is none). `efforts` are the words that
     `reasoning_effort` takes, the least first. `budget` is the argument that tells the model its limit in tokens.
-    `keeper` is the argument, with its value, under which reasoning of past turns is shown. `closing` is what stands
-    between a thought and its answer ("": the template shows no thought).
+    `keeper` is the argument, with its value, under which reasoning of past turns is shown; `keeps`: it is shown in any
+    case. `closing` is what stands between a thought and its answer ("": the template shows no thought).
     """
 
     switch: str = ""
     efforts: tuple[str, ...] = ()
     budget: str = ""
     keeper: tuple[str, bool] | None = None
+    keeps: bool = False
     closing: str = ""
 
 

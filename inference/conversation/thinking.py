@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from inference.conversation.probe import FINAL_CHANNEL, THINK_TAGS
+from inference.conversation.spoken import RawTurn
 from inference.conversation.text_model import TextModel
 from inference.conversation.turns import ThinkTags
+from inference.messages import Conversation
 from inference.ports import ThoughtSpan, Tokenizer
 from inference.tokens import Prompt, SourceMap, Span, TokenIds
 
@@ -29,6 +31,18 @@ def likely_tags(text: TextModel) -> ThinkTags:
     """The markers of a model of which it is only known that it thinks: tokens of its own before the usual ones."""
     tokens = (tags for tags in THINK_TAGS if all(len(text.tokenizer.encode_template(tag)) == 1 for tag in tags))
     return think_tags(text) or next(tokens, THINK_TAGS[0])
+
+
+def thoughts_move(text: TextModel, conversation: Conversation, spoken: Iterable[RawTurn] = ()) -> bool:
+    """Whether the template may show other thoughts of past answers when the user's last message is another one.
+
+    `spoken` are answers of the conversation as the model spoke them.
+    """
+    control = text.traits.control
+    kept = control.keeper is not None and conversation.template_args.get(control.keeper[0]) == control.keeper[1]
+    if control.keeps or kept:
+        return False
+    return any(message.reasoning for message in conversation.messages) or any(raw.thinks for raw in spoken)
 
 
 def silent_ids(tokenizer: Tokenizer, tags: Iterable[str]) -> frozenset[int]:

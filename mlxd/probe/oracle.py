@@ -6,8 +6,7 @@ necessary(R) is the smaller of
     telemetry, which says nothing to a model;
 (B) only where R sends back an answer of its own session: the same with the volatile spans cut out of what stands up to
     that answer, compared with that session's earlier requests alone, plus the tokens of every value among those spans
-    that is new or has changed. A message that is volatile as a whole and moves to the end with every request, saying
-    what it said before, is cut out there too.
+    that is new or has changed.
 
 At least 1. An answer sent back is read as the ids that were written, however its client spells it; to one that the
 model ended itself belongs the token that ended it. Nothing of the server under test is used, and nothing of a prefix
@@ -17,10 +16,11 @@ tree: every earlier sequence is compared.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from inference.conversation.render import render
+from inference.conversation.spans import VolatileSpan
 from inference.conversation.spoken import RawTurn
 from inference.conversation.text_model import TextModel
 from inference.messages import Conversation, Tool
@@ -41,8 +41,9 @@ class Needed:
     `reread_thoughts` and `reread_tools` are those among them that had been read already: what stands up to the last
     answer, because the template takes a thought out there, or because the tools are others. `bound`: less was
     necessary because volatile spans need not be read again. `floor`: who computes fewer has not read what was sent.
-    It is less than `tokens` only where a whole message has vanished: a server may let it stand, and then a template
-    that looks for the user's last message takes out other thoughts than from the request as it came.
+    It is less than `tokens` only where a whole message has vanished. A server may let it stand, and then a template
+    that looks for the user's last message takes out other thoughts than from the request as it came; and where the
+    client sends it again at the end, saying what it said before, it need not be read again.
     """
 
     tokens: int
@@ -96,14 +97,14 @@ class Oracle:
         goes = self._goes_on(ask)
         if goes is None:
             return Needed(max(1, least), total, floor=max(1, least))
-        rest, stated = self._bound(ask, goes)
+        rest, stated = self._bound(ask, goes, ())
         if rest + stated < least:
             least, bound = rest + stated, True
         new = self._new_tokens(ask, prompt, goes.at)
         reread = max(0, least - bound * stated - new)
         changed = self._conversation(ask).tools != goes.records[-1].tools
         thought = any(one.message.get("reasoning_content") for one in goes.records)
-        floor = min(least, new) if any(one.whole for one in goes.records) else least
+        floor = min(least, new, self._standing(ask, goes)) if any(one.whole for one in goes.records) else least
         return Needed(max(1, least), total, reread * (thought and not changed), reread * changed, bound, max(1, floor))
 
     def answered(self, ask: Ask, answer: Message, *, ended: bool = False, said_tokens: int = 0) -> None:
@@ -161,14 +162,22 @@ class Oracle:
         last = len(ask.spoken) - 1 - ask.spoken[::-1].index(records[-1].message)
         return _Goes(records, last)
 
-    def _bound(self, ask: Ask, goes: _Goes) -> tuple[int, int]:
-        """(B): the tokens of what is new, and those of each value that is."""
+    def _standing(self, ask: Ask, goes: _Goes) -> int:
+        """(B) where a message that has moved to the end is let stand where it was; behind the answer alone it is asked
+        for."""
+        said, spans = goes.records[-1].whole, cuts.spans_of(self._conversation(ask))
+        moved = [
+            one for one in spans if one.message > goes.at + 1 and one.whole and said.get(one.rule.name) == one.text
+        ]
+        return sum(self._bound(ask, goes, moved))
+
+    def _bound(self, ask: Ask, goes: _Goes, moved: Sequence[VolatileSpan]) -> tuple[int, int]:
+        """(B): the tokens of what is new but for what `moved`, and those of each value that is new."""
         whole = self._conversation(ask)
         spans = cuts.spans_of(whole)
         new = [span for span in cuts.telemetry(spans) if span.message > goes.at]
-        said = goes.records[-1].whole  # behind the answer alone it is what is asked
-        new += [one for one in spans if one.message > goes.at + 1 and said.get(one.rule.name) == one.text and one.whole]
-        bare = self._render(ask, cuts.cut(whole, [*(span for span in spans if span.message <= goes.at), *new]))
+        before_it = (span for span in spans if span.message <= goes.at)
+        bare = self._render(ask, cuts.cut(whole, [*before_it, *new, *moved]))
         known = max(common(bare.ids, one) for record in goes.records for one in record.bare)
         before, now = goes.records[-1].values, cuts.values(spans, goes.at + 1)
         stated = [value for place, value in now.items() if before.get(place) != value]

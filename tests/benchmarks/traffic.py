@@ -35,8 +35,8 @@ MAX_RATIO: Final = 1.02
 SYSTEM_WORDS: Final = 3650
 CACHED_AT_TURN_3: Final = 0.97
 KNOWN: Final = {"openclaw (recorded)": 1.19}
-"""OpenClaw's last message vanishes from the next request. The model may go on reading four such messages; behind any
-more of them the last answer is computed anew at each step."""
+"""OpenClaw's last message comes again with every request. Where thoughts would move without it, it is read each time:
+the model may go on reading four of them, and behind any more the last answer is computed anew at each step."""
 AGENTS: Final = ("drift", "stripped", "pi")
 ZERO: Final = ("content_lost", "exact_key_rejected_by_model_lcp", "offset_mismatch", "shared_kv_mutated")
 
@@ -89,7 +89,7 @@ def cell(name: str, turns: list[Turn], counters: dict[str, int], note: str, fail
         return Figure(name, not_run=note or "no turns")
     (told,) = summaries(turns)
     limit = KNOWN.get(told.scenario, MAX_RATIO + WORDS.get(told.scenario, 0.0))
-    off = SNAPSHOT_EVERY_TOKENS * sum(turn.verdict.startswith("no_snapshot") for turn in turns if turn.warm)
+    off = SNAPSHOT_EVERY_TOKENS * sum(_off_plan(turn) for turn in turns if turn.warm)
     wrong = {word: count for word in ZERO if (count := counters.get(word, -1))}  # -1: it is not told
     enough = told.ratio <= limit or told.prefilled - told.necessary <= off
     met = enough and not (told.hidden or wrong or failed)
@@ -97,11 +97,19 @@ def cell(name: str, turns: list[Turn], counters: dict[str, int], note: str, fail
     return Figure(name, shown(told, turns), target, met, detail(told, wrong, note))
 
 
+def _off_plan(turn: Turn) -> bool:
+    """It began where no state was planned; a repetition to the letter begins before what opens a thought."""
+    return turn.verdict.startswith("no_snapshot") or (turn.verdict == "exact" and turn.prefilled > turn.necessary)
+
+
 def shown(told: Summary, turns: list[Turn]) -> str:
-    """The ratio over the warm turns, and what each of them computed beyond the necessary."""
+    """The ratio over the warm turns, and what each of them computed beyond the necessary; where some is less, also
+    what it has to be at least."""
     beyond = ",".join(f"{turn.prefilled - turn.necessary:+d}" for turn in turns if turn.warm)
     warm = f"{told.warm_turns} of {told.turns} requests warm"
-    return f"{told.ratio:.3f} ({told.prefilled}/{told.necessary}; {warm}: {beyond})"
+    floor = sum(turn.necessary if turn.floor is None else turn.floor for turn in turns if turn.warm)
+    least = f", at least {floor}" if told.prefilled < told.necessary else ""
+    return f"{told.ratio:.3f} ({told.prefilled}/{told.necessary}{least}; {warm}: {beyond})"
 
 
 def detail(told: Summary, wrong: dict[str, int], note: str) -> str:

@@ -224,8 +224,9 @@ def latest(self: Lineage, ender: Turn, *_: object) -> tuple[LineageMemory, ...]:
 def test_the_law_finds_a_server_that_trusts_equal_words(preparer: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "proven", trusting)
     monkeypatch.setattr(Lineage, "_agreed", latest)
+    often = settings(unshrunk, max_examples=400)  # thirty miss it in one run of three
     with pytest.raises(AssertionError):
-        unshrunk(given(data=st.data())(lambda data: any_traffic(preparer, data, st.just(False))))()
+        often(given(data=st.data())(lambda data: any_traffic(preparer, data, st.just(False))))()
 
 
 @pytest.mark.parametrize("lost", ["", "changed", "gone"])

@@ -296,6 +296,17 @@ def test_a_tail_that_says_the_same_again_is_read_once_where_it_stands() -> None:
         assert client.bound.ledger.entries[0].path == f"messages[{len(history)}]"
 
 
+def test_a_tail_does_not_stand_where_thoughts_would_move_with_it() -> None:
+    minted, *exchange = step()
+    client = Client()
+    client.ask(user("Prune the pear."), openclaw_tail())
+    client.answered(minted)
+    sent = talk(user("Prune the pear."), *exchange, openclaw_tail())
+    for stands, tails in ((True, 1), (False, 2)):
+        bound = bind(sent, proven([client.memory], sent), tail_stands=stands)
+        assert texts(bound.conversation).count(openclaw_tail().text) == tails
+
+
 def test_a_tail_is_read_again_once_something_else_was_read_or_it_was_told_to_be_gone() -> None:
     client = Client()
     history: list[Message] = [system("You are."), user("Prune the pear.")]

@@ -12,6 +12,7 @@ import pytest
 from inference.conversation.probe import probe
 from inference.conversation.render import render
 from inference.conversation.shape import ThinkingControl
+from inference.conversation.spoken import RawTurn
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import (
@@ -22,6 +23,7 @@ from inference.conversation.thinking import (
     silent_ids,
     think_tags,
     thought_span,
+    thoughts_move,
 )
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
 from inference.ports import ThoughtSpan
@@ -46,6 +48,18 @@ def model(source: str) -> TextModel:
 
 def control(source: str) -> ThinkingControl:
     return model(source).traits.control
+
+
+def test_thoughts_move_with_the_last_user_message_only_where_there_are_some_and_none_is_kept() -> None:
+    plain, thoughtful = talk(user("Hi"), assistant("ok")), talk(user("Hi"), replace(assistant("ok"), reasoning="Hm."))
+    takes_out, keeps, asks = (
+        model(KEEPING.replace("CONDITION", one)) for one in ("false", "true", "preserve_thinking")
+    )
+    assert keeps.traits.control.keeps and not asks.traits.control.keeps
+    assert [thoughts_move(one, thoughtful) for one in (takes_out, keeps, asks)] == [True, False, True]
+    assert not thoughts_move(asks, replace(thoughtful, template_args={"preserve_thinking": True}))
+    assert not thoughts_move(takes_out, plain)
+    assert thoughts_move(takes_out, plain, [RawTurn.of((1, 2, 3), thought_tokens=2)])
 
 
 @pytest.mark.parametrize(

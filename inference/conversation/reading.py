@@ -6,16 +6,17 @@ Two ways: `follow` goes on from what was read before in the lineage, `as_sent` b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from inference.conversation import statements
 from inference.conversation.lineage_memory import Aligned, Alignment, Draft, Seen, SeenSpan
 from inference.conversation.span_ledger import Entry, Fate
 from inference.conversation.spans import Fragment, VolatileSpan
-from inference.conversation.volatile import Kind, Unit, VolatileRule
+from inference.conversation.volatile import Kind, VolatileRule
 from inference.conversation.volatile_policy import VolatilePolicy
-from inference.messages import Conversation, Message, Role, TextPart
+from inference.conversation.weaving import RETAINED, Rules, Run, joined, woven
+from inference.messages import Conversation, Message, Role
 
 MAX_RETAINED = 4
 """Whole messages of one rule that stay where they were read though the client dropped them. Any more are left out, and
@@ -24,19 +25,6 @@ stands before it: 570 tokens at once on the recorded OpenClaw sessions, if their
 
 RELOCATE_FACTOR = 4
 """A span is only relocated when this many times its own length stands between it and the end of the first turn."""
-RETAINED = "mlxd.retained"
-"""The path of text that the client does not send any more."""
-
-Rules = Mapping[str, VolatileRule]
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Text to be read, of part `part` of the request's message; None: a part of its own."""
-
-    text: str
-    path: str
-    part: int | None
 
 
 class Reading:
@@ -108,11 +96,11 @@ class Reading:
                 one = self._present(run.span, run.at, match, follows, run.span.rule.name in relocates)
             runs.append((run, one))
         missing = [old for old in before.values() if self._stays(old, follows)]
-        texts, spans = _woven(runs, missing, self._rules)
+        texts, spans = woven(runs, missing, self._rules)
         self._finish(draft, texts, spans, added)
 
-    def _finish(self, draft: Draft, texts: list[_Run] | None, spans: tuple[SeenSpan, ...], added: str) -> None:
-        message = draft.message if texts is None else replace(draft.message, parts=_joined(texts))
+    def _finish(self, draft: Draft, texts: list[Run] | None, spans: tuple[SeenSpan, ...], added: str) -> None:
+        message = draft.message if texts is None else replace(draft.message, parts=joined(texts))
         if not message.parts and draft.message.parts and not added:  # there was nothing but telemetry in it
             self.read.append(Seen(draft.key))
             return
@@ -261,7 +249,7 @@ def _worth_moving(name: str, draft: Draft, drafts: Sequence[Draft], end: int) ->
     return behind > RELOCATE_FACTOR * sum(len(run.text) for run in own)
 
 
-# --- texts ------------------------------------------------------------------------------------------------------
+# --- what it says -----------------------------------------------------------------------------------------------
 
 
 def _unless_same(sent: str, read: str, fate: Fate) -> Fate:
@@ -270,52 +258,3 @@ def _unless_same(sent: str, read: str, fate: Fate) -> Fate:
 
 def _retained(message: Message) -> Message:
     return replace(message, parts=tuple(replace(part, path=RETAINED) for part in message.parts), path=RETAINED)
-
-
-def _woven(
-    runs: Sequence[tuple[Fragment, SeenSpan | None]], missing: Iterable[SeenSpan], rules: Rules
-) -> tuple[list[_Run], tuple[SeenSpan, ...]]:
-    """The runs with spans as they are read, and those that are missing put back where they were."""
-    left = sorted(missing, key=lambda one: one.at)
-    texts: list[_Run] = []
-    spans: list[SeenSpan] = []
-
-    def back(limit: float, beside: Fragment | None) -> None:
-        while left and left[0].at <= limit:
-            old = left.pop(0)
-            apart = beside is None or rules[old.rule].scope.unit is Unit.PART
-            texts.append(_Run(old.text, RETAINED, None) if apart or beside is None else _of(beside, old.text))
-            spans.append(replace(old, current=None) if rules[old.rule].kind is not Kind.IDENTIFIER else old)
-
-    for run, one in runs:
-        back(run.at, run)
-        if run.span is not None:
-            texts += [_of(run, one.text)] if one is not None else []
-            spans += [one] if one is not None else []
-            continue
-        at = 0
-        while left and left[0].at < run.at + len(run.text):
-            cut = left[0].at - run.at
-            texts.append(_of(run, run.text[at:cut]))
-            back(left[0].at, run)
-            at = cut
-        texts.append(_of(run, run.text[at:]))
-    back(float("inf"), runs[-1][0] if runs else None)
-    return texts, tuple(spans)
-
-
-def _of(run: Fragment, text: str) -> _Run:
-    return _Run(text, run.path, run.part)
-
-
-def _joined(texts: Iterable[_Run]) -> tuple[TextPart, ...]:
-    """Runs of one part are one part again: what is tokenised together once is tokenised together always."""
-    joined: list[list[_Run]] = []
-    for run in texts:
-        if not run.text:
-            continue
-        if joined and run.part is not None and run.part == joined[-1][0].part:
-            joined[-1].append(run)
-        else:
-            joined.append([run])
-    return tuple(TextPart("".join(run.text for run in runs), runs[0].path) for runs in joined)

@@ -7,14 +7,14 @@ names really finds that text there. Reasoning is left out: templates drop it, an
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from inference.conversation.dress import parse_arguments
+from inference.conversation.patient_search import Searched, as_json
 from inference.conversation.span_ledger import Entry, Fate, SpanLedger
 from inference.conversation.spans import find
 from inference.conversation.volatile import Kind
@@ -52,9 +52,14 @@ def content_lost(
 
 
 def lost_from(
-    text: str, conversation: Conversation, ledger: SpanLedger | None = None, spoken: Collection[int] = ()
+    read: str,
+    conversation: Conversation,
+    ledger: SpanLedger | None = None,
+    spoken: Collection[int] = (),
+    pause: Callable[[], None] = lambda: None,
 ) -> tuple[Lost, ...]:
-    """As `content_lost`, for the text of a prompt."""
+    """As `content_lost`, for the text of a prompt. `pause` is called often: for others to have their turn."""
+    text = Searched(read, pause)
     excused = _excused(conversation, ledger) if ledger else {}
     loose = [*_tool_texts(conversation), *_arguments(text, conversation, spoken), *_promised(ledger)]
     instructions: list[_Wanted] = []
@@ -102,13 +107,13 @@ def _tool_texts(conversation: Conversation) -> Iterator[_Wanted]:
         yield from (_Wanted(text, tool.path or f"tools[{at}]") for text in (tool.name, tool.description))
 
 
-def _arguments(text: str, conversation: Conversation, spoken: Collection[int]) -> Iterator[_Wanted]:
+def _arguments(text: Searched, conversation: Conversation, spoken: Collection[int]) -> Iterator[_Wanted]:
     """Names and arguments of calls: as they were sent, else value by value."""
     for number, message in enumerate(conversation.messages):
         for at, call in enumerate(message.tool_calls if number not in spoken else ()):
             path = f"{message.path or f'messages[{number}]'}.tool_calls[{at}]"
             yield _Wanted(call.name, path)
-            if not any(form in text for form in _forms(call.arguments)):
+            if not any(text.find(form) >= 0 for form in _forms(call.arguments)):
                 yield from (_Wanted(leaf, path) for leaf in _leaves(call.arguments))
 
 
@@ -158,16 +163,16 @@ def _excused(conversation: Conversation, ledger: SpanLedger) -> dict[str, list[E
 # --- what is there ----------------------------------------------------------------------------------------------
 
 
-def _missing_anywhere(text: str, wanted: Sequence[_Wanted], times: Mapping[str, int]) -> list[Lost]:
+def _missing_anywhere(text: Searched, wanted: Sequence[_Wanted], times: Mapping[str, int]) -> list[Lost]:
     """Those that do not occur as often as they must, which is once unless `times` says otherwise."""
     return [
         Lost(one.path, one.text)
         for one in wanted
-        if not any(text.count(form) >= times.get(one.text.strip(), 1) for form in _forms(one.text))
+        if not any(text.holds(form, times.get(one.text.strip(), 1)) for form in _forms(one.text))
     ]
 
 
-def _missing_in_order(text: str, groups: Sequence[Sequence[_Wanted]]) -> list[Lost]:
+def _missing_in_order(text: Searched, groups: Sequence[Sequence[_Wanted]]) -> list[Lost]:
     limits = _limits(text, groups)
     lost: list[Lost] = []
     cursor = 0
@@ -178,23 +183,24 @@ def _missing_in_order(text: str, groups: Sequence[Sequence[_Wanted]]) -> list[Lo
             # The form that comes first: a result may stand there as JSON, and the same text as it is further on.
             places = [(at, form) for form in _forms(one.text) if (at := text.find(form, cursor, limit)) >= 0]
             at, form = min(places, default=(cursor, None))
-            if form is None or text.count(form, cursor, limit) < needed[one.text.strip()]:
+            if form is None or not text.holds(form, needed[one.text.strip()], cursor, limit):
                 lost.append(Lost(one.path, one.text))
             else:
                 ends.append(at + len(form))
+            text.pause()
         cursor = max(ends)
     return lost
 
 
-def _limits(text: str, groups: Sequence[Sequence[_Wanted]]) -> list[int]:
+def _limits(text: Searched, groups: Sequence[Sequence[_Wanted]]) -> list[int]:
     """For each group, where the next group begins that has a long text which is wanted and occurs only once."""
     wanted = Counter(one.text.strip() for group in groups for one in group)
     limits: list[int] = []
-    limit = len(text)
+    limit = len(text.text)
     for group in reversed(groups):
         limits.append(limit)
         long = (plain for one in group if len(plain := one.text.strip()) >= _ANCHOR_CHARS and wanted[plain] == 1)
-        limit = min([limit, *(text.find(plain) for plain in long if text.count(plain) == 1)])
+        limit = min([limit, *(text.find(plain) for plain in long if text.holds(plain, 1) and not text.holds(plain, 2))])
     return limits[::-1]
 
 
@@ -203,5 +209,5 @@ def _forms(text: str) -> Iterator[str]:
     plain = text.replace("\r\n", "\n").strip()
     for _ in range(3):
         yield plain
-        yield json.dumps(plain)[1:-1]
-        plain = json.dumps(plain, ensure_ascii=False)[1:-1]
+        yield as_json(plain, ascii_only=True)
+        plain = as_json(plain, ascii_only=False)

@@ -102,7 +102,7 @@ class Witness:
 
     def _look(self, reading: Reading, sent: Conversation) -> None:
         try:
-            lost = lost_from(_text(reading), sent, reading.spans, reading.spoken)
+            lost = lost_from(_text(reading), sent, reading.spans, reading.spoken, _pause)
         except Exception as error:
             log.error("content_not_checked", error=type(error).__name__)
             return
@@ -113,13 +113,17 @@ class Witness:
             log.error("content_lost", count=len(lost), places=",".join(paths[:SHOWN_PATHS]))
 
 
+def _pause() -> None:
+    time.sleep(YIELD_S)
+
+
 def _text(reading: Reading) -> str:
     """The text of a prompt. To decode 200,000 ids at once holds Python's lock, and so every stream, for 0.14 s: they
     are taken a few at a time, with a moment for others in between."""
     pieces = []
     for some in batched(reading.prompt.ids, DECODED_AT_ONCE):
         pieces.append(b"".join(map(reading.tokenizer.token_bytes, some)))
-        time.sleep(YIELD_S)
+        _pause()
     return b"".join(pieces).decode("utf-8", "replace")
 
 

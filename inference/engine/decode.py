@@ -50,10 +50,11 @@ class Drawn:
 class Lane:
     """Rows that are stepped together. One row keeps its plain KV state; it is merged when a second joins."""
 
-    def __init__(self, model: Any, rows: Sequence[Row], state: KVState) -> None:
-        """Feeds each row's last token: its next token is on its way when this returns.
+    def __init__(self, model: Any, rows: Sequence[Row], state: KVState, logits: Any = None) -> None:
+        """Each row's next token is on its way when this returns, drawn from `logits`, (1, vocabulary).
 
-        Several rows are forks: `state` is what they all have read, and each gets its own copy of it.
+        Without them each row's last token is fed first. Several rows are forks: `state` is what they all have read, and
+        each gets its own copy of it.
         """
         for row in rows:
             row.rewind()
@@ -65,7 +66,9 @@ class Lane:
         self._sampler = LaneSampler([row.sampling for row in rows])
         self._tokens: Any = None
         self._logprobs: list[Measured | None] = []
-        self._draw(self._forward(mx.array([row.ids[-1] for row in rows], dtype=mx.uint32)))
+        if logits is None:
+            logits = self._forward(mx.array([row.ids[-1] for row in rows], dtype=mx.uint32))
+        self._draw(logits)
 
     @property
     def lengths_tokens(self) -> list[int]:

@@ -51,6 +51,11 @@ def fork(state: KVState) -> KVState:
     return copy.deepcopy(state)
 
 
+def is_plain(state: KVState) -> bool:
+    """Whether a state is keys and values of every token and nothing else."""
+    return bool(state) and all(type(entry) is KVCache for entry in state)
+
+
 def can_quantise(state: KVState) -> bool:
     """Whether all keys and values of this state can be quantised, and there are some.
 

@@ -20,6 +20,7 @@ from inference.engine import kv, memory
 from inference.engine.auditor import Auditor
 from inference.engine.decode import Lane, Lanes
 from inference.engine.entrance import Entrance
+from inference.engine.last_logits import LastLogits
 from inference.engine.mlx_lm_door import make_prompt_cache
 from inference.engine.pace import Pace
 from inference.engine.prefill import PrefillQueue, PrefillRow, compute
@@ -44,7 +45,8 @@ class MlxRunner:
         self._model = model
         self._limits = limits
         self._settings = settings
-        self._queue = PrefillQueue()
+        self._last_logits = LastLogits(model)
+        self._queue = PrefillQueue(self._last_logits)
         self._entrance = Entrance(self._queue, lambda: make_prompt_cache(self._model), store)
         self._lanes = Lanes()
         self._pace = Pace(settings.prefill_step_tokens)
@@ -124,6 +126,7 @@ class MlxRunner:
             self._auditor = None  # it knows the store, and that how to make empty states
         self._settled = []
         self._model = None
+        self._last_logits.forget()
         memory.release_unused()
 
     def _leave_lanes(self) -> None:
@@ -139,7 +142,7 @@ class MlxRunner:
         done: list[StepOutput] = []
         try:
             began_s = time.perf_counter()
-            compute(self._model, row, end)
+            compute(self._model, row, end, self._last_logits)
             self._pace.took(end - start, time.perf_counter() - began_s)
             if row.offset == row.goal:
                 done = self._entrance.completed(row)
@@ -152,14 +155,14 @@ class MlxRunner:
         outputs += [output for lane in lanes for output in self._admit(lane)]
         if row.restarted:
             return outputs
-        last = int(bool(lanes))  # the last token is fed by decode's first step, which is under way
+        last = len(row.ids) - row.offset if lanes else 0  # what decode's first step feeds, which is under way
         return [Prefilled(row.row.job.id, row.offset + last, len(row.ids), row.offset - start + last), *outputs]
 
     def _first_lanes(self, done: PrefillRow) -> list[Lane]:
         """Forks share a lane where their state can be batched (a state of no token at all cannot, in every class)."""
         rows, state = done.rows, done.state
         if len(rows) == 1 or (done.goal and kv.can_batch(state) and not done.row.alone):
-            return [Lane(self._model, rows, state)]
+            return [Lane(self._model, rows, state, done.logits)]
         return [Lane(self._model, [row], kv.fork(state)) for row in rows]
 
     def _admit(self, lane: Lane) -> list[StepOutput]:

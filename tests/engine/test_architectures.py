@@ -97,8 +97,8 @@ def test_wrong_kv_is_noticed(
 ) -> None:
     compute = prefill.compute
 
-    def corrupted(model: Any, row: PrefillRow, end: int) -> None:
-        compute(model, row, end)
+    def corrupted(model: Any, row: PrefillRow, *more: Any) -> None:
+        compute(model, row, *more)
         fault(row.state)
 
     monkeypatch.setattr("inference.engine.runner.compute", corrupted)

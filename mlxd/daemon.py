@@ -98,6 +98,7 @@ class Daemon:
             on_death=lambda _cause: self._die("worker_died"),
             on_hang=lambda: self._die("engine_hung"),
             dump_fd=self._stacks.fileno(),
+            on_audit=lambda result: self._runtime.ledger.audited(result),  # noqa: PLW0108  the ledger comes later
         )
         made = Runtime(
             models=self._live.settled(served_models(named(config))),

@@ -58,6 +58,7 @@ def cache_settings(config: Config) -> CacheSettings:
         max_conversation_tokens=config.cache_max_conversation_tokens,
         min_reuse_tokens=config.cache_min_reuse_tokens,
         bitwise=config.reuse == "bitwise",
+        audit_every=config.audit_every,
     )
 
 

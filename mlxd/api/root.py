@@ -11,6 +11,7 @@ from inference.errors import InferenceError
 from mlxd import __version__
 from mlxd.api import (
     admin,
+    audits,
     cache,
     conv_kv,
     healing,
@@ -39,6 +40,7 @@ api.add_router("/api", requests.router)
 api.add_router("/api", live_settings.router)
 api.add_router("/api", openapi.router)
 api.add_router("/api/cache", cache.router)
+api.add_router("/api", audits.router)
 api.add_router("/api", ledger.router)
 api.add_router("/api", healing.router)
 api.add_router("/api", keys.router)

@@ -97,6 +97,16 @@ class EngineKnobs:
             1_000_000,
         ),
     ] = 2000
+    audit_every: Annotated[
+        int,
+        About(
+            CACHE,
+            "One warm request in so many is computed once more from nothing when there is nothing else to do, and what"
+            " is stored is dropped where the two differ. 0: none.",
+            0,
+            1_000_000,
+        ),
+    ] = 64
     reuse: Annotated[
         Literal["token", "bitwise"],
         About(

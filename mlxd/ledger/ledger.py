@@ -16,6 +16,7 @@ from inference.conversation.healing import HealingStore, Place, Said, Seek
 from inference.conversation.lineage import Lineage
 from inference.conversation.turn_chain import Asked, Placed, Turn
 from inference.errors import BusyError
+from inference.prefix_store import AuditResult
 from mlxd.ledger.journal import JournalView
 from mlxd.ledger.record import GenerationRecord
 from mlxd.ledger.recorded import Known
@@ -57,6 +58,9 @@ class Disk(Protocol):
     async def forget(self, session_id: str, forget: Callable[[Said], None]) -> int | None:
         """Takes a session out, and overwrites it; `forget` hears what was said in it. How many rows were its own; None:
         the disk has not done it yet."""
+
+    def audited(self, result: AuditResult) -> None:
+        """Writes down what came of an audit. From any thread; never waits."""
 
     def restore(self, store: HealingStore) -> None:
         """Fills the store with what was said last. Returns at once."""
@@ -147,6 +151,11 @@ class Ledger:
         if rows is None:
             raise LedgerUnavailable(f"The disk did not take it out yet ({self.view().disk}).")
         return rows
+
+    def audited(self, result: AuditResult) -> None:
+        """Writes down what came of an audit. From any thread; never waits."""
+        if self._disk is not None:
+            self._disk.audited(result)
 
     def restore(self, store: HealingStore) -> None:
         """Fills a store with what was said last, as far as it has room; beside everything else."""

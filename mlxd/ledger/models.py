@@ -167,3 +167,26 @@ class BrowserSession(models.Model):
     digest = models.BinaryField(primary_key=True, max_length=32)
     created_at = models.DateTimeField()
     seen_at = models.DateTimeField()
+
+
+class Audit(models.Model):
+    """A warm request computed once more from nothing. See `inference.prefix_store.AuditResult` for the meanings.
+
+    `kinds` has commas between them. `verdict` is `same` or `quarantined`. A distance that is no number is NULL.
+    """
+
+    at = models.DateTimeField()
+    model = models.CharField(max_length=256)
+    kinds = models.CharField(max_length=64, blank=True, default="")
+    prompt_tokens = models.PositiveIntegerField()
+    depth_tokens = models.PositiveIntegerField()
+    cold_from = models.PositiveIntegerField()
+    steps = models.PositiveIntegerField()
+    diverged_step = models.PositiveIntegerField(null=True)
+    distance = models.FloatField(null=True)
+    kv_distance = models.FloatField(null=True)
+    tolerance = models.FloatField()
+    verdict = models.CharField(max_length=16)
+    quarantined_from = models.PositiveIntegerField(null=True)
+    quarantined_blocks = models.PositiveIntegerField(default=0)
+    took_s = models.FloatField()

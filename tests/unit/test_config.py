@@ -179,6 +179,7 @@ CACHE_KNOBS = {
     "cache_max_conversation_tokens": ("4096", "max_conversation_tokens", 4096),
     "cache_min_reuse_tokens": ("32", "min_reuse_tokens", 32),
     "reuse": ("bitwise", "bitwise", True),
+    "audit_every": ("7", "audit_every", 7),
 }
 
 

@@ -1,6 +1,6 @@
 """Looks for long texts in a longer one, a piece at a time.
 
-`str.find` and `str.count` hold Python's lock until they are done, and with it every stream: for 7 ms in a prompt of 8 MB.
+`str.find` and `str.count` hold Python's lock until they are done, and with it every stream: 7 ms in a prompt of 8 MB.
 Here nobody waits for longer than a window takes, less than a millisecond.
 """
 

@@ -179,6 +179,15 @@ class SavedTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class Pinned:
+    """A beginning that stays in memory: the first `tokens` of what `session` last asked. `nbytes` is device memory."""
+
+    session: str
+    tokens: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """What became of stored prefixes that came from elsewhere: files and saved conversations, counted by a word.
 
@@ -257,6 +266,9 @@ class PrefixStore(Protocol):
         """Is done when the whole blocks that these jobs have left so far outlive the process, or never will; None where
         nothing does. From any thread.
         """
+
+    def pin(self, session: str) -> Pinned | None:
+        """Keeps where a session's last request ended in memory; None: it is not there, or there is no room for more."""
 
     def close(self) -> None:
         """Writes to the disk what only memory holds, as far as a few seconds allow. The last call."""

@@ -36,6 +36,7 @@ from mlxd.ledger.recorded import Recorded
 from mlxd.ledger.witness import Witness
 from mlxd.live_settings import LiveSettings
 from mlxd.malformed import MalformedCalls
+from mlxd.prewarm import Prewarmed
 from mlxd.served import ServedModel as ServedModel  # the API names it too
 from mlxd.served import default_of, resolved
 from mlxd.served import served_models as served_models
@@ -80,6 +81,7 @@ class Runtime:
     ledger: Ledger = field(default_factory=Ledger)
     witness: Witness = field(default_factory=Witness)
     settings: LiveSettings = field(default_factory=lambda: LiveSettings.alone(Config(state_dir=Path())))
+    prewarmed: list[Prewarmed] = field(default_factory=list)
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)

@@ -10,10 +10,11 @@ from typing import Any
 
 from inference.cache.eviction import Evicted
 from inference.cache.node import Admission
+from inference.cache.pins import Pins
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.proofs import Proof
 from inference.cache.saved import SavedOnDisk
-from inference.prefix_store import DiskHealth, DiskState, SavedConversations, StoreRemoval, StoreTotals
+from inference.prefix_store import DiskHealth, DiskState, Pinned, SavedConversations, StoreRemoval, StoreTotals
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class StoreKeeper:
         self._cache = cache
         self._give_back = give_back
         self._proof = proof
+        self._pins = Pins(cache.books)
 
     @property
     def held_bytes(self) -> int:
@@ -53,6 +55,9 @@ class StoreKeeper:
         disk = self._cache.disk
         return None if disk is None else SavedOnDisk(self._cache, disk.thread)
 
+    def pin(self, session: str) -> Pinned | None:
+        return self._pins.pin(session)
+
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
         return self._gone(self._cache.clear(model=model, session=session))
 
@@ -66,7 +71,8 @@ class StoreKeeper:
 
     def stats(self) -> Mapping[str, Any]:
         disk = self._cache.disk
-        return asdict(self._cache.stats()) | {"disk": None if disk is None else disk.stats()}
+        told = {"disk": None if disk is None else disk.stats(), "pinned": [asdict(pin) for pin in self._pins.told()]}
+        return asdict(self._cache.stats()) | told
 
     def totals(self) -> StoreTotals:
         cache, counted, disk = self._cache, self._cache.counters, self._cache.disk

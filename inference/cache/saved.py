@@ -21,6 +21,7 @@ from inference.cache.prefix_cache import PrefixCache
 from inference.cache.reuse import Reuse
 from inference.cache.saved_work import Gathered, Recall, Steps, Wish
 from inference.cache.sessions import Session
+from inference.cache.states import states_on
 from inference.prefix_store import Recalled, Recalling, Refused, SavedConversation, SavedTotals, Taken
 
 STEP_TOKENS: Final = 64 * BLOCK_TOKENS
@@ -67,26 +68,13 @@ def gather(session: Session) -> Gathered:
         if entry.attached and entry.root.key == session.root.key:
             path = [*reversed(list(entry.upwards()))]
             nodes |= dict.fromkeys(path)
-            states |= dict.fromkeys(_states(path)[-_STATES_OF_END:])
+            states |= dict.fromkeys(states_on(path)[-_STATES_OF_END:])
     blocks = [(label_of(node), node.handle) for node in nodes if node.handle is not None]
     return Gathered(
         session.root,
         [*blocks, *((state_label_of(held), held.handle) for held in states)],
         session.end[:KEY_BYTES],
     )
-
-
-def _states(path: list[Node]) -> list[Snapshot]:
-    """Those that a path goes through, the deepest last."""
-    before = [node.parent for node in path]
-    found = [
-        held
-        for node, following in zip([*before[:1], *path], [*path, None], strict=True)
-        if node is not None
-        for suffix, held in node.snapshots.items()
-        if not suffix or (following is not None and following.ids.startswith(suffix))
-    ]
-    return sorted(found, key=lambda held: held.depth)
 
 
 class RecallingFromDisk:

@@ -57,7 +57,8 @@ async def stats(request: ASGIRequest) -> dict[str, Any]:
     found = await asyncio.wrap_future(
         running.scheduler.store(lambda store: {**store.stats(), "totals": asdict(store.totals())})
     )
-    return {**(OFF if found is None else {"enabled": True, **plain(found)}), "witness": running.witness.counts}
+    beside = {"witness": running.witness.counts, "prewarmed": [asdict(one) for one in running.prewarmed]}
+    return {**(OFF if found is None else {"enabled": True, **plain(found)}), **beside}
 
 
 @router.post("/explain", auth=admin, summary="What a request would begin with, and why not with more")

@@ -97,6 +97,14 @@ class EngineKnobs:
             1_000_000,
         ),
     ] = 2000
+    prewarm: Annotated[
+        tuple[str, ...],
+        About(
+            CACHE,
+            "Files whose system prompt is computed when nothing else is to be done, and stays in memory: its text, or a"
+            " chat request (JSON) with its tools.",
+        ),
+    ] = ()
     audit_every: Annotated[
         int,
         About(

@@ -183,7 +183,7 @@ CACHE_KNOBS = {
 }
 
 
-NOT_MEMORY = {"healing_turns", "ssd_cache_bytes", "ssd_cache_daily_bytes"}
+NOT_MEMORY = {"prewarm", "healing_turns", "ssd_cache_bytes", "ssd_cache_daily_bytes"}
 
 
 def test_the_knobs_of_the_disk_reach_the_engine(tmp_path):

@@ -35,6 +35,7 @@ from mlxd.keys import access
 from mlxd.ledger.witness import Witness
 from mlxd.live_settings import LiveSettings
 from mlxd.paths import StateDir, admin_token, secret_key
+from mlxd.prewarm import read_chosen
 from mlxd.recollection import recollected
 from mlxd.runtime import Runtime
 from mlxd.served import served_models
@@ -84,6 +85,7 @@ class Daemon:
         config = self._config = live.config
         self._state = state
         self._stacks = stacks
+        self._chosen = read_chosen(config.prewarm)
         self._server = make_server(config, self.begin)
         self._runtime = self._make_runtime(loader_factory)
         self._vitals: Vitals | None = None
@@ -168,6 +170,10 @@ class Daemon:
         gc.freeze()  # what was imported stays: to look through it for garbage held every stream for 85 ms, now and then
         if self._config.models or self._config.demo:  # what merely lies in the cache waits until it is asked for
             self._warm_up(loop)
+        if self._chosen:
+            from mlxd.prewarmer import Prewarmer  # its way leads through the API, which needs Django set up
+
+            self._prewarming = loop.create_task(Prewarmer(self._runtime, self._chosen).run())
 
     @property
     def url(self) -> str:

@@ -65,6 +65,35 @@ def test_what_is_ready_together_becomes_one() -> None:
     )
 
 
+async def test_progress_alone_wakes_nobody_and_comes_with_what_follows() -> None:
+    rung: list[Mailbox] = []
+
+    class Counted(Doorbell):
+        def ring(self, mailbox: Mailbox) -> bool:
+            rung.append(mailbox)
+            return super().ring(mailbox)
+
+    mailbox = Box(Counted(asyncio.get_running_loop()), max_events=3).mailbox
+    reading = asyncio.create_task(mailbox.next_batch())
+    await asyncio.sleep(0)
+    assert all(mailbox.put((PrefillProgress(at, 9),)) for at in range(1, 10)), "only the latest is kept"
+    assert not rung
+    assert not reading.done()
+    mailbox.put((Delta("a", 1),))
+    assert await reading == (PrefillProgress(9, 9), Delta("a", 1))
+    mailbox.put((DONE,))
+    assert not mailbox.put((PrefillProgress(9, 9),))
+
+
+async def test_progress_is_read_when_the_reader_s_time_is_up() -> None:
+    mailbox = Box().mailbox
+    reading = asyncio.create_task(mailbox.next_batch(0.01))
+    await asyncio.sleep(0)
+    mailbox.put((PrefillProgress(3, 9),))
+    assert await reading == (PrefillProgress(3, 9),)
+    mailbox.cancel()
+
+
 def test_answers_written_in_turn_become_one_run_each() -> None:
     scored = TokenLogprob(7, -1.0)
     events = [

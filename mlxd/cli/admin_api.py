@@ -28,7 +28,9 @@ def running(state: StateDir) -> RunningDaemon | None:
     return found
 
 
-def ask(state: StateDir, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+def ask(
+    state: StateDir, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S
+) -> dict[str, Any] | None:
     """What the daemon answers; None where none runs. Raises `StartError` for a refusal, with the daemon's own words."""
     import httpx
 
@@ -36,7 +38,7 @@ def ask(state: StateDir, method: str, path: str, body: dict[str, Any] | None = N
     if daemon is None:
         return None
     try:
-        with httpx.Client(base_url=daemon.url, trust_env=False, timeout=TIMEOUT_S) as client:
+        with httpx.Client(base_url=daemon.url, trust_env=False, timeout=timeout_s) as client:
             _prove(client, state)
             token = (read_private(state.admin_token) or "").strip()
             reply = client.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxd.cli.asking import asked, state_of
-from mlxd.cli.cache_carry import export, take_in
+from mlxd.cli.admin_api import ask
+from mlxd.cli.cache_carry import export, state_of, take_in
 from mlxd.cli.options import state_dir_option
 from mlxd.paths import StateDir
 from mlxd.start_errors import StartError
@@ -74,7 +74,7 @@ def ls(as_json: bool, state_dir: str | None) -> None:
 def stats(as_json: bool, state_dir: str | None) -> None:
     """Show what a running mlxd stores and counted, or how much is on the disk where none runs."""
     state = state_of(state_dir)
-    told = asked(state, "GET", "/api/cache/stats")
+    told = ask(state, "GET", "/api/cache/stats")
     if told is None:
         files = list(_files(state, whole=False))
         told = {"running": False, "disk": {"files": len(files), "nbytes": sum(one.nbytes for one in files)}}
@@ -120,7 +120,7 @@ def clear(everything: bool, model: str | None, session: str | None, as_json: boo
         raise StartError("Say what to remove.", cure="One of --all, --model NAME and --session ID.")
     state = state_of(state_dir)
     wanted = {"all": True} if everything else {"model": model} if model else {"session": session}
-    told = asked(state, "POST", "/api/cache/clear", wanted)
+    told = ask(state, "POST", "/api/cache/clear", wanted)
     if told is None and not everything:
         raise StartError("No mlxd runs on this state directory.", cure="Start it, or remove everything: --all.")
     if told is None:

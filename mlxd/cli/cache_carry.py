@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from mlxd.cli.asking import state_of
 from mlxd.cli.options import state_dir_option
+from mlxd.paths import StateDir, resolve_state_dir
 from mlxd.start_errors import StartError
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ def export(
         raise StartError(f"{file}: {error.strerror or error}.") from None
     _tell_made(file, choice, made, as_json)
     sys.exit(1 if made.left_out else 0)
+
+
+def state_of(state_dir: str | None) -> StateDir:
+    """The state directory of a command that only looks; nothing is created."""
+    return StateDir(resolve_state_dir(state_dir, os.environ))
 
 
 def _chosen(shelf: Shelf, model: str | None, session: str | None) -> Choice:

@@ -14,7 +14,7 @@ from inference.cache.archive_take import INCOMING, batches, take_in, write_batch
 from inference.cache.disk_files import Files
 from inference.cache.disk_place import lying
 from inference.prefix_store import Taken
-from mlxd.cli.asking import asked
+from mlxd.cli.admin_api import ask
 from mlxd.cli.cache_carry import MIB, progress, refuse_full_disk
 from mlxd.instance import claim, find_running
 from mlxd.paths import StateDir, harden_process, open_state_dir, resolve_state_dir
@@ -114,7 +114,7 @@ def _through_daemon(archive: Archive, wanted: Contents, state: StateDir) -> Coun
 
 
 def _answer(state: StateDir, method: str, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    told = asked(state, method, f"/api/cache/{what}", body, timeout_s=BATCH_S)
+    told = ask(state, method, f"/api/cache/{what}", body, timeout_s=BATCH_S)
     if told is None:
         raise StartError("The running mlxd has ended.", cure="Run it again: what was taken in is there.")
     return told

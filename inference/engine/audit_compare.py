@@ -37,7 +37,7 @@ _HALF_BYTES: Final = 2
 _FOUR: Final = 4
 _ROUTED: Final = 2
 _FULL: Final = Tolerance(1e-3, 1e-3)
-_HALF: Final = Tolerance(0.5, 0.25)
+_HALF: Final = Tolerance(1.0, 0.25)
 _EIGHT_BITS: Final = Tolerance(0.02, 0.02)
 _FOUR_BITS: Final = Tolerance(0.2, 0.2)
 

@@ -16,7 +16,7 @@ from mlxd.api.auth import AdminBearer
 from mlxd.api.errors import InvalidField, NotFound
 from mlxd.api.forget import forget_session
 from mlxd.api.plain import plain
-from mlxd.ledger import read
+from mlxd.ledger import compare, read
 
 router = Router(tags=["sessions"])
 admin = AdminBearer()
@@ -70,6 +70,18 @@ async def turn(request: ASGIRequest, turn_id: str) -> dict[str, Any]:
     found = None
     if ID.fullmatch(turn_id):
         found = await runtime.current().ledger.read(read.turn, None, turn_id)
+    if found is None:
+        raise NotFound("There is no such turn.")
+    answered: dict[str, Any] = plain(found)
+    return answered
+
+
+@router.get("/turns/{turn_id}/against/{other_id}", auth=admin, summary="The first message in which two turns differ")
+async def against(request: ASGIRequest, turn_id: str, other_id: str) -> dict[str, Any]:
+    """By hashes: of what clients sent no text is kept. `left` is the first of the two."""
+    found = None
+    if ID.fullmatch(turn_id) and ID.fullmatch(other_id):
+        found = await runtime.current().ledger.read(compare.compared, turn_id, other_id)
     if found is None:
         raise NotFound("There is no such turn.")
     answered: dict[str, Any] = plain(found)

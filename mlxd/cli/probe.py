@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -148,14 +149,21 @@ def _replays(
 @probe.command()
 @click.argument("left")
 @click.argument("right")
-@click.option("-m", "--model", required=True, help="The model's directory or Hub name, or `demo`.")
+@click.option("-m", "--model", help="The model's directory or Hub name, or `demo`; not for turns.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(left: str, right: str, model: str, as_json: bool) -> None:
+@state_dir_option
+def diff(left: str, right: str, model: str | None, as_json: bool, state_dir: str | None) -> None:
     """Say where two requests part: message, field, token and the texts there.
 
-    LEFT and RIGHT are files with a request body, or FILE:LINE of a recording with one JSON object a line. Exit code 1
-    when they differ.
+    LEFT and RIGHT are files with a request body, or FILE:LINE of a recording with one JSON object a line, or the ids of
+    two turns in the ledger of the mlxd on this machine, which keeps hashes of them. Exit code 1 when they differ.
     """
+    from mlxd.probe.turns import TURN_ID
+
+    if TURN_ID.fullmatch(left) and TURN_ID.fullmatch(right):
+        _diff_turns(left, right, as_json, state_dir)
+    if model is None:
+        raise StartError("Two bodies are compared as a model reads them.", cure="Name it: --model DIRECTORY_OR_NAME.")
     from dataclasses import asdict
 
     from inference.errors import InferenceError
@@ -177,6 +185,18 @@ def diff(left: str, right: str, model: str, as_json: bool) -> None:
         for name, side in (("left", parting.left), ("right", parting.right)):
             click.echo(f"{name + ':':<7} {side.text!r}\n        from {side.path or 'the template'}")
     sys.exit(0 if same else 1)
+
+
+def _diff_turns(left: str, right: str, as_json: bool, state_dir: str | None) -> NoReturn:
+    from mlxd.cli.admin_api import ask
+    from mlxd.paths import StateDir, resolve_state_dir
+    from mlxd.probe.turns import lines, same
+
+    found = ask(StateDir(resolve_state_dir(state_dir, os.environ)), "GET", f"/api/turns/{left}/against/{right}")
+    if found is None:
+        raise StartError("No mlxd runs here: it is asked about its turns.", cure="Start it: mlxd serve.")
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines(found)))
+    sys.exit(0 if same(found) else 1)
 
 
 def text_of(model: str, url: str) -> TextModel:

@@ -128,8 +128,8 @@ def stored_turns(limit: int, memories: Mapping[str, LineageMemory]) -> Iterator[
             edge=Edge(edge),
             known_messages=known,
             messages=messages,
-            hashes=_points(hashes),
-            ends=_points(ends),
+            hashes=points_of(hashes),
+            ends=points_of(ends),
             head=bytes(head),
             tools=bytes(tools),
             at_s=at.timestamp(),
@@ -141,6 +141,7 @@ def moment(at_s: float) -> datetime:
     return datetime.fromtimestamp(at_s, UTC)
 
 
-def _points(joined: bytes | memoryview) -> tuple[bytes, ...]:
+def points_of(joined: bytes | memoryview) -> tuple[bytes, ...]:
+    """Points of a history that lie one behind the other."""
     whole = bytes(joined)
     return tuple(whole[at : at + POINT_BYTES] for at in range(0, len(whole), POINT_BYTES))

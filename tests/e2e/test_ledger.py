@@ -241,3 +241,24 @@ def test_a_stalled_disk_stops_no_answer_and_no_health_check(tmp_path: Path) -> N
             holder.execute("ROLLBACK")
         until(lambda: admin(served, "/api/status")["ledger"]["disk"] == "ok")
         until(lambda: len(rows(served.state_dir, "SELECT id FROM ledger_turn")) == 3)
+
+
+def test_two_turns_are_compared_by_what_is_kept_of_them(tmp_path: Path) -> None:
+    with serving(tmp_path / "state") as served:
+        said = answer(asked(served, "hello"))
+        for texts in (("hello", said, "one"), ("hello", said, "other")):
+            asked(served, *texts)
+        (session,) = admin(served, "/api/sessions")["sessions"]
+        other, one, first = (turn["id"] for turn in admin(served, f"/api/sessions/{session['id']}")["turns"])
+        told = compared_turns(served, one, other)
+        assert told.returncode == 1 and "The first that differs is messages[2]." in told.stdout, told.stderr
+        assert compared_turns(served, one, one).returncode == 0
+        assert "2 messages" not in compared_turns(served, one, first).stdout
+        missing = compared_turns(served, one, "0" * 32)
+        assert missing.returncode == 2 and "no such turn" in missing.stderr
+        assert httpx.get(f"{served.url}/api/turns/{one}/against/{other}").status_code == 401
+
+
+def compared_turns(served: ServedDaemon, left: str, right: str) -> subprocess.CompletedProcess[str]:
+    command = [*MLXD, "probe", "diff", left, right, "--state-dir", str(served.state_dir)]
+    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=60)

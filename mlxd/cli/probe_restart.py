@@ -30,7 +30,7 @@ NAMES = {"sigterm": MODES[:1], "kill": MODES[1:], "both": MODES}
 @click.option("--pid", type=click.IntRange(2), help="A server that runs: the process to end. One mode only.")
 @click.option("-m", "--model", help="Model to ask for, and to serve where no COMMAND is given.  [default: the first]")
 @click.option("--tokenizer", help="The model's directory or Hub name, for its tokenizer and template.")
-@click.option("--conversations", type=click.IntRange(1), default=2, show_default=True, help="How many are held.")
+@click.option("--conversations", type=click.IntRange(1), default=3, show_default=True, help="How many are held.")
 @click.option("--turns", type=click.IntRange(1), default=3, show_default=True, help="Of each, before the end.")
 @click.option("--max-tokens", type=click.IntRange(1), default=32, show_default=True, help="Length of each answer.")
 @click.option(

@@ -22,6 +22,8 @@ MIN_CACHED: Final = 0.97
 MAX_BEYOND_TOKENS: Final = 255
 """Less than a block of 256 for each conversation: what had not been completed yet."""
 SYSTEM_WORDS: Final = 1400
+MORE_WORDS: Final = 70
+"""In each conversation than in the one before, so that they do not all end at one place of a server's blocks."""
 TURN_WORDS: Final = 60
 LAST_WORDS: Final = 8
 """So short that 97 % of the prompt are what was read before."""
@@ -62,7 +64,7 @@ def probe(
     again: Callable[[signal.Signals], float],
     *,
     modes: Sequence[str] = tuple(MODES),
-    conversations: int = 2,
+    conversations: int = 3,
     turns: int = 3,
 ) -> Iterator[Resumed]:
     """Plays all modes. `again` ends the server with a signal and comes back when it answers, with the seconds of that.
@@ -87,9 +89,9 @@ def probe(
 def _held(mode: str, conversations: int, turns: int, end: Callable[[], None]) -> Play:
     """`turns` turns of every conversation, the end, and one more turn of each."""
     names = [f"{mode} {number}" for number in range(conversations)]
-    held: dict[str, tuple[Message, ...]] = {
-        name: ({"role": "system", "content": prose(name, SYSTEM_WORDS)},) for name in names
-    }
+    held: dict[str, tuple[Message, ...]] = {}
+    for number, name in enumerate(names):
+        held[name] = ({"role": "system", "content": prose(name, SYSTEM_WORDS + number * MORE_WORDS)},)
     for number in range(turns):
         for name in names:
             asked = (*held[name], {"role": "user", "content": prose(f"{name} {number}", TURN_WORDS)})

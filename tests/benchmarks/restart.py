@@ -27,7 +27,7 @@ from tests.benchmarks.scenario_models import scenario_model
 
 KINDS: Final = ("dense",)
 ANSWER_TOKENS: Final = 40
-CONVERSATIONS: Final = 2
+CONVERSATIONS: Final = 3
 TURNS: Final = 3
 THREADS: Final = 1
 
@@ -64,7 +64,7 @@ def against(kind: str, mode: str, found: dict[str, Ended]) -> Figure:
         "; ".join(f"{name} {shown(one, mode)}" for name, one in found.items()),
         f"mlxd {target} in each conversation",
         all(one.passes() for one in ours),
-        ", ".join(f"{one.turn.cached} of {one.turn.prompt}" for one in ours),
+        ", ".join(f"{one.turn.cached} of {one.turn.prompt}, {one.beyond_tokens:+d}" for one in ours),
     )
 
 
@@ -73,7 +73,7 @@ def shown(one: Ended, mode: str) -> str:
     if not resumed:
         return f"not run ({one.failed})"
     prefilled, necessary = (sum(getattr(each.turn, name) for each in resumed) for name in ("prefilled", "necessary"))
-    shares = " and ".join(f"{each.share:.1%}" for each in resumed)
+    shares = ", ".join(f"{each.share:.1%}" for each in resumed)
     return f"{prefilled / necessary:.2f} ({prefilled}/{necessary}, {shares} cached)"
 
 

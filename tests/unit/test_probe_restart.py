@@ -75,7 +75,7 @@ def test_each_mode_ends_the_server_once_and_asks_each_conversation_again(served:
         return took_s
 
     oracle = Oracle(load_text(demo_model_dir()))
-    found = list(probe(Target(served.base_url, "any"), oracle, again, turns=2))
+    found = list(probe(Target(served.base_url, "any"), oracle, again, conversations=2, turns=2))
     assert ends == ["SIGTERM", "SIGKILL"]
     assert [(one.mode, one.turn.session) for one in found] == [
         (mode, f"{mode} {number}") for mode in ("SIGTERM", "kill -9") for number in (0, 1)

@@ -34,6 +34,7 @@ from mlxd.config.addresses import reachable
 from mlxd.keys import access
 from mlxd.ledger.witness import Witness
 from mlxd.live_settings import LiveSettings
+from mlxd.load_deaths import LoadDeaths, NotedLoader, hold_back
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.prewarm import read_chosen
 from mlxd.recollection import recollected
@@ -72,7 +73,7 @@ def run(
     log.log_uncaught()
     with (state.logs / "stacks.txt").open("a") as stacks:
         live = live or LiveSettings.alone(config)
-        return Daemon(live, state, loader_factory or mlx_loader(config), stacks).serve()
+        return Daemon(live, state, loader_factory or mlx_loader(config, live.bitwise_of), stacks).serve()
 
 
 class Daemon:
@@ -87,6 +88,7 @@ class Daemon:
         self._stacks = stacks
         self._chosen = read_chosen(config.prewarm)
         self._server = make_server(config, self.begin)
+        self._deaths = LoadDeaths(state.loads)
         self._runtime = self._make_runtime(loader_factory)
         self._vitals: Vitals | None = None
         self._ending = False
@@ -95,7 +97,7 @@ class Daemon:
     def _make_runtime(self, loader_factory: Callable[[], ModelLoader]) -> Runtime:
         config = self._config
         scheduler = Scheduler(
-            loader_factory,
+            lambda: NotedLoader(loader_factory(), self._deaths),
             scheduler_settings(config),
             on_death=lambda _cause: self._die("worker_died"),
             on_hang=lambda: self._die("engine_hung"),
@@ -118,6 +120,7 @@ class Daemon:
             version=__version__,
         )
         made.apply_rules()
+        hold_back(scheduler, (model.ref for model in made.models), self._deaths)
         return made
 
     def serve(self) -> int:
@@ -136,6 +139,7 @@ class Daemon:
                 self._vitals.stop()
             instance.withdraw(self._state)
             ended = self._runtime.close()
+            self._deaths.note("")  # a load that was ended on purpose killed nobody
             access.current().keyring.close()
             runtime.install(None)
         if self._failure is not None:
@@ -182,6 +186,8 @@ class Daemon:
     def _warm_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Brings in the default model, and its tokenizer beside it, before the first request asks for them."""
         default = self._runtime.default()
+        if default.id in self._deaths.held_back:
+            return
         self._runtime.scheduler.load(default.ref).add_done_callback(self._loaded)
         reading = loop.create_task(self._runtime.text(default))
         reading.add_done_callback(self._text_read)

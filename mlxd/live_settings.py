@@ -24,7 +24,8 @@ LIVE: Final = frozenset(
     (
         *("max_models", "model_ttl_s", "pinned_models", "model_aliases", "default_model", "strict_models"),
         *("sampling_profile", *SAMPLING_NAMES),
-        *("default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_models", "keepalive_s"),
+        *("default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_models"),
+        *("keep_tools", "keepalive_s"),
         *("queue_size", "queue_size_per_key", "queue_timeout_s", "generation_deadline_s"),
     )
 )
@@ -90,6 +91,11 @@ class LiveSettings:
         others = {name: values for name, values in self._saved.models.items() if name != model_id}
         values = settings.as_dict()
         self._save(replace(self._saved, models={**others, model_id: values} if values else others))
+
+    def bitwise_of(self, model_id: str) -> bool | None:
+        """Whether a model's prefixes are to be reused bit by bit; None: as those of all. From any thread."""
+        reuse = self._saved.models.get(model_id, {}).get("reuse")
+        return None if reuse is None else reuse == "bitwise"
 
     def rules(self, models: Mapping[str, ModelSettings]) -> PoolRules:
         """Who may stay in memory. `models` are the settings of those that are served."""

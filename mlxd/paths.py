@@ -59,6 +59,11 @@ class StateDir:
         return self.root / "prefixes"
 
     @property
+    def loads(self) -> Path:
+        """Which model is being loaded, and which loads killed a process."""
+        return self.root / "loads.json"
+
+    @property
     def saved_settings(self) -> Path:
         """What an admin has set while mlxd ran, to hold from then on."""
         return self.root / "settings.json"

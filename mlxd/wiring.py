@@ -27,7 +27,7 @@ from mlxd.transport.server import Application, TransportServer  # installs the a
 UNMETERED = TransportLimits().connections_unmetered
 
 
-def mlx_loader(config: Config) -> Callable[[], ModelLoader]:
+def mlx_loader(config: Config, bitwise_of: Callable[[str], bool | None] = lambda _: None) -> Callable[[], ModelLoader]:
     """Makes the real engine's loader; called on the worker thread, where MLX is imported."""
     steps = -(-config.prefill_step_tokens // GRID_TOKENS)
     settings = EngineSettings(
@@ -36,6 +36,7 @@ def mlx_loader(config: Config) -> Callable[[], ModelLoader]:
         memory_limit_bytes=config.memory_limit_bytes or None,
         cache=cache_settings(config),
         disk=disk_settings(config),
+        bitwise_of=bitwise_of,
     )
 
     def make() -> ModelLoader:

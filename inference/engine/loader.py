@@ -89,6 +89,7 @@ class MlxLoader:
 
     def _build(self, model: ModelRef, config: dict[str, Any]) -> ModelRunner:
         built, _ = load_model(model.path, lazy=True, strict=True, trust_remote_code=False)
+        mx.eval(mx.random.state)  # each layer made took a random key and split it, and the chain of splits is kept: 32 KB
         limits = measure(built, config, self._settings.max_batch)
         row_tokens = min(self._settings.min_context_tokens, limits.context_tokens)
         needed = limits.weights_bytes + limits.row_bytes(row_tokens) + limits.workspace_bytes
@@ -108,9 +109,13 @@ class MlxLoader:
             fingerprint(model.path),
             lambda: make_prompt_cache(built),
             tried,
-            ReuseMode.BITWISE if self._settings.cache.bitwise else ReuseMode.TOKEN,
+            ReuseMode.BITWISE if self._is_bitwise(model.id) else ReuseMode.TOKEN,
             max(1, limits.parameters) / COST_UNIT_PARAMETERS,
         )
+
+    def _is_bitwise(self, model_id: str) -> bool:
+        own = self._settings.bitwise_of(model_id)
+        return self._settings.cache.bitwise if own is None else own
 
     def _require_fit(self, needed_bytes: int, *, weights_bytes: int) -> None:
         if needed_bytes > self._limit_bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +61,8 @@ class EngineSettings:
     process may use of the device (None: nine tenths of what the device recommends). `buffer_pool_bytes` bounds freed
     buffers that MLX keeps for reuse (None: a sixteenth of the limit, at most 2 GiB). A model is refused as too large
     unless one row of `min_context_tokens` fits beside its weights. `cache` is how computed prefixes are kept, and
-    `disk` where they are kept beyond the process (None: nowhere).
+    `disk` where they are kept beyond the process (None: nowhere). `bitwise_of` says of a model that is being loaded
+    whether its prefixes are reused as `cache.bitwise` means it (None: as that says).
     """
 
     prefill_step_tokens: int = 512
@@ -70,6 +72,7 @@ class EngineSettings:
     min_context_tokens: int = 4096
     cache: CacheSettings = field(default_factory=CacheSettings)
     disk: DiskSettings | None = None
+    bitwise_of: Callable[[str], bool | None] = lambda _model_id: None
 
     def __post_init__(self) -> None:
         if self.prefill_step_tokens < GRID_TOKENS or self.prefill_step_tokens % GRID_TOKENS:

@@ -1,7 +1,7 @@
 """One GPU worker thread owns models and KV; here is who it works for, in which order, and what if it cannot."""
 
 from inference.scheduler.open_requests import RequestView, Stage
-from inference.scheduler.pool import Ended, Leave, MemoryNotReturned, ModelInUse, PoolRules, Receipt
+from inference.scheduler.pool import Ended, HeldBack, Leave, MemoryNotReturned, ModelInUse, PoolRules, Receipt
 from inference.scheduler.request import Generation, Request, Thinking
 from inference.scheduler.scheduler import Scheduler
 from inference.scheduler.settings import SchedulerSettings
@@ -12,6 +12,7 @@ __all__ = [
     "Counters",
     "Ended",
     "Generation",
+    "HeldBack",
     "Leave",
     "MemoryNotReturned",
     "ModelInUse",

@@ -78,6 +78,11 @@ class Intake:
         self._residents.rules = rules
         self._running.changed = True
 
+    def bar(self, ref: ModelRef, error: InferenceError) -> None:
+        """From now on only an order loads this model; requests for it get the error."""
+        self._residents.bar(ref, error)
+        self._running.changed = True
+
     def expire(self) -> bool:
         """Lets go of idle models that have stayed too long. Whether there were any."""
         needed = {ticket.request.model.id for ticket in self._admission.waiting()}

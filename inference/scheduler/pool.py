@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from inference.errors import EngineError, InferenceError
+from inference.errors import EngineError, InferenceError, ModelError
 from inference.ports import DeviceMemory
 
 FAILURES = 3
@@ -30,6 +30,12 @@ class ModelInUse(InferenceError):
         super().__init__(f"The model {model_id} is in use: {running} answers run and {waiting} requests wait for it.")
         self.running = running
         self.waiting = waiting
+
+
+class HeldBack(ModelError):
+    """A model that nobody but an admin may have loaded. The same request will be refused again."""
+
+    code = "model_held_back"
 
 
 class Ended(EngineError):

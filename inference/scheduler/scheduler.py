@@ -176,6 +176,10 @@ class Scheduler:
         """
         return self._ordered(self._worker.unload(model_id, leave))
 
+    def bar(self, model: ModelRef, error: InferenceError) -> None:
+        """Has requests for a model fail with an error until somebody orders it."""
+        self._worker.bar(model, error)
+
     def rule(self, rules: PoolRules) -> None:
         """Changes who may stay in memory, from the worker's next turn on."""
         self._worker.rule(rules)

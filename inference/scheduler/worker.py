@@ -94,6 +94,10 @@ class Worker:
         self._order(future, lambda intake: intake.unload(model_id, leave, future))
         return future
 
+    def bar(self, ref: ModelRef, error: InferenceError) -> None:
+        self._orders.append(lambda intake: intake.bar(ref, error))
+        self._bell.set()
+
     def rule(self, rules: PoolRules) -> None:
         self._orders.append(lambda intake: intake.rule(rules))
         self._bell.set()

@@ -70,7 +70,7 @@ def main() -> None:
 
     limits = ModelLimits(context_tokens=65_536, vocab_size=512, weights_bytes=1_000_000, kv_bytes_per_token=1_000)
     script = Script(reply=reply, limits=limits)
-    mlxd.daemon.mlx_loader = lambda config: lambda: PacedLoader(script, pace["pace_s"])
+    mlxd.daemon.mlx_loader = lambda config, _bitwise_of: lambda: PacedLoader(script, pace["pace_s"])
     mlxd.cli.main()
 
 

@@ -160,7 +160,7 @@ def sent(url: str, pid: int, messages: list[Message]) -> tuple[tuple[float, floa
 def main() -> None:
     """The daemon that is measured."""
     script = Script(chunk_tokens=1 << 20, limits=LIMITS, reply=lambda _job, _position: LETTER)
-    mlxd.daemon.mlx_loader = lambda config: lambda: ScriptedLoader(script)
+    mlxd.daemon.mlx_loader = lambda config, _bitwise_of: lambda: ScriptedLoader(script)
     mlxd.cli.main()
 
 

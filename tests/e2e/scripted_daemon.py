@@ -28,7 +28,7 @@ def read_script(text: str) -> tuple[Script, int]:
 
 def main() -> None:
     script, limit_bytes = read_script(os.environ.get("SCRIPT", "{}"))
-    mlxd.daemon.mlx_loader = lambda config: lambda: ScriptedLoader(script, limit_bytes=limit_bytes)
+    mlxd.daemon.mlx_loader = lambda config, _bitwise_of: lambda: ScriptedLoader(script, limit_bytes=limit_bytes)
     mlxd.cli.main()
 
 

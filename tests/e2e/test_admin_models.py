@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.daemon import ServedDaemon
+from tests.e2e.test_holding_up import SCRIPTED
 from tests.tiny_models import build
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
@@ -57,3 +58,23 @@ def test_an_order_without_the_token_is_no_order(daemon: ServedDaemon) -> None:
         wrong = {**daemon.admin, "Content-Type": "text/plain"}
         assert httpx.post(f"{daemon.url}{path}", headers=wrong).status_code == 415
         assert httpx.post(f"{daemon.url}{path}", headers=daemon.admin, content=b"{}").status_code == 415
+
+
+def test_a_model_whose_loading_kills_the_process_is_left_alone(tmp_path: Path) -> None:
+    """Three starts die in the load; the fourth loads nothing unasked, and an order loads it all the same."""
+    state = tmp_path / "state"
+    deadly = {"SCRIPT": json.dumps({"load_faults": {"0": "ABORT"}})}
+    for _ in range(3):
+        doomed = ServedDaemon(state, ["--demo"], SCRIPTED, deadly)
+        assert doomed.process.wait(60) != 0
+        doomed.kill()
+    sound = {"SCRIPT": json.dumps({"limits": {"vocab_size": 300_000}})}
+    with ServedDaemon(state, ["--demo"], SCRIPTED, sound) as served:
+        (model,) = curl(served, "/api/models")["models"]
+        assert model["state"] == "failed" and "died 3 times" in model["error"]
+        refused = httpx.post(f"{served.url}/v1/completions", json={"prompt": "Once", "max_tokens": 2})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_held_back")
+        assert refused.headers["x-should-retry"] == "false"
+        assert curl(served, f"/api/models/load?model_id={model['id']}", "-X", "POST")["model"]["state"] == "ready"
+        body = {"prompt": "Once", "max_tokens": 2}
+        assert httpx.post(f"{served.url}/v1/completions", json=body).status_code == 200

@@ -13,7 +13,9 @@ from inference.engine.runner import MlxRunner
 from inference.engine.settings import EngineSettings
 from inference.ports import ModelRef
 from tests import tiny_models
+from tests.engine.disk_process import Process
 from tests.engine.harness import Loaded
+from tests.engine.test_kv_quantised import load as load_wide
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +43,18 @@ def load(model_dir: Callable[[str], Path]) -> Callable[[str], Loaded]:
 @pytest.fixture
 def dense(load: Callable[[str], Loaded]) -> Loaded:
     return load("dense")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """With heads that can be quantised."""
+    return load_wide(tmp_path_factory.mktemp("wide"))
+
+
+@pytest.fixture
+def start(load: Callable[[str], Loaded], wide: Loaded, tmp_path: Path) -> Callable[..., Process]:
+    def make(kind: str, **settings: object) -> Process:
+        loaded = wide if kind == "quantised" else load(kind)
+        return Process(loaded, **{"directory": tmp_path / "kv", **settings})  # type: ignore[arg-type]
+
+    return make

@@ -11,7 +11,7 @@ import pytest
 from inference.cache.blocks import BLOCK_TOKENS, pack
 from inference.cache.disk import DiskStore
 from inference.cache.disk_fetch import Fetched
-from inference.cache.disk_records import Stored
+from inference.cache.disk_records import Flaw, Stored
 from inference.cache.disk_thread import DiskThread
 from inference.cache.disk_tier import PATIENCE_S, DiskTier
 from inference.cache.limits import CacheLimits
@@ -41,12 +41,20 @@ class Page(Paper):
         raise AssertionError("nothing branches")
 
 
+class PageCodec(PaperCodec):
+    def decode(self, raw: bytes) -> Stored | Flaw:
+        found = super().decode(raw)
+        if isinstance(found, Flaw) or not isinstance(found.handle, Paper):
+            return found
+        return Stored(found.label, Page("x", found.handle.tokens, found.handle.depth))
+
+
 class Life:
     """A tier on a disk that has the blocks of `IDS`, with a clock of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.files, self.now_s = GatedFiles(), 100.0
-        self.thread = DiskThread(DiskStore(directory, ROOM, PaperCodec(), lambda: 1e9, self.files))
+        self.thread = DiskThread(DiskStore(directory, ROOM, PageCodec(), lambda: 1e9, self.files))
         self.tier = DiskTier(self.thread, lambda: self.now_s)
         self.thread.start()
         for label in chain(IDS):
@@ -165,3 +173,47 @@ def test_a_request_whose_kv_is_not_true_leaves_nothing_on_the_disk(tmp_path: Pat
         cache.discard(lease)
         life.settle()
         assert [life.thread.holds(label.key) for label in labels] == [True, False, False]
+
+
+def conversation(life: Life, cache: PrefixCache, session: str, ids: tuple[int, ...]) -> None:
+    """Reads and leaves the whole blocks of `ids`."""
+    lease = cache.hold(cache.lookup(ROOT, (*ids, 1), session=session), session)
+    first = lease.reuse.depth_tokens // BLOCK_TOKENS
+    pages = [Page(label.own.hex()[:8], BLOCK_TOKENS, label.end) for label in chain(ids)[first:]]
+    cache.commit(lease, ids, first, pages)
+    cache.release(lease)
+    life.settle()
+
+
+def test_a_session_that_is_cleared_leaves_the_disk_but_for_what_others_share(tmp_path: Path) -> None:
+    """Also what memory had no room for, and the shared beginning stays though its other owner is on the disk alone."""
+    trunk = tuple(range(5 * BLOCK_TOKENS))
+    mine, theirs = (*trunk, *range(10_000, 10_768)), (*trunk, *range(20_000, 20_768))
+    with living(tmp_path) as life:
+        life.thread.clear()
+        cache = PrefixCache(CacheLimits(64, 64, 64), lambda: life.now_s, life.tier)  # eight blocks
+        conversation(life, cache, "theirs", theirs)
+        conversation(life, cache, "mine", mine)
+        conversation(life, cache, "other", tuple(range(50_000, 50_000 + 6 * BLOCK_TOKENS)))
+        assert cache.counters.evicted_tokens >= 6 * BLOCK_TOKENS, "otherwise this shows nothing"
+        assert all(life.thread.holds(label.key) for label in (*chain(mine), *chain(theirs)))
+        cache.clear(session="mine")
+        life.settle()
+        assert [life.thread.holds(label.key) for label in chain(mine)] == [True] * 5 + [False] * 3
+        assert all(life.thread.holds(label.key) for label in chain(theirs))
+        cache.clear(session="theirs")
+        life.settle()
+        assert not any(life.thread.holds(label.key) for label in (*chain(mine), *chain(theirs)))
+        assert life.thread.stats().files == 6
+
+
+def test_what_came_for_one_job_is_there_for_the_next_that_asks(tmp_path: Path) -> None:
+    with living(tmp_path) as life:
+        cache = PrefixCache(LIMITS, lambda: life.now_s, life.tier)
+        first = cache.lookup(ROOT, (*IDS, 1))
+        second = cache.lookup(ROOT, (*IDS, 2))
+        assert cache.read_ahead(first, "first")
+        life.settle()
+        assert not cache.read_ahead(second, "second"), "it has come, though nobody has asked for it yet"
+        assert cache.hold(second, "second").reuse.depth_tokens == len(IDS)
+        assert life.thread.stats().read_files == len(chain(IDS))

@@ -24,7 +24,7 @@ from inference.conversation.text_model import TextModel
 from inference.conversation.thinking import quieted, thoughts_move
 from inference.conversation.turn_chain import Placed
 from inference.conversation.volatile_policy import BIND, VolatilePolicy
-from inference.messages import Conversation
+from inference.messages import Conversation, Tool
 from inference.params import CacheScope, GenerationParams
 from inference.ports import ModelRef
 from inference.streaming.splitter import ReasoningMode
@@ -32,6 +32,7 @@ from inference.tokens import Prompt, TokenIds
 from mlxd.answering import tags_of
 from mlxd.cache_scope import cache_scope, is_brief
 from mlxd.echoes import Echoes
+from mlxd.kept_tools import with_tools
 from mlxd.ledger.asked import asked_of
 from mlxd.ledger.ledger import Ledger
 from mlxd.ledger.recorded import Known
@@ -45,7 +46,8 @@ class Asking:
 
     `body_bytes` is the size of the request's body, `session` the conversation that the client says it belongs to,
     `conv` what it is called where the client does not; only requests of one `salt` share what is stored. `volatile`
-    says what may be done with drifting text. What is not `counted` is only looked at.
+    says what may be done with drifting text. `keep_tools`: a request without tools may read those of its lineage, for
+    no call of it will come. What is not `counted` is only looked at.
     """
 
     params: GenerationParams
@@ -57,6 +59,7 @@ class Asking:
     conv: str = ""
     salt: bytes = b""
     volatile: VolatilePolicy = BIND
+    keep_tools: bool = False
     counted: bool = True
 
 
@@ -71,13 +74,15 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """A request with its prompt, and with whom it shares what is computed."""
+    """A request with its prompt, and with whom it shares what is computed. `kept_tools`: its prompt has tools that the
+    request has not, and none may be called."""
 
     prompt: Prompt
     scope: CacheScope
     found: Recognised | None
     known: Known
     observed: Observed
+    kept_tools: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,8 @@ class Conversing:
         reading = Reading(text.tokenizer, prompt, read, known.spans, known.spoken, whose.think)
         observed = self.witness.observe(reading, conversation, known.placed)
         found = None if heard is None else heard.found
-        return Understood(prompt, scope, found, replace(known, observed=observed), observed)
+        kept = conversation is not None and read.tools != conversation.tools
+        return Understood(prompt, scope, found, replace(known, observed=observed), observed, kept)
 
     async def hear(
         self, model_id: str, text: TextModel, conversation: Conversation, whose: Whose, asking: Asking
@@ -123,11 +129,26 @@ class Conversing:
         stands = not thoughts_move(text, conversation, raw.values())
         bound = await _apart(size, partial(work, tail_stands=stands))
         at_s = memory.began_s if memory.echoed and policy.rebind else 0.0
-        if known.placed is not None:
-            at_s = at_s or known.placed.asked.at_s
-            known = replace(known, placed=replace(known.placed, memory=_kept(bound, whose, at_s)))
-        known = replace(known, spans=bound.ledger, spoken=frozenset(raw))
-        return Heard(Echoed(bound.conversation, bound.renumbered(raw), at_s), found, known)
+        rendered, ledger = bound.conversation, bound.ledger
+        if (placed := known.placed) is not None:
+            at_s = at_s or placed.asked.at_s
+            if tools := self._tools_of(asking, placed, memory):
+                rendered, ledger = replace(rendered, tools=tools), with_tools(ledger, tools)
+                placed = _reading_tools_of_its_parent(placed)
+            known = replace(known, placed=replace(placed, memory=_kept(bound, whose, at_s)))
+        known = replace(known, spans=ledger, spoken=frozenset(raw))
+        return Heard(Echoed(rendered, bound.renumbered(raw), at_s), found, known)
+
+    def _tools_of(self, asking: Asking, placed: Placed, memory: LineageMemory) -> tuple[Tool, ...]:
+        """The tools to leave in the prompt of a request that has none: those of the turn it provably goes on from.
+        What a request does have is remembered for the next."""
+        asked, given = placed.asked, self.echoes.tools
+        sent = () if asking.conversation is None else asking.conversation.tools
+        if sent and asking.counted:
+            given.keep(asked.owner, asked.tools, sent)
+        if sent or not asking.keep_tools or not memory.echoed or placed.parent is None:
+            return ()
+        return given.of(asked.owner, placed.parent.tools)
 
     async def _rendered(self, model: ModelRef, text: TextModel, job: Job, asking: Asking) -> Rendered:
         rendered = await self.preparer.prepare_with_notes(model.path, text, job, asking.body_bytes)
@@ -155,6 +176,12 @@ def _memory(placed: Placed | None, conversation: Conversation, whose: Whose) -> 
     if placed is None:
         return FRESH
     return proven(placed.memories, conversation, whose.session if whose.named else "")
+
+
+def _reading_tools_of_its_parent(placed: Placed) -> Placed:
+    """As its turn is to be remembered: whoever goes on from it goes on from these tools."""
+    tools = b"" if placed.parent is None else placed.parent.tools
+    return replace(placed, asked=replace(placed.asked, tools=tools))
 
 
 def _kept(bound: Bound, whose: Whose, at_s: float) -> LineageMemory:

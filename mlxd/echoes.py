@@ -22,6 +22,7 @@ from inference.conversation.text_model import TextModel
 from inference.errors import BusyError
 from inference.scheduler import Thinking
 from inference.tokens import Prompt
+from mlxd.kept_tools import GivenTools
 from mlxd.listening import Listening
 
 
@@ -37,11 +38,13 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Echoes:
-    """One per process. `sayings` knows what messages mean that were read before."""
+    """One per process. `sayings` knows what messages mean that were read before, `tools` those that conversations were
+    given."""
 
     store: HealingStore = field(default_factory=HealingStore)
     shelf: Shelf | None = None
     sayings: Sayings = field(default_factory=Sayings)
+    tools: GivenTools = field(default_factory=GivenTools)
 
     async def recognise(
         self,

@@ -19,7 +19,7 @@ from threading import Semaphore
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.conversation.volatile_policy import BIND, VolatilePolicy
-from inference.errors import ModelLoading, QueueFull, UnsupportedParameter
+from inference.errors import BusyError, ModelLoading, QueueFull, RequestError, UnsupportedParameter
 from inference.messages import Conversation
 from inference.params import GenerationParams, Grammar
 from inference.ports import CompiledGrammar, GrammarCompiler, ModelRef, Tokenizer
@@ -150,14 +150,17 @@ class Runtime:
         conv: str = "",
         salt: bytes = b"",
         volatile: VolatilePolicy = BIND,
+        no_calls: Grammar | None = None,
     ) -> Recorded:
-        """Prepares a prompt and hands it to the scheduler; what is asked is told in `Asking`.
+        """Prepares a prompt and hands it to the scheduler; what is asked is told in `Asking`. `no_calls` is what the
+        answer must match if tools are kept in its prompt; without it none are.
 
         Raises any `RequestError`, `BusyError` or `ModelError`.
         """
         served = self.resolve(model)
         text = await self.text(served)
         grammar = await self._compiled(served, params.grammar)
+        ban = grammar or await self._offered(served, no_calls)
         asking = Asking(
             params=params,
             conversation=conversation,
@@ -168,9 +171,10 @@ class Runtime:
             conv=conv,
             salt=salt,
             volatile=volatile,
+            keep_tools=no_calls is not None and ban is not None,
         )
         understood = await self.conversing.understand(served.ref, text, asking)
-        prompt = understood.prompt
+        prompt, grammar = understood.prompt, ban if understood.kept_tools else grammar
         tools = () if conversation is None else conversation.tools
         dialects = () if conversation is None else spoken(text.dialects, self.tool_call_format)
         thinking, thought = None, None
@@ -203,6 +207,13 @@ class Runtime:
     def conversing(self) -> Conversing:
         """The way from a request to its prompt, for requests and for questions about them."""
         return Conversing(self.echoes, self.ledger, self.preparer, self.witness, self.reasoning)
+
+    async def _offered(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
+        """A grammar that nobody asked for: None where it cannot be had, which is no reason to refuse a request."""
+        try:
+            return await self._compiled(served, grammar)
+        except (RequestError, BusyError):
+            return None
 
     async def _compiled(self, served: ServedModel, grammar: Grammar | None) -> CompiledGrammar | None:
         """A grammar made ready, off the loop and before the request waits for anything else."""

@@ -20,7 +20,7 @@ from mlxd.api.auth import AdminBearer
 from mlxd.api.cache_answers import explained
 from mlxd.api.conv_kv import on_disk
 from mlxd.api.errors import InvalidField
-from mlxd.api.generate import KEYLESS, OFF_LOOP_BYTES, cache_salt
+from mlxd.api.generate import KEYLESS, OFF_LOOP_BYTES, cache_salt, no_calls
 from mlxd.api.openai import ask_chat, ask_completion
 from mlxd.api.plain import plain
 from mlxd.api.schemas.types import Body, Name
@@ -72,6 +72,7 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     text = await running.text(served)
     headers = header_map(request.scope["headers"])
     session = session_of(fields_of(ask.body), headers, KEYLESS, partial(running.ledger.knows, KEYLESS))
+    volatile = drift.wanted(headers, served)
     asking = Asking(
         params=ask.params,
         conversation=ask.conversation,
@@ -81,7 +82,8 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
         session=session.given_name,
         conv=session.name,
         salt=cache_salt(ask.body, access.KEYLESS),
-        volatile=drift.wanted(headers, served),
+        volatile=volatile,
+        keep_tools=await no_calls(ask, volatile) is not None,
         counted=False,
     )
     understood = await running.conversing.understand(served.ref, text, asking)

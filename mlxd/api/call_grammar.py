@@ -21,7 +21,7 @@ from typing import Final
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.messages import Tool
-from inference.streaming.dialects.choice import spoken
+from inference.streaming.dialects.choice import dialects, spoken
 from inference.tokens import TokenIds
 from mlxd.api import harmony_grammar
 from mlxd.api.errors import InvalidField
@@ -74,6 +74,12 @@ def answer_rules(goals: Sequence[str], speech: Speech) -> list[str]:
     if speech.form == "harmony":
         return harmony_grammar.frame(speech.marker, goals, speech.thought_tokens)
     return [f"start: {' | '.join(goals)}"]
+
+
+def call_openers(speech: Speech) -> tuple[str, ...]:
+    """What begins a call wherever it stands, in the dialects of the model and those that any model may use."""
+    found = (opener for dialect in dialects(speech.dialects) for opener in dialect.openers)
+    return tuple(dict.fromkeys(found))
 
 
 def one_call_at_most(speech: Speech) -> list[str]:

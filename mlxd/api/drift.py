@@ -14,6 +14,7 @@ from inference.conversation.span_ledger import Fate, SpanLedger
 from inference.conversation.volatile_policy import KNOWN, VolatilePolicy, policy_of
 from inference.errors import InvalidParameter
 from mlxd.api import policy
+from mlxd.kept_tools import RULE
 from mlxd.served import ServedModel
 
 HEADER: Final = "X-Mlxd-Volatile"
@@ -25,17 +26,18 @@ def wanted(headers: Mapping[str, str], model: ServedModel) -> VolatilePolicy:
     """What may be done for a request. Raises `InvalidParameter` for a header that names no policy."""
     server = policy.current()
     set_for_it = model.settings.volatile or server.volatile_of.get(model.id, server.volatile)
-    wish = headers.get(HEADER.lower(), "").strip().lower() or set_for_it
-    if (found := policy_of(wish)) is None:
+    asked = headers.get(HEADER.lower(), "").strip().lower()
+    if (found := policy_of(asked or set_for_it)) is None:
         raise InvalidParameter(f"The header {HEADER} must be one of: {KNOWN}.", param=HEADER)
-    return found
+    return found.keeping_tools if server.keep_tools and not asked else found
 
 
 def tell(response: HttpResponse, ledger: SpanLedger | None) -> None:
-    """Which policy was used, and what was done by it."""
+    """Which policy was used, and what was done by it; of what is retained, how many are tools."""
     if ledger is not None:
-        done = (f"{fate}={count}" for fate, count in _changes(ledger).items())
-        response[HEADER] = "; ".join((ledger.policy, *done))
+        done = [f"{fate}={count}" for fate, count in _changes(ledger).items()]
+        tools = sum(entry.rule == RULE for entry in ledger.entries)
+        response[HEADER] = "; ".join((ledger.policy, *done, *([f"tools={tools}"] if tools else [])))
 
 
 def figures(ledger: SpanLedger | None) -> dict[str, str | int]:

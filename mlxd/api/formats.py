@@ -16,11 +16,11 @@ from inference.errors import UnsupportedParameter
 from inference.messages import Tool
 from inference.params import Grammar
 from mlxd import runtime
-from mlxd.api.call_grammar import Speech, answer_rules, call_rules, one_call_at_most, speech_of
+from mlxd.api.call_grammar import Speech, answer_rules, call_openers, call_rules, one_call_at_most, speech_of
 from mlxd.api.errors import InvalidBody, InvalidField
 from mlxd.api.json_schema import MAX_SCHEMA_BYTES, enforceable, schema_bytes
-from mlxd.api.lark import json_node, literal, regex
-from mlxd.api.schemas import ChatRequest
+from mlxd.api.lark import json_node, literal, regex, text_without
+from mlxd.api.schemas import ChatRequest, GenerationRequest
 from mlxd.api.schemas.formats import FormatFields, ResponseFormat
 from mlxd.api.strict_json import parse_object
 from mlxd.api.tool_choice import ToolChoice, tool_choice
@@ -60,6 +60,14 @@ async def shape_answer(
     speech = speech_of(await running.text(running.resolve(request.model)), running.tool_call_format)
     speech = replace(speech, thought_tokens=thought_tokens)
     return await asyncio.to_thread(answer_grammar, content, choice, tools, speech)
+
+
+async def without_calls(request: GenerationRequest) -> Grammar:
+    """What an answer must match in which the model of a request calls nothing, though it is told of tools."""
+    running = runtime.current()
+    text = await running.text(running.resolve(request.model))
+    speech = speech_of(text, running.tool_call_format)
+    return _written([*answer_rules(["content"], speech), text_without(call_openers(speech))], "tools")
 
 
 def alone(content: Grammar | None) -> Grammar | None:

@@ -12,10 +12,11 @@ from typing import Final
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
+from inference.conversation.volatile_policy import VolatilePolicy
 from inference.errors import ModelNotFound
 from inference.events import Admitted, Event, Failed
-from inference.messages import Conversation
-from inference.params import GenerationParams, KVQuantisation
+from inference.messages import Conversation, Role
+from inference.params import GenerationParams, Grammar, KVQuantisation
 from inference.ports import Tokenizer
 from inference.tokens import TokenIds
 from mlxd import runtime
@@ -23,6 +24,7 @@ from mlxd.api import drift, ignored, policy, small_model
 from mlxd.api.auth import caller_of
 from mlxd.api.chunks import Envelope, Reducer, Shape
 from mlxd.api.facts import facts_of
+from mlxd.api.formats import without_calls
 from mlxd.api.logit_bias import read_bias
 from mlxd.api.raw_prompt import check_ids
 from mlxd.api.reply import collect
@@ -111,6 +113,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     client = caller.client
     served = _allowed(caller, running.resolve(ask.body.model))
     session = session_of(fields_of(ask.body), headers, client, partial(running.ledger.knows, client))
+    volatile = drift.wanted(headers, served)
     generation = await running.open(
         model=ask.body.model,
         conversation=ask.conversation,
@@ -122,7 +125,8 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
         session=session.given_name,
         conv=session.name,
         salt=cache_salt(ask.body, caller),
-        volatile=drift.wanted(headers, served),
+        volatile=volatile,
+        no_calls=await no_calls(ask, volatile),
     )
     spans, placed = generation.known.spans, generation.known.placed
     session = session.known_as(placed.session if placed is not None else None)
@@ -150,6 +154,14 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     if ask.conversation is not None and ask.conversation.tools:
         _warn(response, small_model.warning(runtime.current(), generation.model_id))
     return response
+
+
+async def no_calls(ask: Ask, volatile: VolatilePolicy) -> Grammar | None:
+    """What the answer must match if tools are kept in the prompt; None: they are not to be."""
+    if ask.conversation is None or ask.conversation.tools or not volatile.keep_tools:
+        return None
+    answered = any(message.role is Role.ASSISTANT for message in ask.conversation.messages)
+    return ask.params.grammar or (await without_calls(ask.body) if answered else None)
 
 
 def cache_salt(body: GenerationRequest, caller: Caller) -> bytes:

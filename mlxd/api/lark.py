@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from inference.tokens import TokenIds
@@ -59,6 +59,12 @@ def text_until(rule: str, closing: str, closer: str, max_tokens: int | None = No
     if closing.startswith("<["):
         return f"{rule}: /(?s:.*)/ {closing}"
     return f"{rule}[suffix={literal(closer)}]: /(?s:.*)/"
+
+
+def text_without(words: Sequence[str]) -> str:
+    """The rule `content`: a free text, without special tokens, in which none of these words stands."""
+    banned = "|".join(re.escape(word).replace("/", r"\/") for word in words)
+    return f"content: FREE\nFREE: /(?s:.*)/ & ~/(?s:.*)(?:{banned})(?s:.*)/"
 
 
 def marker(text: str, encode: Callable[[str], TokenIds]) -> str:

@@ -20,9 +20,9 @@ class Policy:
     """`sampling` holds what the configuration sets, by `SamplingParams` name, plus `max_tokens`.
 
     `strip_thinking`: reasoning is left out of answers. `volatile` names what is done with drifting text in prompts,
-    `volatile_of` the same for models by their ids. `admin_digest` is the SHA-256 of the admin token; without one nobody
-    is the admin. `require_key`: nobody gets an answer without a key of ours. What is computed for a key is parted from
-    the rest under `secret`.
+    `volatile_of` the same for models by their ids; `keep_tools`: with `bind`, tools too. `admin_digest` is the SHA-256
+    of the admin token; without one nobody is the admin. `require_key`: nobody gets an answer without a key of ours.
+    What is computed for a key is parted from the rest under `secret`.
     """
 
     sampling: Mapping[str, float | int] = field(default_factory=dict)
@@ -31,6 +31,7 @@ class Policy:
     strip_thinking: bool = False
     volatile: str = BIND.name
     volatile_of: Mapping[str, str] = field(default_factory=dict)
+    keep_tools: bool = False
     keepalive_s: float = 5.0
     admin_digest: bytes | None = None
     require_key: bool = False
@@ -46,6 +47,7 @@ class Policy:
             strip_thinking=config.strip_thinking,
             volatile=config.volatile,
             volatile_of=dict(map(_volatile_of, config.volatile_models)),
+            keep_tools=config.keep_tools,
             keepalive_s=config.keepalive_s,
             admin_digest=digest(admin_token),
             require_key=config.require_key,

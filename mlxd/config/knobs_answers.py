@@ -68,6 +68,15 @@ class AnswerKnobs:
         tuple[str, ...],
         About(ANSWERS, "The same for one model: ID=POLICY, its id as /v1/models lists it.", flag="volatile-model"),
     ] = ()
+    keep_tools: Annotated[
+        bool,
+        About(
+            ANSWERS,
+            "Where a request without tools goes on from one that had some (a client that compacts its history), leave"
+            " them in the prompt, which stays warm, and let the model call none. With `bind` only; the answer's"
+            " X-Mlxd-Volatile header says so.",
+        ),
+    ] = False
     content_check_every: Annotated[
         int,
         About(

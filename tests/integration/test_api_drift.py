@@ -65,6 +65,14 @@ async def test_a_request_may_ask_for_every_word(model: Model) -> None:
         ({"volatile_models": ("other=verbatim",)}, "", "bind; omitted=1"),
         ({"volatile": "omit", "volatile_models": ("a=b=verbatim",)}, "", "omit; omitted=1"),
         ({"volatile_models": ("tiny=bind+rebind:current_time",)}, "", "bind+rebind:current_time; omitted=1"),
+        ({"keep_tools": True}, "", "bind+keep:tools; omitted=1"),
+        ({"keep_tools": True, "volatile": "omit"}, "", "omit; omitted=1"),
+        ({"keep_tools": True}, "bind", "bind; omitted=1"),
+        (
+            {"volatile_models": ("tiny=bind+keep:tools+relocate:git_status",)},
+            "",
+            "bind+relocate:git_status+keep:tools; omitted=1",
+        ),
         ({}, "bind+relocate:git_status+rebind:git_status", "bind+rebind:git_status+relocate:git_status; omitted=1"),
     ],
 )
@@ -89,7 +97,17 @@ async def test_a_prompt_that_does_not_drift_is_read_as_it_is(model: Model) -> No
 
 
 @pytest.mark.parametrize(
-    "wish", ["hide", "bind+", "bind+rebind", "bind+hide:git_status", "bind+relocate:cch", "omit+relocate:git_status"]
+    "wish",
+    [
+        "hide",
+        "bind+",
+        "bind+keep",
+        "omit+keep:tools",
+        "bind+rebind",
+        "bind+hide:git_status",
+        "bind+relocate:cch",
+        "omit+relocate:git_status",
+    ],
 )
 async def test_a_word_that_is_no_policy_is_refused(model: Model, wish: str) -> None:
     answer = await post(CHAT, chat(messages=SENT), headers={"X-Mlxd-Volatile": wish})

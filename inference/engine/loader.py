@@ -89,7 +89,7 @@ class MlxLoader:
 
     def _build(self, model: ModelRef, config: dict[str, Any]) -> ModelRunner:
         built, _ = load_model(model.path, lazy=True, strict=True, trust_remote_code=False)
-        mx.eval(mx.random.state)  # each layer made took a random key and split it, and the chain of splits is kept: 32 KB
+        mx.eval(mx.random.state)  # each layer split the key for its first weights; that chain would stay (32 KB)
         limits = measure(built, config, self._settings.max_batch)
         row_tokens = min(self._settings.min_context_tokens, limits.context_tokens)
         needed = limits.weights_bytes + limits.row_bytes(row_tokens) + limits.workspace_bytes

@@ -145,6 +145,15 @@ def test_delete_needs_a_type_only_for_a_body() -> None:
     assert outcome(judge("DELETE", "/api/keys/1", {"transfer-encoding": "chunked"})) == (415, "unsupported_media_type")
 
 
+def test_an_order_without_a_body_needs_a_type_unless_it_brings_what_no_foreign_page_can_send() -> None:
+    order, token = "/api/models/unload", {"authorization": "Bearer x"}
+    for without_body in ({}, {"content-length": "0"}):
+        assert judge("POST", order, {**token, **without_body}) is None
+        assert outcome(judge("POST", order, without_body)) == (415, "unsupported_media_type")
+    for more in ({"content-length": "2"}, {"transfer-encoding": "chunked"}, {"content-type": "text/plain"}):
+        assert outcome(judge("POST", order, {**token, **more})) == (415, "unsupported_media_type")
+
+
 def test_two_content_types_are_none() -> None:
     twice = [(b"Host", HOST.encode()), (b"Content-Type", b"application/json"), (b"Content-Type", b"text/plain")]
     assert outcome(check(CONFIG, "POST", "/v1/x", twice)) == (415, "unsupported_media_type")

@@ -96,6 +96,7 @@ class Echoes:
     def forget(self, session: str) -> int:
         """Lets go of the answers of a session, and of whatever was read of anybody's messages; how many answers."""
         self.sayings.forget()
+        self.tools.forget()
         return self.store.forget_session(session)
 
 

@@ -41,6 +41,10 @@ class GivenTools:
         """() for those that nobody remembers."""
         return self._lists.get((owner, digest), ())
 
+    def forget(self) -> None:
+        """Lets go of everything: a list does not know which sessions had it."""
+        self._lists.clear()
+
 
 def with_tools(ledger: SpanLedger, tools: Sequence[Tool]) -> SpanLedger:
     """The record of a request in whose prompt these tools stand though it has none."""

@@ -113,6 +113,8 @@ def test_few_lists_are_remembered_and_each_owner_has_its_own() -> None:
         given_tools.keep("ada", bytes([number]), (Tool(f"t{number}"),))
     assert given_tools.of("ada", b"\x00") == () == given_tools.of("bob", b"\x01")
     assert given_tools.of("ada", b"\x01") == (Tool("t1"),)
+    given_tools.forget()
+    assert not given_tools.of("ada", b"\x01")
 
 
 def test_a_tool_that_is_said_to_be_kept_must_be_there(preparer: Watched) -> None:

@@ -8,9 +8,10 @@ every token and the start of the generation header are known from the constructi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 from inference.conversation.compose import Composed, Wish, compose
 from inference.conversation.sentinels import Piece
@@ -28,6 +29,13 @@ _SAMPLES = 16
 _SAMPLE_CHARS = 2048
 _SURELY_CHARS_PER_TOKEN = 6
 """Prompts below this are counted exactly; agents' prompts have 3 to 4.5 characters per token."""
+
+
+@runtime_checkable
+class _ReadsAhead(Protocol):
+    """A tokenizer that is faster with many texts at once: 500 KB in 200 of them take as long as the cores allow."""
+
+    def read_ahead(self, texts: Iterable[str]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,10 @@ def assemble(tokenizer: Tokenizer, composed: Composed, header: str) -> Prompt:
     ids: list[int] = []
     spans: list[Span] = []
     starts: dict[int, int] = {}
-    for text, piece in _spaced(composed.pieces, header):
+    spaced = _spaced(composed.pieces, header)
+    if isinstance(tokenizer, _ReadsAhead):
+        tokenizer.read_ahead(text for text, piece in spaced if piece.source and piece.ids is None)
+    for text, piece in spaced:
         start = len(ids)
         if piece.ids is not None:
             ids += piece.ids

@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,14 +19,15 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from inference.engine.detokenizer import Pieces, StreamDetokenizer
+from inference.engine.text_cache import TextCache
 from inference.errors import InvalidModel
 from inference.tokens import TokenIds
 
 _NOT_A_MARKER = re.compile(r"[\w\s▁ĠĊĉ]*")
 """Added tokens of these characters only are vocabulary (words, runs of blanks), unless they are flagged special."""
 _CACHE_BYTES = 64 << 20
-_BYTES_PER_TOKEN = 40
-"""A tuple slot and an int of CPython."""
+_AHEAD_CHARS = 2 << 20
+"""Of more than that the cache might have dropped the first before it is asked for them."""
 _LONG_CHARS = 1024
 """From here on the library's way without offsets pays for its detour over other threads: a quarter less of 500 KB."""
 
@@ -103,6 +102,15 @@ class JsonTokenizer:
     def encode_field(self, text: str) -> TokenIds:
         return self._cache.get(("field", text), lambda: self._without_markers(self._field, text))
 
+    def read_ahead(self, texts: Iterable[str]) -> None:
+        """Tokenises long texts that will be asked for as fields, all at once: the library takes a core for each."""
+        new = {text for text in texts if len(text) >= _LONG_CHARS and not self._cache.holds(("field", text))}
+        if len(new) < 2 or sum(map(len, new)) > _AHEAD_CHARS:
+            return
+        for text, ids in self._field.ids_of_all(list(new)):
+            if self._structural.isdisjoint(ids):
+                self._cache.get(("field", text), lambda ids=ids: ids)  # type: ignore[misc]
+
     def spell(self, text: str) -> TokenIds:
         """As `encode_field`, and not remembered: for text that is asked for once."""
         return self._without_markers(self._field, text)
@@ -169,6 +177,15 @@ class _Encoder:
             return ()
         return self._numbered(self._encode(text, offsets=len(text) < _LONG_CHARS).ids)
 
+    def ids_of_all(self, texts: list[str]) -> Iterator[tuple[str, TokenIds]]:
+        """As `ids`, of texts that can be encoded as they are; () of none where one cannot."""
+        try:
+            found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            return
+        for text, encoding in zip(texts, found, strict=True):
+            yield text, self._numbered(encoding.ids)
+
     def middles(self, text: str, wanted: frozenset[int]) -> list[int]:
         """Where to cut so that none of the tokens in `wanted` stays whole: the middle character of each."""
         encoding = self._encode(text)
@@ -192,44 +209,6 @@ class _Encoder:
 
     def _numbered(self, ids: list[int]) -> TokenIds:
         return tuple([self._numbers.get(one, one) for one in ids]) if self._numbers else tuple(ids)
-
-
-class TextCache:
-    """Ids by text, least recently used out first, bounded by bytes: a conversation repeats all but its last turn."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._entries: OrderedDict[tuple[str, str], TokenIds] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, str], make: Callable[[], TokenIds]) -> TokenIds:
-        with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-                return found
-        made = make()
-        with self._lock:
-            self._put(key, made)
-        return made
-
-    @property
-    def nbytes(self) -> int:
-        return self._bytes
-
-    def _put(self, key: tuple[str, str], ids: TokenIds) -> None:
-        size = _entry_bytes(key, ids)
-        if key in self._entries or size > self._max_bytes // 4:
-            return
-        self._entries[key] = ids
-        self._bytes += size
-        while self._bytes > self._max_bytes:
-            self._bytes -= _entry_bytes(*self._entries.popitem(last=False))
-
-
-def _entry_bytes(key: tuple[str, str], ids: TokenIds) -> int:
-    return 200 + 2 * len(key[1]) + _BYTES_PER_TOKEN * len(ids)
 
 
 def is_structural(token: AddedToken) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -107,6 +108,31 @@ def test_long_text_is_read_as_the_library_reads_it(kind: str, text: str) -> None
     encoder = tokenizer(kind)._field
     long = text * (1 + _LONG_CHARS // len(text))
     assert encoder.ids(long) == encoder._numbered(encoder._encode(long).ids)
+
+
+@cache
+def another(kind: str) -> JsonTokenizer:
+    """One that has read nothing yet."""
+    made: JsonTokenizer = pickle.loads(pickle.dumps(tokenizer(kind)))
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(drawn=st.lists(texts.filter(bool), max_size=4))
+def test_reading_ahead_changes_no_ids(kind: str, drawn: list[str]) -> None:
+    long = [text * (1 + _LONG_CHARS // len(text)) for text in [*drawn, "<s>", "a\ud800b"]]
+    ahead, plain = another(kind), tokenizer(kind)
+    ahead._cache = TextCache(1 << 20)
+    ahead.read_ahead([*long, "short"])
+    assert [ahead.encode_field(text) for text in long] == [plain.encode_field(text) for text in long]
+
+
+def test_what_is_read_ahead_is_not_read_again() -> None:
+    own = pickle.loads(pickle.dumps(tokenizer()))
+    long = ["the dog " * _LONG_CHARS, "the fox " * _LONG_CHARS]
+    own.read_ahead(long)
+    own._field = None
+    assert all(own.encode_field(text) for text in long)
 
 
 def test_lone_surrogates_are_no_error() -> None:

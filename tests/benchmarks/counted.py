@@ -1,8 +1,8 @@
 """`counted.py FILE MODULE ARGUMENT...`: runs a server and counts its prefill where the model is called.
 
 Every call with more than one token per row adds its tokens (rows x length, padding included, since that is computed
-too) to the eight bytes of FILE. Calls of one token per row are decode steps; the last token of a prompt is fed by the
-first of them. Needs nothing but mlx-lm: it runs in the environments of other servers as well.
+too) to the eight bytes of FILE. Calls of one token per row are decode steps; the last token of a prompt may be fed by
+the first of them. Needs nothing but mlx-lm: it runs in the environments of other servers as well.
 """
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ class Played:
 
     @property
     def unexplained(self) -> int:
-        """Tokens at the source that the server did not say; the last of each prompt is fed by a decode step."""
+        """Tokens at the source that the server did not say, were the last of each prompt fed by a decode step.
+
+        mlxd reads it with the rest where that costs less: then it is at the source, one token for each such turn.
+        """
         return self.source + len(self.turns) - sum(turn.prefilled for turn in self.turns)
 
 
@@ -113,14 +116,15 @@ def shown(played: Played) -> str:
 
 
 def at_the_source(kind: str, tables: dict[str, dict[str, Played]]) -> Figure:
-    """mlxd's word against the calls of its model: equal but for prefill calls of one token, which look like decode."""
+    """mlxd's word against the calls of its model: equal but for a prompt's last token, which may be read either way,
+    and for prefill calls of one token, which look like decode."""
     gaps = {name: [played.unexplained for played in table.values()] for name, table in tables.items()}
     turns = sum(len(played.turns) for played in tables["mlxd"].values())
     return Figure(
         f"{kind}: counted at the source",
         "; ".join(f"{name} {sum(found):+d}" for name, found in gaps.items()) + " tokens beyond what it says",
-        f"mlxd <= 0, >= -{turns}",
-        all(-turns <= gap <= 0 for gap in gaps["mlxd"]),
+        f"mlxd within {turns}, one for each turn",
+        all(abs(gap) <= len(played.turns) for gap, played in zip(gaps["mlxd"], tables["mlxd"].values(), strict=True)),
         "; ".join(f"{name} {found}" for name, found in gaps.items()),
     )
 

@@ -17,7 +17,7 @@ COMMANDS = {
     "config": ("mlxd.cli.settings:config", "Show every setting, its value and where it comes from."),
     "doctor": ("mlxd.cli.doctor:doctor", "Check this machine and say what to do about what is wrong."),
     "probe": ("mlxd.cli.probe:probe", "Measure how many tokens a server computes twice."),
-    "cache": ("mlxd.cli.cache:cache", "List, count, check or remove what is stored of prompts."),
+    "cache": ("mlxd.cli.cache:cache", "List, count, check, carry or remove what is stored of prompts."),
     "open": ("mlxd.cli.open:open_", "Open the status page in a browser."),
     "token": ("mlxd.cli.token:token", "Change the admin token."),
     "keys": ("mlxd.cli.keys:keys", "Make, list and remove API keys."),

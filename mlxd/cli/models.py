@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
+from mlxd.cli.admin_api import ask
 from mlxd.cli.options import state_dir_option
 from mlxd.paths import StateDir, resolve_state_dir
+from mlxd.start_errors import StartError
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -76,13 +78,14 @@ def _row(model_id: str, path: Path, state: str) -> ModelRow:
 def _served(state: StateDir) -> dict[str, Served]:
     """What the daemon of this state directory serves, by id; empty where none runs."""
     from mlxd.instance import find_running
-    from mlxd.paths import read_private
 
     running = find_running(state)
     if running is None or not running.url:
         return {}
-    token = (read_private(state.admin_token) or "").strip()
-    status = _json(f"{running.url}/api/status", token) if token else {}
+    try:
+        status = ask(state, "GET", "/api/status") or {}
+    except StartError:  # what it tells everybody will do
+        status = {}
     known = _objects(status.get("models")) or _objects(_json(f"{running.url}/v1/models").get("data"))
     scheduler = status.get("scheduler")
     residents = _objects(scheduler.get("models")) if isinstance(scheduler, dict) else []
@@ -96,10 +99,10 @@ def _one(item: dict[str, Any], doing: dict[str, str]) -> Served:
     return Served(model_id, str(item.get("path") or ""), "loaded" if state == "ready" else state)
 
 
-def _json(url: str, token: str = "") -> dict[str, Any]:
+def _json(url: str) -> dict[str, Any]:
     from mlxd.doctor.network import get_json
 
-    _, body = get_json(url, token)
+    _, body = get_json(url)
     return body if isinstance(body, dict) else {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlxd.doctor import machine, model_files, network, python_env, settings
+from mlxd.doctor import machine, model_files, network, other_people, python_env, settings
 from mlxd.doctor.findings import Finding, Scene, fail
 
 Check = Callable[[Scene], Finding]
@@ -25,6 +25,7 @@ CHECKS: tuple[Check, ...] = (
     settings.unknown_names,
     settings.names_of_other_servers,
     settings.pace,
+    other_people.who_can_use_it,
     network.port,
     network.daemon,
     network.client_addresses,

@@ -343,7 +343,8 @@ def test_a_thousand_keys_leave_no_trace(guarded: Guarded) -> None:
         prefix = ("mlxd_sk_", "mlxd_admin_", "sk-", "")[number % 4]
         key = f"{prefix}{MARK}{secrets.token_hex(12)}"
         if number % 10 == 9:
-            method, path, given = "POST", "/api/login", {"headers": {"Origin": guarded.served.url}}
+            method, path = "POST", "/api/login"
+            given: dict[str, Any] = {"headers": {"Origin": guarded.served.url}}
             body: dict[str, Any] = {("code", "token")[number % 20 == 9]: key}
         else:
             (method, path), given, body = wanted[number % len(wanted)], carriers[number % len(carriers)](key), {}

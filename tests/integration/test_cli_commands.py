@@ -49,7 +49,7 @@ def test_an_exposed_address_is_refused(host, home):
 
 def test_no_variable_alone_opens_it(home):
     ended, _ = run(home | {"MLXD_HOST": "0.0.0.0", "MLXD_REQUIRE_KEY": "true"}, "serve")
-    assert ended.returncode == 2 and "require_key" in ended.stderr
+    assert ended.returncode == 2 and "no key yet" in ended.stderr and "mlxd keys add" in ended.stderr
 
 
 def test_a_second_instance_is_refused_quickly(home, tmp_path):

@@ -1,8 +1,11 @@
-"""The status page's own arithmetic."""
+"""The status page's own arithmetic, and that nothing it shows becomes a part of it."""
+
+from html.parser import HTMLParser
 
 import pytest
+from django.template.loader import render_to_string
 
-from dashboard.views import duration
+from dashboard.views import ModelRow, duration
 
 
 @pytest.mark.parametrize(
@@ -11,3 +14,78 @@ from dashboard.views import duration
 )
 def test_a_duration_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+PAYLOADS = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "'><b>",
+    "</td></tr></table><h1>",
+    "<!--",
+    "-->",
+    "]]>",
+    "<style>*{display:none}</style>",
+    "{{ view }}",
+    "{% csrf_token %}",
+    "&lt;script&gt;",
+    "&#60;b&#62;",
+    "javascript:alert(1)",
+    '" autofocus onfocus=alert(1) x="',
+    "' onmouseover='alert(1)",
+    "<a href=//evil>",
+    "<iframe src=/>",
+    "</script><script>alert(1)</script>",
+    "\u2028alert(1)",
+    "<\x00script>",
+    "＜script＞",
+    "<math><mi//xlink:href=x>",
+    "`${1}`",
+    "</div></body></html>",
+    "<base href=//evil>",
+    "<meta http-equiv=refresh content=0>",
+    "<form action=//evil>",
+    "\x1b[2J",
+    "\u202e",
+)
+
+
+class Shape(HTMLParser):
+    """Tags, the names of their attributes, and where scripts and links lead."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.seen: list[object] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        leads = [value for name, value in attrs if name in ("src", "href", "action")]
+        self.seen.append((tag, [name for name, _ in attrs], leads))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.seen.append(tag)
+
+    def handle_comment(self, data: str) -> None:
+        self.seen.append(("comment", data))
+
+
+def page(text: str) -> str:
+    """The status page with `text` wherever something stands that is not ours, or may not be."""
+    row = ModelRow(text, text, text, text, 5, 5, 1)
+    scheduler = {"alive": True, "rows": [{"id": text, "model_id": text, "prompt_tokens": 5, "done_tokens": 1}]}
+    context = {
+        "view": {"version": text}, "scheduler": scheduler, "models": [row], "faults": [(text, 1)], "ready": False,
+        "reason": text, "uptime": text, "base_url": text, "csrf": text,
+    }  # fmt: skip
+    return render_to_string("dashboard/status.html", context)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_whatever_stands_on_the_page_it_has_the_same_shape(payload: str) -> None:
+    assert Shape(page(payload)).seen == Shape(page("plain")).seen
+    assert len(PAYLOADS) == 30
+
+
+def test_a_page_that_escaped_nothing_would_be_found() -> None:
+    raw = page("plain").replace("plain", PAYLOADS[1])
+    assert Shape(raw).seen != Shape(page("plain")).seen

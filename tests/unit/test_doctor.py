@@ -1,6 +1,7 @@
 """Each check of `mlxd doctor` finds its fault when it is planted, names a cure, and is content without it."""
 
 import json
+import pwd
 import socket
 import subprocess
 import sys
@@ -14,7 +15,18 @@ import pytest
 from mlxd import instance
 from mlxd.catalog import LocalModel
 from mlxd.config import Config
-from mlxd.doctor import CHECKS, Scene, Status, examine, machine, model_files, network, python_env, settings
+from mlxd.doctor import (
+    CHECKS,
+    Scene,
+    Status,
+    examine,
+    machine,
+    model_files,
+    network,
+    other_people,
+    python_env,
+    settings,
+)
 from mlxd.doctor.port_holder import PortHolder, port_holder
 from mlxd.paths import StateDir, write_private
 from mlxd.shadowing import shadowed_packages
@@ -438,3 +450,20 @@ def test_every_check_is_in_the_troubleshooting_page(scene):
     page = (HOME / "docs" / "troubleshooting.md").read_text()
     for finding in examine(scene(port=0), tuple(check for check in CHECKS if check is not machine.speed)):
         assert f"`{finding.name}`" in page, finding.name
+
+
+# --- other people -----------------------------------------------------------------------------------------------
+
+
+def account(name, uid, shell):
+    return pwd.struct_passwd((name, "x", uid, uid, "", f"/home/{name}", shell))
+
+
+def test_without_keys_a_machine_is_one_persons(scene, monkeypatch):
+    ours = [account("root", 0, "/bin/sh"), account("me", 1000, "/bin/zsh"), account("svc", 1001, "/usr/sbin/nologin")]
+    monkeypatch.setattr(other_people, "FIRST_UID", 1000)
+    monkeypatch.setattr(pwd, "getpwall", lambda: ours)
+    healthy(other_people.who_can_use_it(scene()))
+    ours.append(account("you", 1002, "/bin/bash"))
+    assert "mlxd keys add" in ill(other_people.who_can_use_it(scene()), Status.WARN)
+    healthy(other_people.who_can_use_it(scene(require_key=True)))

@@ -126,6 +126,11 @@ class DiskThread:
             self._change.notify_all()
         return True
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether half of the queue is free."""
+        return self._saves.nbytes <= self._saves.most_bytes // 2
+
     def kept(self, jobs: Collection[str]) -> Future[None]:
         """Is done when what these jobs have left so far is on the disk, or will not come there. From any thread."""
         with self._change:
@@ -139,15 +144,8 @@ class DiskThread:
         with self._change:
             self._saves.close()
 
-    def drop(self, keys: Iterable[bytes], *, spare_pinned: bool = False) -> None:
-        """Neither kept nor written any more; `spare_pinned`: but for what is saved."""
-        gone = tuple(keys)
-        with self._change:
-            self._unqueue(gone)
-        self._remove(lambda: self._store.drop(gone, spare_pinned=spare_pinned))
-
     def let_go(self, keys: Iterable[bytes], *, end: bytes = b"", spare: Iterable[bytes] = ()) -> None:
-        """As `drop`, of a conversation: what others have on the disk, or have saved, stays, with all before it.
+        """Neither kept nor written any more: what a conversation had. What others have there, or have saved, stays.
 
         `end` is the key of a block: all before it that is on the disk goes too, but not what `spare` names.
         """
@@ -162,7 +160,7 @@ class DiskThread:
         self._store.drop(gone, spare_pinned=True)
 
     def distrust(self, keys: Iterable[bytes]) -> None:
-        """As `drop`, and with all that stands behind, for it was computed from what is not true."""
+        """These go, whoever has them, with all that stands behind: it was computed from what is not true."""
         named = tuple(keys)
         self._remove(lambda: self._distrust(named))
 

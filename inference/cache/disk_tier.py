@@ -39,6 +39,7 @@ class DiskTier:
         self._reading: dict[str, tuple[Query | None, float]] = {}
         self._come: list[Fetched] = []
         self._late: set[str] = set()
+        self._owing: dict[str, Lease] = {}
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -103,7 +104,15 @@ class DiskTier:
         is_written = self._thread.is_written
         for node in [one for one in reversed(way) if not is_written(label_key(one), exact=better and one.exact)]:
             if not self._save(node, job=job, better=better):  # nothing is found behind a gap
-                break
+                self._owing[job] = lease
+                return
+        self._owing.pop(job, None)
+
+    def catch_up(self) -> None:
+        """Hands over what found no room in the queue, once half of it is free. Costs nothing while nothing did."""
+        if self._owing and self._thread.is_roomy:
+            for lease in tuple(self._owing.values()):
+                self.committed(lease)
 
     def released(self, lease: Lease) -> None:
         """A request has ended well: the states it leaves are worth their size now."""

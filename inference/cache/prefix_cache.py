@@ -206,6 +206,8 @@ class PrefixCache:
     def sweep(self) -> tuple[Evicted, ...]:
         """Removes what is older than the limits allow. Costs nothing while nothing is due."""
         now_s, store = self._clock(), self._store
+        if self.disk is not None:
+            self.disk.catch_up()
         if now_s < self._due_s:
             return ()
         evicted: list[Evicted] = []

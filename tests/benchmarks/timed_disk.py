@@ -1,4 +1,7 @@
-"""`mlxd` as it is, with what its disk costs summed up: SIGUSR1 has it written, in processor seconds, to `COST_FILE`."""
+"""`mlxd` as it is, with what its disk costs summed up: SIGUSR1 has it written to the file `COST_FILE`.
+
+Processor seconds of what is written, and the seconds that each answer's end was held back for its blocks.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,11 @@ import mlxd.cli
 import mlxd.daemon
 from inference.cache.disk import DiskStore
 from inference.cache.disk_tier import DiskTier
+from inference.scheduler.request import Generation
 
 _begin = mlxd.daemon.Daemon.begin
 spent_s: Counter[str] = Counter()
+waited_s: list[float] = []
 
 
 def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,10 +39,19 @@ def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
     return inner
 
 
+def waiting(work: Callable[..., Any]) -> Callable[..., Any]:
+    async def inner(*args: Any) -> None:
+        began_s = time.perf_counter()
+        await work(*args)
+        waited_s.append(time.perf_counter() - began_s)
+
+    return inner
+
+
 def write_costs() -> None:
     place = Path(os.environ["COST_FILE"])
     written = place.with_suffix(".new")
-    written.write_text(json.dumps(spent_s))
+    written.write_text(json.dumps({"spent_s": spent_s, "waited_s": waited_s}))
     written.replace(place)
 
 
@@ -51,6 +65,7 @@ def main() -> None:
     DiskStore.mark_used = timed("disk", DiskStore.mark_used)  # type: ignore[method-assign]
     DiskTier.released = timed("worker", DiskTier.released)  # type: ignore[method-assign]
     DiskTier.committed = timed("worker", DiskTier.committed)  # type: ignore[method-assign]
+    Generation.kept = waiting(Generation.kept)  # type: ignore[method-assign]
     mlxd.daemon.Daemon.begin = begin  # type: ignore[method-assign,assignment]
     mlxd.cli.main()
 

@@ -31,7 +31,7 @@ def test_what_somebody_waits_for_is_written_first_and_then_he_knows(tmp_path: Pa
         assert thread.settle(SOON_S)
 
 
-@pytest.mark.parametrize("end", ["drop", "clear", "close", "fail"])
+@pytest.mark.parametrize("end", ["distrust", "clear", "close", "fail"])
 def test_nobody_waits_for_what_will_not_be_written(tmp_path: Path, end: str) -> None:
     files, labels = GatedFiles(), chain(IDS)
     with disk(tmp_path, files) as thread:
@@ -40,8 +40,8 @@ def test_nobody_waits_for_what_will_not_be_written(tmp_path: Path, end: str) -> 
             thread.save(label, paper(label), job="mine")
         assert files.came.wait(SOON_S)
         kept = thread.kept(["mine"])
-        if end == "drop":
-            thread.drop([label.key for label in labels])
+        if end == "distrust":
+            thread.distrust([label.key for label in labels])
         elif end == "clear":
             thread.clear()
         elif end == "close":

@@ -52,9 +52,9 @@ class PageCodec(PaperCodec):
 class Life:
     """A tier on a disk that has the blocks of `IDS`, with a clock of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **settings: int) -> None:
         self.files, self.now_s = GatedFiles(), 100.0
-        self.thread = DiskThread(DiskStore(directory, ROOM, PageCodec(), lambda: 1e9, self.files))
+        self.thread = DiskThread(DiskStore(directory, ROOM, PageCodec(), lambda: 1e9, self.files), **settings)
         self.tier = DiskTier(self.thread, lambda: self.now_s)
         self.thread.start()
         for label in chain(IDS):
@@ -64,13 +64,20 @@ class Life:
     def settle(self) -> None:
         assert self.thread.settle(SOON_S)
 
+    def lose(self, key: bytes) -> None:
+        def work(store: DiskStore) -> Iterator[None]:
+            store.drop([key])
+            yield
+
+        self.thread.ask(work).result(SOON_S)  # type: ignore[arg-type]
+
     def ask(self, job: str) -> bool:
         return self.tier.ask(job, QUERY, Match(()), 0, 1 << 40)
 
 
 @contextmanager
-def living(directory: Path) -> Iterator[Life]:
-    life = Life(directory)
+def living(directory: Path, **settings: int) -> Iterator[Life]:
+    life = Life(directory, **settings)
     try:
         yield life
     finally:
@@ -133,8 +140,7 @@ def test_a_gap_before_what_is_there_is_filled_by_the_next_commit(tmp_path: Path)
         lease = cache.hold(cache.lookup(ROOT, ids), "job")
         cache.commit(lease, ids, 0, [Page("x", BLOCK_TOKENS, label.end) for label in labels])
         life.settle()
-        life.thread.drop([labels[1].key])
-        life.settle()
+        life.lose(labels[1].key)
         assert [life.thread.holds(label.key) for label in labels] == [True, False, True, True]
         cache.commit(lease, ids, 3, [Page("x", BLOCK_TOKENS, labels[3].end)])
         life.settle()
@@ -205,6 +211,28 @@ def test_a_session_that_is_cleared_leaves_the_disk_but_for_what_others_share(tmp
         life.settle()
         assert not any(life.thread.holds(label.key) for label in (*chain(mine), *chain(theirs)))
         assert life.thread.stats().files == 6
+
+
+def test_what_found_no_room_in_the_queue_is_written_when_there_is(tmp_path: Path) -> None:
+    """A fast prompt is computed faster than it is written; its process may be killed long after."""
+    ids = tuple(range(9 * BLOCK_TOKENS))
+    with living(tmp_path, queue_bytes=20) as life:
+        cache = PrefixCache(LIMITS, lambda: life.now_s, life.tier)
+        life.files.gate.clear()
+        lease = cache.hold(cache.lookup(ROOT, ids), "job")
+        cache.commit(lease, ids, 0, [Page(label.own.hex()[:8], BLOCK_TOKENS, label.end) for label in chain(ids)])
+        cache.release(lease)
+        cache.sweep()
+        assert sum(life.thread.holds(label.key) for label in chain(ids)) == 2
+        life.files.gate.set()
+        for _ in range(6):
+            life.settle()
+            cache.sweep()
+        life.settle()
+        assert all(life.thread.is_written(label.key) for label in chain(ids))
+        refused = life.thread.stats().refused["queue_full"]
+        cache.sweep()
+        assert life.thread.stats().refused["queue_full"] == refused
 
 
 def test_what_came_for_one_job_is_there_for_the_next_that_asks(tmp_path: Path) -> None:

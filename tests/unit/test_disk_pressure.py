@@ -30,7 +30,7 @@ class Scales(SwiftFiles):
 
 
 def test_limit_and_budget_hold_to_the_byte_while_all_is_asked_at_once(tmp_path: Path) -> None:
-    """Written, read, waited for, dropped, let go and distrusted, in any order."""
+    """Written, read, waited for, let go and distrusted, in any order."""
     rng, limit, budget = random.Random(8), 40_000, 90_000
     files = Scales(tmp_path, limit)
     limits = replace(ROOM, max_bytes=limit, day_bytes=budget)
@@ -43,7 +43,7 @@ def test_limit_and_budget_hold_to_the_byte_while_all_is_asked_at_once(tmp_path: 
             thread.save(label, paper(label, padding=rng.randrange(900)), job=f"job {turn}")
         thread.want(f"job {turn}", want((*ids, 1, 2), state=turn % 3 == 0))
         keys = [label.key for label in rng.sample(labels, k=min(2, len(labels)))]
-        rng.choice([thread.drop, thread.let_go, thread.distrust, lambda _: None, lambda _: None])(keys)
+        rng.choice([thread.let_go, thread.distrust, lambda _: None, lambda _: None])(keys)
         if turn % 5 == 0:
             thread.kept([f"job {turn}"]).result(SOON_S)
     assert thread.close(SOON_S)

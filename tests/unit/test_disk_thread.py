@@ -96,7 +96,7 @@ def test_what_is_dropped_is_not_written_after_all(tmp_path: Path) -> None:
     with disk(tmp_path, files) as thread:
         files.gate.clear()
         save_all(thread, *labels)
-        thread.drop([label.key for label in labels[2:]])
+        thread.let_go([label.key for label in labels[2:]])
         files.gate.set()
         assert thread.settle(SOON_S)
         assert [thread.holds(label.key) for label in labels] == [True] * 2 + [False] * 4
@@ -113,25 +113,12 @@ def test_nobody_is_given_what_was_removed_before_he_asked(tmp_path: Path) -> Non
         files.gate.clear()
         thread.want("first", want((*IDS, 1)))
         assert files.came.wait(SOON_S)
-        thread.drop([labels[1].key])
+        thread.distrust([labels[1].key])
         thread.want("second", want((*IDS, 1)))
         files.gate.set()
         assert thread.settle(SOON_S)
         first, second = thread.fetched()
         assert (len(first.blocks), len(second.blocks)) == (3, 1)
-
-
-def test_what_comes_again_while_it_is_written_and_dropped_is_written_again(tmp_path: Path) -> None:
-    files, label = GatedFiles(), chain(IDS)[0]
-    with disk(tmp_path, files) as thread:
-        files.gate.clear()
-        save_all(thread, label)
-        assert files.came.wait(SOON_S)
-        thread.drop([label.key])
-        save_all(thread, label)
-        files.gate.set()
-        assert thread.settle(SOON_S)
-        assert thread.holds(label.key) and thread.stats().files == 1 and thread.stats().queued_bytes == 0
 
 
 def test_clear_empties_the_queue_too(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ cache stays warm between requests. It imports neither MLX nor a web framework.
 from __future__ import annotations
 
 import gc
+import struct
 import sys
 import traceback
 from array import array
@@ -28,6 +29,7 @@ from inference.tokens import Boundary, Prompt, SourceMap, Span
 Loader = Callable[[Path], TextModel]
 RawPrompt = str | tuple[int, ...]
 MAX_MODELS = 4
+ID_BYTES = array("I").itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,10 @@ class Packed:
         )
 
     def unpacked(self) -> Rendered:
-        ids = array("I")
-        ids.frombytes(self.ids)
+        ids = struct.unpack(f"{len(self.ids) // ID_BYTES}I", self.ids)
         boundaries = tuple(Boundary(*one) for one in self.boundaries)
         source = SourceMap(tuple(Span(*one) for one in self.spans))
-        prompt = Prompt(tuple(ids), boundaries, source, self.header, self.opener_tokens, self.last_user_message)
+        prompt = Prompt(ids, boundaries, source, self.header, self.opener_tokens, self.last_user_message)
         return Rendered(prompt, self.adaptations)
 
 

@@ -134,8 +134,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(value, int) and value > MAX_INTEGER for value in (*args, *kwargs.values())):
-            raise TemplateLimitError("The chat template passes a very large number to a function.")
+        for value in (*args, *kwargs.values()):  # no generator: a render calls its macros a thousand times
+            if isinstance(value, int) and value > MAX_INTEGER:
+                raise TemplateLimitError("The chat template passes a very large number to a function.")
         return super().call(context, obj, *args, **kwargs)
 
 

@@ -203,6 +203,7 @@ def _refuse_if_used(running: Runtime, ids: list[str]) -> None:
 async def _unload(running: Runtime, model_id: str, leave: Leave) -> Mapping[str, Any] | None:
     before_bytes = footprint_bytes()
     receipt = await asyncio.wrap_future(running.scheduler.unload(model_id, leave))
+    running.read_anew(model_id)
     return None if receipt is None else told(receipt, before_bytes)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mlxd.cli.admin_api import ask
+from mlxd.cli.model_orders import load, unload
 from mlxd.cli.options import state_dir_option
 from mlxd.paths import StateDir, resolve_state_dir
 from mlxd.start_errors import StartError
@@ -40,11 +41,14 @@ class Served:
     state: str
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @state_dir_option
-def models(as_json: bool, state_dir: str | None) -> None:
+@click.pass_context
+def models(context: click.Context, as_json: bool, state_dir: str | None) -> None:
     """List the models on this machine: those in the Hugging Face cache and those a running mlxd serves."""
+    if context.invoked_subcommand is not None:
+        return
     rows = list(_rows(_served(StateDir(resolve_state_dir(state_dir, os.environ)))))
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows], indent=2))
@@ -52,6 +56,10 @@ def models(as_json: bool, state_dir: str | None) -> None:
         click.echo("No models here yet. `mlxd serve --demo` needs none; `mlxd serve --model OWNER/NAME` downloads one.")
     else:
         _print(rows)
+
+
+models.add_command(load)
+models.add_command(unload)
 
 
 def _rows(served: dict[str, Served]) -> Iterator[ModelRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
 
 from tests.e2e.daemon import MLXD, ServedDaemon, clean_environment
 
@@ -33,6 +34,18 @@ def test_models_says_what_is_loaded(daemon: ServedDaemon) -> None:
     (row,) = [row for row in json.loads(run(daemon, "models", "--json").stdout) if row["state"]]
     assert (row["state"], row["kind"]) == ("loaded", "text")
     assert row["size_bytes"] > 0 and row["context_tokens"] > 0
+
+
+def test_models_are_loaded_and_unloaded(serve: Callable[..., ServedDaemon]) -> None:
+    served = serve()
+    served.wait_ready()
+    (receipt,) = json.loads(run(served, "models", "unload", "--json").stdout)["unloaded"]
+    assert receipt["freed_bytes"] >= receipt["weights_bytes"] > 0
+    assert run(served, "models", "unload").stdout == "Nothing was in memory.\n"
+    loaded = run(served, "models", "load", receipt["id"])
+    assert loaded.stdout.startswith(f"{receipt['id']} is in memory: "), loaded.stderr
+    refused = run(served, "models", "load", "./nowhere")
+    assert refused.returncode == 2 and "no such model" in refused.stderr
 
 
 def test_doctor_finds_the_daemon_well(daemon: ServedDaemon) -> None:

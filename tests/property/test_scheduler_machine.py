@@ -17,7 +17,7 @@ from inference.errors import BusyError, InferenceError, RequestError
 from inference.events import Admitted, Delta, Event, Failed, Finished, PrefillProgress
 from inference.params import KVQuantisation
 from inference.ports import ModelRef
-from inference.scheduler import Generation, ModelState, Scheduler, SchedulerSettings
+from inference.scheduler import Generation, Leave, ModelState, PoolRules, Scheduler, SchedulerSettings
 from tests.scripted import ByteTokenizer, events, final_of, reply_ids, request, scheduled, text_of
 
 MODELS = [ModelRef(name, Path(name)) for name in ("a", "b", "c")]
@@ -127,9 +127,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     def load(self, model: ModelRef) -> None:
         self.orders.append(self.scheduler.load(model))
 
-    @rule(model=st.sampled_from(MODELS))
-    def unload(self, model: ModelRef) -> None:
-        self.orders.append(self.scheduler.unload(model.id))
+    @rule(model=st.sampled_from(MODELS), leave=st.sampled_from(Leave))
+    def unload(self, model: ModelRef, leave: Leave) -> None:
+        self.orders.append(self.scheduler.unload(model.id, leave))
+
+    @rule(most=st.integers(1, SETTINGS.max_models), pinned=st.sets(st.sampled_from([model.id for model in MODELS])))
+    def rule_the_pool(self, most: int, pinned: set[str]) -> None:
+        """Every order is answered and every request ends, also where nobody may leave."""
+        self.scheduler.rule(PoolRules(most, pinned=frozenset(pinned)))
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 1000))
+    def end(self, which: int) -> None:
+        client = self.clients[which % len(self.clients)]
+        client.cancelled = bool(self.scheduler.end(client.wanted.id)) or client.cancelled
 
     @rule(model=st.sampled_from(MODELS), fault=st.sampled_from(FAULTS), ahead=st.integers(0, 5))
     def break_a_step(self, model: ModelRef, fault: Fault, ahead: int) -> None:

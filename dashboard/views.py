@@ -68,6 +68,7 @@ def faults(view: runtime.RuntimeView) -> tuple[tuple[str, int], ...]:
         "echoes that read otherwise": witness.get("exact_key_rejected_by_model_lcp", 0),
         "rows of the wrong length": store.offset_mismatch if store else 0,
         "stored blocks that had changed": store.shared_kv_mutated if store else 0,
+        "audits that found stored blocks untrue": store.warm_cold_divergence if store else 0,
     }
     return tuple((name, count) for name, count in counted.items() if count)
 

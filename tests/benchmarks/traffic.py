@@ -38,7 +38,13 @@ KNOWN: Final = {"openclaw (recorded)": 1.19}
 """OpenClaw's last message comes again with every request. Where thoughts would move without it, it is read each time:
 the model may go on reading four of them, and behind any more the last answer is computed anew at each step."""
 AGENTS: Final = ("drift", "stripped", "pi")
-ZERO: Final = ("content_lost", "exact_key_rejected_by_model_lcp", "offset_mismatch", "shared_kv_mutated")
+ZERO: Final = (
+    "content_lost",
+    "exact_key_rejected_by_model_lcp",
+    "offset_mismatch",
+    "shared_kv_mutated",
+    "warm_cold_divergence",
+)
 
 
 def run() -> Iterator[Figure]:

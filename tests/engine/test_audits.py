@@ -25,15 +25,13 @@ from inference.ports import Job
 from inference.prefix_store import AuditResult
 from inference.tokens import TokenIds
 from tests import tiny_models
-from tests.engine import test_restart
+from tests.engine.disk_process import SOON_S, Process, question
 from tests.engine.harness import Loaded
-from tests.engine.test_restart import SOON_S, Process, question
 from tests.engine.test_zero_counters import blocks_of
 from tests.engine.warm_rows import CLOSE, Answer, WarmModel, ask
 
 Load = Callable[[str], Loaded]
 ids = tiny_models.prompt_ids
-start, wide = test_restart.start, test_restart.wide
 ALL = CacheSettings(audit_every=1)
 
 

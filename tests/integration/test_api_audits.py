@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
+from dashboard.views import faults
 from inference.cache.keeper import StoreKeeper
 from inference.conversation.preparer import Preparer
 from inference.engine.blocks import KVBlock
@@ -112,6 +113,8 @@ async def test_what_is_untrue_is_found_told_and_computed_again(
     assert detail["faults"] == {"warm_cold_divergence": 1} and detail["quarantined_blocks"] > 0
     status = (await get("/api/status", headers=ADMIN)).json()
     assert status["scheduler"]["store"]["warm_cold_divergence"] == 1
+
+    assert faults(running.snapshot()) == (("audits that found stored blocks untrue", 1),)
 
     again = await ask(SYSTEM, first)
     assert again.headers["x-mlxd-verdict"] == "quarantined" and again.headers["x-conv-cached-tokens"] == "0"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 from inference.cache.blocks import BLOCK_TOKENS, Root, pack
 from inference.cache.disk import DiskStore
-from inference.cache.disk_files import Files
+from inference.cache.disk_files import Files, Found
 from inference.cache.disk_index import DiskEntry
 from inference.cache.disk_limits import MAX_FILE_BYTES, DiskLimits
 from inference.cache.disk_place import path_of
@@ -109,7 +109,7 @@ class Crash(BaseException):
 
 @dataclass
 class FailingFiles(Files):
-    """Counts acts that change the disk, and lets the `nth` fail, or all from it on; or ends the process there."""
+    """Counts what is done with the disk, and lets the `nth` fail, or all from it on; or ends the process there."""
 
     nth: int = 0
     persistent: bool = False
@@ -148,6 +148,23 @@ class FailingFiles(Files):
     def remove(self, path: Path) -> None:
         self._act("remove")
         super().remove(path)
+
+    def used_share(self, path: Path) -> tuple[int, int]:
+        self._act("used_share")
+        return super().used_share(path)
+
+    def folders(self, path: Path) -> list[str]:
+        self._act("folders")
+        return super().folders(path)
+
+    def scan(self, path: Path) -> Iterator[Found]:
+        for found in super().scan(path):
+            yield found
+            self._act("scan")
+
+    def sweep_beside(self, path: Path) -> int:
+        self._act("sweep_beside")
+        return super().sweep_beside(path)
 
     def mark_used(self, path: Path) -> None:
         self._act("mark_used")

@@ -71,7 +71,6 @@ class DiskStore:
                 step()
             except OSError as error:  # costs that step alone: files that are not in the index count towards no limit
                 self._outage.begin(error)
-        self._drop(self.index.unreachable(), "unreachable")
         self._room.shrink()
 
     def _make_folder(self) -> None:
@@ -87,7 +86,13 @@ class DiskStore:
             self.counters.dropped["manifest"] += flawed
 
     def _fill(self) -> None:
-        self.index.fill(list(self._scanned()))
+        """As far as the directory can be read; what is behind something that was not seen is left alone then."""
+        found: list[tuple[DiskEntry, int]] = []
+        try:
+            found.extend(one for one in self._scanned())
+        finally:
+            self.index.fill(found)
+        self._drop(self.index.unreachable(), "unreachable")
 
     def _scanned(self) -> Iterator[tuple[DiskEntry, int]]:
         """Files that may be of use, with the time of their last change; the others go."""

@@ -25,7 +25,7 @@ from inference.cache.saved_manifest import Manifest, read_manifest
 
 FORMAT: Final = "mlxd-prefixes-1"
 RECORD_BYTES: Final = tarfile.BLOCKSIZE
-MAX_MANIFEST_BYTES: Final = 1 << 28
+MAX_MANIFEST_BYTES: Final = 1 << 26
 MAX_PART_BYTES: Final = 1 << 30
 MAX_MEMBERS: Final = 2_000_000
 _MANIFEST: Final = re.compile(r"manifest-([0-9a-f]{64})\.json")

@@ -20,8 +20,8 @@ from mlxd.ledger.database import close_connection
 from mlxd.ledger.journal import outage_name
 from mlxd.ledger.purge import empty_log
 
-EVERY_WRITES: Final = 20
-"""Two dozen pages each: half of the log's length, so that it does not grow while it is taken over."""
+EVERY_WRITES: Final = 30
+"""27 pages each: five sixths of the log's length, so that it does not grow while it is taken over."""
 MAX_REPEATS: Final = 4
 CLOSE_S: Final = 5.0
 

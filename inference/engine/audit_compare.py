@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from inference.engine.blocks import KVBlock, KVPart
 from inference.engine.kv import KVState
-from inference.engine.kv_columns import attention_leaves, token_arrays
+from inference.engine.kv_columns import attention_leaves, recurrent_leaves, token_arrays
 from inference.engine.mlx_lm_door import QuantizedKVCache
 from inference.engine.snapshots import RecurrentSnapshot
 from inference.params import KVQuantisation
@@ -51,6 +51,11 @@ class Draw:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether all of it are numbers."""
+        return all(map(isfinite, self.logprobs))
+
 
 def draw(logits: Any, ids: tuple[int, ...] = ()) -> Draw:
     """Of logits (vocabulary,): the log-probabilities of `ids`, or else of the most likely."""
@@ -65,8 +70,9 @@ def draw(logits: Any, ids: tuple[int, ...] = ()) -> Draw:
 
 def distance(warm: Draw, cold: Draw) -> float:
     """The largest difference of log-probabilities; infinite where there is no number."""
-    apart = max(abs(one - other) for one, other in zip(warm.logprobs, cold.logprobs, strict=True))
-    return apart if isfinite(apart) and all(map(isfinite, cold.logprobs)) else inf
+    if not (warm.is_sound and cold.is_sound):
+        return inf
+    return max(abs(one - other) for one, other in zip(warm.logprobs, cold.logprobs, strict=True))
 
 
 def parts(warm: Draw, cold: Draw, near: float) -> bool:
@@ -78,10 +84,11 @@ def parts(warm: Draw, cold: Draw, near: float) -> bool:
 
 
 def tolerance(state: KVState, how: KVQuantisation | None, *, routed: bool) -> Tolerance:
-    """By what a row's keys and values are kept in. `routed`: the model has experts to choose from."""
+    """By the least exact kind of number in a row's state. `routed`: the model has experts to choose from."""
     arrays = [array for leaf in attention_leaves(state) for array in token_arrays(leaf)]
-    widest = max((array.itemsize for array in arrays if array.dtype != mx.uint32), default=4)
-    rounding = _FULL if widest > _HALF_BYTES else _HALF
+    arrays += [array for leaf in recurrent_leaves(state) for array in leaf.cache if array is not None]
+    narrowest = min((array.itemsize for array in arrays if mx.issubdtype(array.dtype, mx.floating)), default=0)
+    rounding = _FULL if narrowest > _HALF_BYTES else _HALF
     if how is not None and any(isinstance(leaf, QuantizedKVCache) for leaf in attention_leaves(state)):
         coarse = _EIGHT_BITS if how.bits > _FOUR else _FOUR_BITS
         rounding = Tolerance(max(rounding.logprob, coarse.logprob), max(rounding.kv, coarse.kv))

@@ -40,8 +40,8 @@ from inference.prefix_store import AuditResult
 STEPS: Final = 16
 SEGMENT_TOKENS: Final = 8192
 """A longer prompt is looked at in pieces of so many tokens, each behind what was found true before."""
-
-Steps = Generator[None, None, Any]
+FARTHEST: Final = 4
+"""Pieces in one, where nothing in between can be gone on from."""
 
 
 @dataclass(slots=True)
@@ -68,29 +68,42 @@ class AuditRun:
     """`model` is called with the tokens of a case; `routed`: it has experts to choose from."""
 
     def __init__(self, model: Any, store: ModelStore, case: AuditCase, context_tokens: int, *, routed: bool) -> None:
-        ids = unpack(case.packed)
-        self.end = min(len(ids) - 1, case.from_tokens + SEGMENT_TOKENS)
-        self.rest = case.behind(self.end) if self.end < len(ids) - 1 else None
         self.case = case
-        self._ids = ids
+        self._ids = unpack(case.packed)
         self._model = model
         self._store = store
+        self.end = self._end()
+        self.rest = case.behind(self.end) if self.end < len(self._ids) - 1 else None
         self._steps = max(1, min(STEPS, context_tokens - self.end))
         self._routed = routed
-        self._work_s = 0.0
+
+    def _end(self) -> int:
+        """How far it looks: recurrent layers cannot go on in every piece, and then the next place where they can is
+        taken."""
+        begin, last = self.case.from_tokens, len(self._ids) - 1
+        end = min(last, begin + SEGMENT_TOKENS)
+        if end == last or self._found(end).depth_tokens > begin:
+            return end
+        depth = self._found(last).depth_tokens
+        return depth if begin < depth <= begin + FARTHEST * SEGMENT_TOKENS else end
+
+    def _found(self, end: int) -> Reuse:
+        return self._store.found(self._ids[: end + 1], self.case.scope, self.case.kv)
 
     def run(self) -> Generator[None, None, AuditResult | None]:
-        """None: what was to be looked at is not stored any more."""
+        """None: what was to be looked at is not stored any more, or the model itself gives no numbers."""
         began_s = perf_counter()
         warm = yield from self._warm()
         if warm is None:
             return None
         reuse, draws = warm
         seen, cold_from = yield from self._cold(reuse, draws)
+        if not all(one.is_sound for one in seen.draws):
+            return None
         return self._judged(reuse, draws, seen, cold_from, perf_counter() - began_s)
 
     def _warm(self) -> Generator[None, None, tuple[Reuse, list[Draw]] | None]:
-        reuse = self._store.found(self._ids[: self.end + 1], self.case.scope, self.case.kv)
+        reuse = self._found(self.end)
         if reuse.depth_tokens <= self.case.from_tokens:
             return None
         state = self._store.assembled(reuse, self.case.kv, self.end + self._steps)
@@ -104,7 +117,7 @@ class AuditRun:
     def _cold(self, reuse: Reuse, warm: Sequence[Draw]) -> Generator[None, None, tuple[Seen, int]]:
         seen, state, cold_from = Seen(), self._store.empty(), 0
         if self.case.from_tokens:
-            base = self._store.found(self._ids[: self.case.from_tokens + 1], self.case.scope, self.case.kv)
+            base = self._found(self.case.from_tokens)
             state, cold_from = self._store.assembled(base, self.case.kv, self.end + self._steps), base.depth_tokens
             yield
         cuts = () if reuse.snapshot is None else (reuse.depth_tokens,)

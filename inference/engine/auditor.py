@@ -87,6 +87,8 @@ class Auditor:
             return None
         finally:
             self._allowance.spend(perf_counter() - began_s)
+            if self._allowance.is_spent:  # nothing is held until the next hour
+                self._close()
 
     def abandon(self) -> None:
         """Frees what an audit holds, for something else needs the device; it is kept for later once."""

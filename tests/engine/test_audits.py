@@ -250,3 +250,28 @@ def like_cold(warm: WarmModel, job: Job) -> Answer:
     told = warm.ask(job)
     assert told.gap(warm.cold(job)) < CLOSE
     return told
+
+
+def test_where_a_recurrent_state_is_rare_a_piece_reaches_to_the_next(
+    model: Callable[[str], WarmModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inference.engine.audit_run.SEGMENT_TOKENS", 256)
+    warm = model("hybrid")
+    conversation(warm, "hybrid", length=560)
+    told = audited(warm)
+    assert told and not any(one.diverged for one in told)
+    assert told[0].cold_from == 0 and told[0].depth_tokens > 256, "no state is kept before"
+    assert told[-1].prompt_tokens > 600, "all of it was looked at"
+
+
+def test_what_an_hour_ends_in_the_middle_holds_nothing(
+    model: Callable[[str], WarmModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm = model("dense")
+    conversation(warm, "dense")
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    monkeypatch.setattr("inference.engine.auditor.perf_counter", iter(range(0, 10_000, 100)).__next__)
+    assert audited(warm) == [] and mx.get_active_memory() == before
+    auditor = warm.runner.auditor
+    assert auditor is not None and not auditor.waits

@@ -97,7 +97,7 @@ class Daemon:
     def _make_runtime(self, loader_factory: Callable[[], ModelLoader]) -> Runtime:
         config = self._config
         scheduler = Scheduler(
-            lambda: NotedLoader(loader_factory(), self._deaths),
+            lambda: NotedLoader(loader_factory(), self._deaths, self._runtime.seals),
             scheduler_settings(config),
             on_death=lambda _cause: self._die("worker_died"),
             on_hang=lambda: self._die("engine_hung"),

@@ -18,6 +18,7 @@ from inference.ports import DeviceMemory, ModelLoader, ModelRef, ModelRunner
 from inference.prefix_store import PrefixStore
 from inference.scheduler import HeldBack, Scheduler
 from mlxd.paths import read_private, write_private
+from mlxd.seals import Seals
 from mlxd.start_errors import StartError
 
 DEATHS: Final = 3
@@ -72,11 +73,12 @@ def _times(found: Iterable[Any]) -> Iterable[float]:
 
 
 class NotedLoader:
-    """A `ModelLoader` that says what it is about to load."""
+    """A `ModelLoader` that says what it is about to load, and loads only what was there when it was first read."""
 
-    def __init__(self, loader: ModelLoader, deaths: LoadDeaths) -> None:
+    def __init__(self, loader: ModelLoader, deaths: LoadDeaths, seals: Seals) -> None:
         self._loader = loader
         self._deaths = deaths
+        self._seals = seals
 
     @property
     def store(self) -> PrefixStore | None:
@@ -84,11 +86,13 @@ class NotedLoader:
 
     def load(self, model: ModelRef) -> ModelRunner:
         """What is no `Exception` ends the thread and with it the process, so the model stays noted."""
+        self._seals.check(model.path)
         self._deaths.note(model.id)
         try:
             runner = self._loader.load(model)
         except Exception:
             self._deaths.note("")
+            self._seals.forget(model.path)  # it may be repaired
             raise
         self._deaths.note("")
         return runner

@@ -37,6 +37,7 @@ from mlxd.ledger.witness import Witness
 from mlxd.live_settings import LiveSettings
 from mlxd.malformed import MalformedCalls
 from mlxd.prewarm import Prewarmed
+from mlxd.seals import Seals
 from mlxd.served import ServedModel as ServedModel  # the API names it too
 from mlxd.served import default_of, resolved
 from mlxd.served import served_models as served_models
@@ -80,6 +81,7 @@ class Runtime:
     make_grammars: Callable[[Callable[[ModelRef], Tokenizer]], GrammarCompiler] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     witness: Witness = field(default_factory=Witness)
+    seals: Seals = field(default_factory=Seals)
     settings: LiveSettings = field(default_factory=lambda: LiveSettings.alone(Config(state_dir=Path())))
     prewarmed: list[Prewarmed] = field(default_factory=list)
     version: str = ""
@@ -118,6 +120,9 @@ class Runtime:
     def read_anew(self, model_id: str) -> None:
         """Has a model's tokenizer and template read again when they are needed next: its files may have changed."""
         self._texts.pop(model_id, None)
+        for model in self.models:
+            if model.id == model_id:
+                self.seals.forget(model.path)
 
     async def text(self, model: ServedModel) -> TextModel:
         """The tokenizer and template of a model, read once, off the loop. Raises `ModelError`."""
@@ -129,10 +134,12 @@ class Runtime:
             return await asyncio.shield(future)
         except Exception:
             self._texts.pop(model.id, None)  # a repaired model may be tried again
+            self.seals.forget(model.path)
             raise
 
     def _read_text(self, path: Path) -> TextModel:
         """A model's text side with the context that requests get: the configured limit where that is lower."""
+        self.seals.check(path)
         text = self.load_text(path)
         return replace(text, context_tokens=min(text.context_tokens, self.max_context_tokens or text.context_tokens))
 

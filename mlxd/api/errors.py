@@ -20,6 +20,7 @@ from inference.errors import (
 )
 from inference.scheduler import Ended, ModelInUse
 from mlxd.error_shapes import busy_status, error_body, error_response
+from mlxd.seals import ModelChanged
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +94,7 @@ RULES: Final[dict[type[InferenceError], Rule]] = {
     Ended: Rule(409, permanent=True),
     TooOften: Rule(429),
     BusyError: Rule(busy=True),
+    ModelChanged: Rule(409, permanent=True),
     ModelError: Rule(400, permanent=True),
     EngineError: Rule(500),
 }

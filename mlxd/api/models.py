@@ -162,6 +162,7 @@ async def _bring(running: Runtime, served: ServedModel) -> dict[str, Any]:
     view = running.scheduler.snapshot().model(served.id)
     if view is None or view.limits is None:
         running.read_anew(served.id)
+        running.seals.forget(served.path)
     await running.text(served)
     await asyncio.wrap_future(running.scheduler.load(served.ref))
     running.serve(named(running.models, served.id) or served)

@@ -11,6 +11,7 @@ from inference.engine.scripted import Fault, Script, ScriptedLoader
 from inference.errors import InvalidModel
 from inference.ports import ModelRef
 from mlxd.load_deaths import DEATHS, WINDOW_S, LoadDeaths, NotedLoader
+from mlxd.seals import Seals
 
 A = ModelRef("a", Path("a"))
 
@@ -58,11 +59,11 @@ def test_a_load_that_fails_or_succeeds_killed_nobody_and_one_that_ends_the_threa
     script = Script(load_faults={0: Fault.INVALID_MODEL, 2: Fault.EXIT, 3: Fault.EXIT, 4: Fault.EXIT})
     loader = ScriptedLoader(script)
     with pytest.raises(InvalidModel):
-        NotedLoader(loader, LoadDeaths(path, clock)).load(A)
-    NotedLoader(loader, LoadDeaths(path, clock)).load(A)
+        NotedLoader(loader, LoadDeaths(path, clock), Seals()).load(A)
+    NotedLoader(loader, LoadDeaths(path, clock), Seals()).load(A)
     for _ in range(DEATHS):
         deaths = LoadDeaths(path, clock)
         assert not deaths.held_back
         with pytest.raises(SystemExit):
-            NotedLoader(loader, deaths).load(A)
+            NotedLoader(loader, deaths, Seals()).load(A)
     assert LoadDeaths(path, clock).held_back == frozenset("a")

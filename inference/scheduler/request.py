@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -147,7 +148,8 @@ class Generation:
         """Waits until the whole blocks it has left so far outlive the process, or never will, or the time is over."""
         future = self._keep(self._ticket.job_ids)
         if future is not None and not future.done():
-            await asyncio.wait({asyncio.wrap_future(future)}, timeout=timeout_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
 
     async def next_batch(self, timeout_s: float | None = None) -> tuple[Event, ...]:
         """The next events that are ready together, () after `timeout_s`; `StopAsyncIteration` after the final one."""

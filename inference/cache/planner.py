@@ -2,8 +2,9 @@
 
 Attention KV can be cut at any token; a recurrent state is only where it was copied, and one can weigh as much as ten
 blocks of KV. So it is copied where later prompts of the same conversation leave this one: before the opener of a
-thought that the client will not send back, before the last message of the user, where this prompt itself left an
-earlier one, and every 2,048 tokens for all else. The end of the answer is not in the prompt: the runner keeps it.
+thought that the client will not send back, before the last message of the user and before the exchange that precedes
+it, where this prompt itself left an earlier one, and every 2,048 tokens for all else. The end of the answer is not in
+the prompt: the runner keeps it.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ def snapshot_depths(
 
 
 def _before_messages(prompt: Prompt, last_user_message: int | None) -> Iterator[int]:
-    """The last user message, and the second of all: what stands before it, system and tools, opens other sessions."""
-    numbers = [boundary.message for boundary in prompt.boundaries]
-    second = numbers[1:2]
+    """The last user message; the one two before it, where people change what they asked before, and where aider's files
+    begin, which it moves behind a growing history; and the second of all: what stands before it, system and tools,
+    opens other sessions. A conversation that goes on has all but the first of these behind it."""
+    wanted = {boundary.message for boundary in prompt.boundaries[1:2]}
+    wanted |= {last_user_message, last_user_message - 2} if last_user_message is not None else set()
     for boundary in prompt.boundaries:
-        if boundary.message == last_user_message or boundary.message in second:
+        if boundary.message in wanted:
             yield _behind_the_field_before(prompt, boundary.token)
 
 

@@ -31,6 +31,16 @@ def test_a_cold_prompt_is_planned_at_every_boundary() -> None:
     assert depths == (100, 2048, 3000, 4096, 4998)
 
 
+def test_the_exchange_before_the_last_question_is_planned_too() -> None:
+    """An edit of the last question but one leaves the prompt there, and so do files that move."""
+    pieces = [
+        span for at in range(6) for span in (Span(300 * at, 300 * at + 5, ""), Span(300 * at + 5, 300 * at + 300, "m"))
+    ]
+    talk = Prompt(tuple(range(1800)), tuple(Boundary(at, 300 * at + 5) for at in range(6)), SourceMap(tuple(pieces)))
+    assert snapshot_depths(talk, 0, 0, last_user_message=5) == (300, 900, 1500, 1799)
+    assert snapshot_depths(talk, 1200, 1200, last_user_message=5) == (1500, 1799), "a conversation that goes on"
+
+
 def test_what_is_resumed_is_not_planned_again_and_a_branch_point_is() -> None:
     depths = snapshot_depths(prompt(5000), 2048, 2900, opener_tokens=2, last_user_message=2, waiting=(3500,))
     assert depths == (2900, 3000, 3500, 4096, 4998)

@@ -19,9 +19,10 @@ from mlxd.api import drift
 from mlxd.api.auth import AdminBearer
 from mlxd.api.cache_answers import explained
 from mlxd.api.conv_kv import on_disk
-from mlxd.api.errors import InvalidField
-from mlxd.api.generate import KEYLESS, OFF_LOOP_BYTES, cache_salt, no_calls
+from mlxd.api.errors import InvalidField, NotFound
+from mlxd.api.generate import OFF_LOOP_BYTES, cache_salt, no_calls
 from mlxd.api.openai import ask_chat, ask_completion
+from mlxd.api.orders import body_of
 from mlxd.api.plain import plain
 from mlxd.api.schemas.types import Body, Name
 from mlxd.api.sessions import fields_of, header_map, name_of, session_of
@@ -29,6 +30,7 @@ from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
 from mlxd.conversing import Asking
 from mlxd.keys import access
+from mlxd.keys.access import Caller
 
 router = Router(tags=["cache"])
 admin = AdminBearer()
@@ -62,26 +64,28 @@ async def stats(request: ASGIRequest) -> dict[str, Any]:
 
 
 @router.post("/explain", auth=admin, summary="What a request would begin with, and why not with more")
-async def explain(request: ASGIRequest) -> dict[str, Any]:
-    """Takes the body of a chat request or a completion. Nothing is computed, locked or counted."""
+async def explain(request: ASGIRequest, owner: str = "") -> dict[str, Any]:
+    """Takes the body of a chat request or a completion, and as `owner` the name of the key it would come with. Nothing
+    is computed, locked or counted."""
     raw = request.body
     value = parse_object(raw) if len(raw) <= OFF_LOOP_BYTES else await asyncio.to_thread(parse_object, raw)
     ask = await (ask_completion(raw) if "prompt" in value and "messages" not in value else ask_chat(raw))
     running = runtime.current()
     served = running.resolve(ask.body.model)
     text = await running.text(served)
-    headers = header_map(request.scope["headers"])
-    session = session_of(fields_of(ask.body), headers, KEYLESS, partial(running.ledger.knows, KEYLESS))
+    headers, caller = header_map(request.scope["headers"]), _caller(owner)
+    client = caller.client
+    session = session_of(fields_of(ask.body), headers, client, partial(running.ledger.knows, client))
     volatile = drift.wanted(headers, served)
     asking = Asking(
         params=ask.params,
         conversation=ask.conversation,
         raw_prompt=ask.raw_prompt,
-        client=KEYLESS,
+        client=client,
         body_bytes=len(raw),
         session=session.given_name,
         conv=session.name,
-        salt=cache_salt(ask.body, access.KEYLESS),
+        salt=cache_salt(ask.body, caller),
         volatile=volatile,
         keep_tools=await no_calls(ask, volatile) is not None,
         counted=False,
@@ -93,17 +97,24 @@ async def explain(request: ASGIRequest) -> dict[str, Any]:
     return {"model": served.id, "conversation_id": session.id if session.given else None, **told}
 
 
-@router.post("/clear", auth=admin, summary="Let go of what is stored; it cannot be undone")
-async def clear(request: ASGIRequest) -> dict[str, Any]:
-    """Answers with what went. Rows that run go on; what they stood on may be gone, and then they store nothing more."""
+@router.post(
+    "/clear",
+    auth=admin,
+    summary="Let go of what is stored; it cannot be undone",
+    openapi_extra=body_of(ClearRequest),
+)
+async def clear(request: ASGIRequest, owner: str = "") -> dict[str, Any]:
+    """Answers with what went. Rows that run go on; what they stood on may be gone, and then they store nothing more.
+    `owner` is the name of the key whose session is meant."""
     wanted = validate(ClearRequest, parse_object(request.body))
     if sum(map(bool, (wanted.session, wanted.model, wanted.all))) != 1:
         raise InvalidField("Send one of session, model and all: true.", param="all")
 
-    knows = partial(runtime.current().ledger.knows, KEYLESS)
+    client = _caller(owner).client
+    knows = partial(runtime.current().ledger.knows, client)
 
     def work(store: PrefixStore) -> tuple[StoreRemoval, int]:
-        session = name_of(KEYLESS, wanted.session, knows) if wanted.session else ""
+        session = name_of(client, wanted.session, knows) if wanted.session else ""
         return store.clear(model=_stored_model(wanted.model), session=session), store.held_bytes
 
     done = await asyncio.wrap_future(runtime.current().scheduler.store(work))
@@ -120,6 +131,14 @@ async def take_in(request: ASGIRequest) -> dict[str, Any]:
         raise InvalidField(f"That batch cannot be read: {type(error).__name__}.", param="batch") from None
     told: dict[str, Any] = plain(asdict(taken))
     return told
+
+
+def _caller(name: str) -> Caller:
+    """Who comes with a key. Raises `NotFound`."""
+    key = access.current().keyring.named(name) if name else None
+    if name and key is None:
+        raise NotFound("There is no such key.")
+    return access.KEYLESS if key is None else Caller(client=key.id, key=key)
 
 
 def _stored_model(name: str | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from mlxd.keys.key import Usage, make_key
 from mlxd.keys.keyring import Keyring
 from mlxd.runtime import Runtime, ServedModel
 from tests import tiny_models
-from tests.integration.api_scripted import Answer, post
+from tests.integration.api_scripted import Answer, Call, post
 
 CHAT = "/v1/chat/completions"
 SECRETS = 24
@@ -99,3 +101,27 @@ async def test_those_without_a_key_share_with_each_other_and_with_no_key(
         await ask(said, headers)
         assert int((await ask(said, other)).headers["x-conv-cached-tokens"]) < COMMON
     assert int((await ask(text(900), {"authorization": "Bearer any"})).headers["x-conv-cached-tokens"]) > COMMON
+
+
+async def test_an_admin_asks_and_clears_for_a_key_by_its_name(keys: tuple[dict[str, str], dict[str, str]]) -> None:
+    alice, _ = keys
+    policy.install(policy.Policy(secret=b"the daemon's", admin_digest=policy.digest("mlxd_admin_x")))
+    await ask(text(800), {**alice, "x-conv-id": "hers"})
+    body = {"messages": [{"role": "user", "content": text(800)}]}
+
+    async def cached_tokens(owner: str) -> int:
+        told = await asked_for("/api/cache/explain", body, owner)
+        assert told.status == 200, told.body
+        return int(told.json()["cached_tokens"])
+
+    assert await cached_tokens("alice") > COMMON > max(await cached_tokens("bob"), await cached_tokens(""))
+    assert (await asked_for("/api/cache/explain", body, "nobody")).status == 404
+    for owner, goes in (("bob", False), ("", False), ("alice", True)):
+        told = await asked_for("/api/cache/clear", {"session": "hers"}, owner)
+        assert (told.json()["cleared"]["tokens"] > 0) is goes, owner
+
+
+async def asked_for(path: str, body: dict[str, Any], owner: str) -> Answer:
+    call = Call("POST", path, json.dumps(body).encode(), {"authorization": "Bearer mlxd_admin_x"})
+    call.scope["query_string"] = f"owner={owner}".encode()
+    return await call.start().result()

@@ -240,7 +240,10 @@ class Worker:
             self._residents.unload(spare)
         if self._over(limit_bytes):
             intake.pressure = True
-            self._running.end_newest(MemoryPressure("The device's memory is full; the newest request was ended."))
+            held = f"{self._loader.memory().active_bytes} bytes are held and {limit_bytes} bytes may be"
+            self._running.end_newest(
+                MemoryPressure(f"The device's memory is full ({held}); the newest request was ended.")
+            )
 
     def _shrink_store(self, limit_bytes: int) -> None:
         """The store gives back what the device holds too much, in the end also what running rows stand on."""

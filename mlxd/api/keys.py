@@ -13,6 +13,7 @@ from pydantic import Field
 
 from mlxd.api.auth import AdminBearer
 from mlxd.api.errors import Conflict, NotFound
+from mlxd.api.orders import body_of
 from mlxd.api.schemas.types import Body, Name
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
@@ -40,7 +41,12 @@ async def keys(request: ASGIRequest) -> dict[str, Any]:
     return {"keys": [shown(key, usage) for key, usage in access.current().keyring.rows()]}
 
 
-@router.post("/keys", auth=admin, summary="Make a key; the answer is the only place where it is ever told")
+@router.post(
+    "/keys",
+    auth=admin,
+    summary="Make a key; the answer is the only place where it is ever told",
+    openapi_extra=body_of(NewKey),
+)
 async def add(request: ASGIRequest) -> dict[str, Any]:
     wanted = validate(NewKey, parse_object(request.body))
     keyring = access.current().keyring

@@ -84,8 +84,9 @@ async def ask_completion(raw: bytes) -> Ask:
 @router.get("/models", auth=any_key, summary="The models served here")
 async def models(request: ASGIRequest) -> dict[str, Any]:
     caller = caller_of(request)
-    served = runtime.current().models
-    return {"object": "list", "data": [_model(model) for model in served if caller.may_use(model.id)]}
+    served = [model for model in runtime.current().models if caller.may_use(model.id)]
+    listed = [_model(model, name) for model in served for name in (model.id, *model.settings.aliases)]
+    return {"object": "list", "data": listed}
 
 
 @router.get("/models/{path:model_id}", auth=any_key, summary="One model")
@@ -94,8 +95,8 @@ async def model(request: ASGIRequest, model_id: str) -> dict[str, Any]:
     found = next((served for served in runtime.current().models if served.answers_to(model_id)), None)
     if found is None or not caller_of(request).may_use(found.id):
         raise ModelNotFound("There is no model of this name here.", param="model")
-    return _model(found)
+    return _model(found, model_id if model_id in found.settings.aliases else found.id)
 
 
-def _model(served: ServedModel) -> dict[str, Any]:
-    return {"id": served.id, "object": "model", "created": served.created_s, "owned_by": "mlxd"}
+def _model(served: ServedModel, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": served.created_s, "owned_by": "mlxd"}

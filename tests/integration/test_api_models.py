@@ -71,7 +71,7 @@ def running(tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def told(path: str) -> Any:
-    answer = await get(path, headers=ADMIN)
+    answer = await get(path, headers=ADMIN if path.startswith("/api") else {})
     assert answer.status == 200, answer.body
     return answer.json()
 
@@ -315,6 +315,8 @@ async def test_aliases_and_the_default_model(running: Runtime) -> None:
     await ordered("/api/models/load?model_id=b")
     await ordered("/api/settings", {"model_aliases": ["fast=b"], "default_model": "b"})
     assert (await complete("fast")).json()["model"] == "b"
+    assert [model["id"] for model in (await told("/v1/models"))["data"]] == ["a", "b", "fast"]
+    assert (await told("/v1/models/fast"))["id"] == "fast" and (await told("/v1/models/b"))["id"] == "b"
     assert (await post("/v1/completions", {"prompt": "x", "max_tokens": 1})).json()["model"] == "b"
     refused = (
         await Call("PUT", "/api/settings/models/a", json.dumps({"aliases": ["fast"]}).encode(), headers=ADMIN)

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inference.engine.demo import DEMO_MODEL_ID
 from inference.errors import InvalidModel, ModelNotFound
-from mlxd.catalog import find_local, local_models, named_models
+from mlxd.catalog import available, find_allowed, find_local, local_models, named_models
+from mlxd.catalog.allowed import PLAIN_ID
 
 
 def make_model(folder: Path, head: str = "Qwen3ForCausalLM") -> Path:
@@ -89,3 +92,59 @@ def test_fetch_is_asked_only_for_what_is_missing(cache: Path, tmp_path: Path) ->
 
     assert [name for name, _ in named_models(["org/writer", "new=org/absent"], fetch=fetch)] == ["org/writer", "new"]
     assert asked == ["org/absent"]
+
+
+# --- what an order over the network may name --------------------------------------------------------------------
+
+PARTS = [
+    "a",
+    "org",
+    "b",
+    "..",
+    ".",
+    "",
+    "link",
+    "loop",
+    "outside",
+    "models--x--y",
+    "snapshots",
+    "con",
+    "%2e%2e",
+    "ａ",
+    "a\0",
+]
+
+
+@pytest.fixture(scope="module")
+def rooted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[Path]]:
+    """A root with two models, links that lead out of it and round in it, and a model beside it."""
+    place = tmp_path_factory.mktemp("allowed").resolve()
+    inside = {make_model(place / "root" / "a"), make_model(place / "root" / "org" / "b")}
+    make_model(place / "outside")
+    (place / "root" / "link").symlink_to(place / "outside")
+    (place / "root" / "up").symlink_to(place)
+    (place / "root" / "loop").symlink_to(place / "root" / "loop")
+    return place / "root", inside
+
+
+@given(
+    parts=st.lists(st.sampled_from(PARTS) | st.text(max_size=4), max_size=5),
+    rooted_at=st.sampled_from(["", "root", "/"]),
+)
+def test_whatever_is_named_lies_below_a_root(rooted: tuple[Path, set[Path]], parts: list[str], rooted_at: str) -> None:
+    root, inside = rooted
+    name = "/".join(parts)
+    name = {"": name, "root": f"{root}/{name}", "/": f"/{name}"}[rooted_at]
+    try:
+        found = find_allowed(name, [root])
+    except ModelNotFound:
+        assert name not in {"a", "org/b"} and name not in map(str, inside)
+        return
+    assert found.path.resolve() in inside and PLAIN_ID.fullmatch(found.id)
+
+
+def test_all_that_may_be_loaded_is_listed_by_a_name_that_loads_it(rooted: tuple[Path, set[Path]]) -> None:
+    root, inside = rooted
+    names = [model.id for model in available([root])]
+    assert {find_allowed(name, [root]).path for name in names} >= inside
+    assert {"a", "org/b"} <= set(names) and "link" not in names

@@ -78,7 +78,7 @@ def shown(one: Ended, mode: str) -> str:
 
 
 def at_the_source(kind: str, ours: Ended) -> Figure:
-    """Against the calls of its model: the last token of each prompt is fed by a decode step."""
+    """Against the calls of its model: a prompt's last token may be fed by a decode step, or read with the rest."""
     gaps = {
         mode: ours.source[mode] + len(ours.of(mode)) - sum(one.turn.prefilled for one in ours.of(mode))
         for mode in ours.source
@@ -86,8 +86,8 @@ def at_the_source(kind: str, ours: Ended) -> Figure:
     return Figure(
         f"{kind}: counted at the source",
         ", ".join(f"{mode} {gap:+d}" for mode, gap in gaps.items()) + " tokens beyond what mlxd says",
-        "0",
-        bool(gaps) and not any(gaps.values()),
+        f"within {CONVERSATIONS}, one for each turn",
+        bool(gaps) and all(0 <= gap <= CONVERSATIONS for gap in gaps.values()),
     )
 
 

@@ -28,8 +28,13 @@ TOOL = {"type": "function", "function": {"name": "look", "description": SYSTEM, 
 
 
 @pytest.fixture(scope="module", params=["dense", "hybrid"])
-def model_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.build(tmp_path_factory.mktemp("prewarm"), request.param)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model_path(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.build(tmp_path_factory.mktemp("prewarm"), architecture)
 
 
 @pytest.fixture
@@ -112,6 +117,20 @@ async def test_a_request_comes_first_and_both_are_served(running: Runtime, tmp_p
     (one,) = await asyncio.wait_for(warming, 60)
     assert one.state == "done"
     assert (await cached_of(long, "What is rule 3?"))[0] >= one.tokens - 1
+
+
+async def test_who_needs_the_same_beginning_meanwhile_goes_on_from_what_is_there(
+    running: Runtime, architecture: str, tmp_path: Path
+) -> None:
+    """A hybrid where a state was kept, which is every 2,048 tokens."""
+    long = " ".join([SYSTEM] * 4)
+    warming = asyncio.create_task(prewarmed(running, long, folder=tmp_path))
+    while not warming.done() and not any(row.done_tokens >= 512 for row in running.scheduler.snapshot().rows):
+        await asyncio.sleep(0.002)
+    cached, _ = await cached_of(long, "What is rule 3?")
+    assert cached >= 512 or architecture == "hybrid", "also where it was not computed to its end"
+    (one,) = await asyncio.wait_for(warming, 60)
+    assert one.state == "done"
 
 
 async def test_a_request_in_a_file_brings_its_tools_and_its_beginning_alone(running: Runtime, tmp_path: Path) -> None:

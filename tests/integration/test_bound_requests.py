@@ -17,7 +17,7 @@ from mlxd.conversing import Asking
 from mlxd.ledger import ledger as ledger_room
 from mlxd.runtime import Runtime
 from tests.conversations import READ, result, talk, user
-from tests.drift import channel_message, dated_system
+from tests.drift import channel_message, dated_system, openclaw_tail
 from tests.integration.spoken_runtime import CALL, LONG, Model, answer, served
 from tests.tokenizers_in_code import template_source, text_model
 
@@ -107,3 +107,19 @@ async def test_sessions_that_say_the_same_are_bound_by_their_names(
                 assert (model.read[: len(read[name])] == read[name]) == shared
             read[name] = model.read[: model.jobs[-1].prompt.header]
             history += [said, user(f"And in {turn}?")]
+
+
+@pytest.mark.parametrize(
+    ("says", "times"), [(CALL.partition("</think>\n\n")[2], 1), (CALL, 2)], ids=["plain", "thinks"]
+)
+async def test_a_tail_that_comes_again_is_read_once_unless_thoughts_move_with_it(
+    dated: tuple[Model, Runtime], says: str, times: int
+) -> None:
+    model, runtime = dated
+    model.says = says
+    messages = [user("What is in a?")]
+    for turn in range(3):
+        said, _ = await answer(runtime, talk(*messages, openclaw_tail(), tools=(READ,)), LONG)
+        read = model.text.tokenizer.decode(model.read)
+        assert read.count("BEGIN_OPENCLAW_INTERNAL_CONTEXT") == 1 + turn * (times - 1)
+        messages += [said, result(said.tool_calls[0].id, "alpha")]

@@ -10,18 +10,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from inference.cache.disk_limits import MAX_FILE_BYTES
 
 _BESIDE: Final = ".writing-"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A file as a scan sees it: its directory's name and its own, size and last change."""
 
     folder: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +83,17 @@ def test_each_mode_ends_the_server_once_and_asks_each_conversation_again(served:
         (mode, f"{mode} {number}") for mode in ("SIGTERM", "kill -9") for number in (0, 1)
     ]
     assert all(one.turn.cached > 0.9 * one.turn.prompt and one.start_s > 0 for one in found)
+
+
+def test_a_server_that_runs_already_is_ended_by_its_number_and_started_by_the_command(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", SERVER, str(port), str(tmp_path / "seen")]
+    with subprocess.Popen(command) as running:
+        threading.Thread(target=running.wait, daemon=True).start()  # as whoever started it would
+        with Served(f"http://127.0.0.1:{port}/v1", command, running.pid, start_s=60) as one:
+            assert one.again(signal.SIGTERM) > 0
+            assert (tmp_path / "seen.ended").exists() and running.wait(20) == 0
+            assert one.again(signal.SIGKILL) > 0, "the next one it has started itself"
 
 
 def test_what_may_be_missing_depends_on_how_it_was_ended() -> None:

@@ -97,16 +97,17 @@ class LiveSettings:
         reuse = self._saved.models.get(model_id, {}).get("reuse")
         return None if reuse is None else reuse == "bitwise"
 
-    def rules(self, models: Mapping[str, ModelSettings]) -> PoolRules:
-        """Who may stay in memory. `models` are the settings of those that are served."""
-        config = self.config
-        said = self._origins["max_models"] is Origin.SAVED
-        pinned = {
-            name for name, own in models.items() if own.pinned or (own.pinned is None and name in config.pinned_models)
-        }
-        ttl_of = {name: own.ttl_s for name, own in models.items() if own.ttl_s is not None}
-        most = config.max_models if said else config.resident_models
-        return PoolRules(most, config.model_ttl_s, frozenset(pinned), ttl_of)
+    def rules(self, models: Iterable[ServedModel]) -> PoolRules:
+        """Who of the models that are served may stay in memory."""
+        config, models = self.config, tuple(models)
+        most = config.max_models if self._origins["max_models"] is Origin.SAVED else config.resident_models
+        pinned = frozenset(model.id for model in models if self._pins(model))
+        ttl_of = {model.id: ttl_s for model in models if (ttl_s := model.settings.ttl_s) is not None}
+        return PoolRules(most, config.model_ttl_s, pinned, ttl_of)
+
+    def _pins(self, model: ServedModel) -> bool:
+        own = model.settings.pinned
+        return any(map(model.answers_to, self.config.pinned_models)) if own is None else own
 
     def _save(self, saved: SavedSettings) -> None:
         if self._path is not None:
@@ -133,7 +134,7 @@ def aliases_of(config: Config, model_id: str) -> tuple[str, ...]:
     for alias, _, model in pairs:
         if not alias or not model:
             raise InvalidSetting(f"--model-alias {alias[:64]!r} is not ALIAS=MODEL.")
-    return tuple(alias for alias, _, model in pairs if model == model_id)
+    return tuple(alias for alias, _, model in pairs if model_id in (model, model.rpartition("/")[2]))
 
 
 def _plain(value: Any) -> Any:

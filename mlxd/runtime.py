@@ -111,7 +111,7 @@ class Runtime:
 
     def pool_rules(self) -> PoolRules:
         """Who may stay in memory, by the settings of now."""
-        return self.settings.rules({model.id: model.settings for model in self.models})
+        return self.settings.rules(self.models)
 
     def apply_rules(self) -> None:
         """To be called when the settings or the models have changed."""

@@ -38,7 +38,7 @@ events = structlog.get_logger(__name__)
 
 UNLOADED: Final = "unloaded"
 _loading: set[asyncio.Task[Any]] = set()
-"""Loads that nobody waits for; the event loop alone would not keep them."""
+"""Loads go on when nobody waits for them any more; the event loop alone would not keep them."""
 
 
 @router.get("/models", auth=admin, summary="The models served, and which of them are in memory")
@@ -68,9 +68,9 @@ async def load(request: ASGIRequest) -> JsonResponse:
     running = runtime.current()
     served = await _to_load(running, order.model_id, order.name)
     bringing = asyncio.create_task(_bring(running, served))
+    _loading.add(bringing)
+    bringing.add_done_callback(_ended)
     if order.wait is False:
-        _loading.add(bringing)
-        bringing.add_done_callback(_ended)
         return JsonResponse({"model": {"id": served.id, "path": str(served.path), "state": "loading"}}, status=202)
     return JsonResponse(await asyncio.shield(bringing))
 

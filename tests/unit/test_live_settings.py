@@ -15,6 +15,7 @@ from mlxd.config.load import LoadedConfig, Origin, load
 from mlxd.live_settings import LIVE, LiveSettings
 from mlxd.model_settings import ModelSettings
 from mlxd.saved_settings import SavedSettings, read_saved, write_saved
+from mlxd.served import ServedModel
 from mlxd.start_errors import InvalidSetting, UnsafeStateDir
 
 GOOD: dict[str, list[Any]] = {
@@ -127,10 +128,18 @@ def test_pins_and_times_of_single_models_come_before_those_of_all() -> None:
             dict.fromkeys(BY_NAME, Origin.DEFAULT),
         )
     )
-    rules = live.rules(
-        {"a": ModelSettings(), "b": ModelSettings(pinned=False), "c": ModelSettings(pinned=True, ttl_s=0.0)}
-    )
+    own = {"a": ModelSettings(), "b": ModelSettings(pinned=False), "c": ModelSettings(pinned=True, ttl_s=0.0)}
+    rules = live.rules(ServedModel(name, Path(name), 0, settings) for name, settings in own.items())
     assert rules.pinned == {"a", "c"} and rules.max_models == 3
     assert rules.expires("b", 9.0) and not rules.expires("b", 8.0) and not rules.expires("a", 99.0)
     live.change({"max_models": 1})
-    assert live.rules({}).max_models == 1, "who says a number means it"
+    assert live.rules(()).max_models == 1, "who says a number means it"
+
+
+def test_models_are_meant_by_whatever_they_answer_to() -> None:
+    live = LiveSettings.alone(
+        Config(state_dir=Path("x"), pinned_models=("org/a", "quick"), model_aliases=("quick=org/b", "slow=c"))
+    )
+    models = live.settled(ServedModel(name, Path(name), 0) for name in ("a", "b", "c"))
+    assert [model.settings.aliases for model in models] == [(), ("quick",), ("slow",)]
+    assert live.rules(models).pinned == {"a", "b"}

@@ -27,11 +27,11 @@ SLOW_START_S = 180.0
 def mlxd(
     model: Path, *arguments: str, threads: int = 1, command: Sequence[str] = MLXD, **variables: str
 ) -> Iterator[ServedDaemon]:
-    """`mlxd serve --model MODEL ARGUMENTS`, ready."""
+    """`mlxd serve --model MODEL ARGUMENTS`, ready. Without audits: they compute again on purpose, in idle moments."""
     with tempfile.TemporaryDirectory(prefix="mlxd-benchmark-") as made:
         served = ServedDaemon(
             Path(made) / "state",
-            ["--model", str(model), *arguments],
+            ["--model", str(model), "--audit-every", "0", *arguments],
             command=command,
             environment={**machine.blas(threads), **variables},
         )

@@ -6,6 +6,7 @@ command line comes before what was saved, at the next start; until then the late
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,10 @@ LIVE: Final = frozenset(
 
 
 class LiveSettings:
-    """`config` is what holds now. Used on the event loop. Without a `path` nothing outlives the process."""
+    """`config` is what holds now. Without a `path` nothing outlives the process.
+
+    Used on the event loop; who changes something holds `changing` until it holds everywhere.
+    """
 
     def __init__(self, loaded: LoadedConfig, path: Path | None = None) -> None:
         self._path = path
@@ -41,6 +45,7 @@ class LiveSettings:
         self._beneath = loaded.beneath or loaded
         self._origins = dict(loaded.origins)
         self.config = loaded.config
+        self.changing = asyncio.Lock()
 
     @classmethod
     def alone(cls, config: Config) -> LiveSettings:

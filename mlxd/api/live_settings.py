@@ -86,11 +86,12 @@ async def model_settings(request: ASGIRequest, model_id: str) -> dict[str, Any]:
 async def set_model(request: ASGIRequest, model_id: str) -> dict[str, Any]:
     """`reuse` holds from the model's next load, all else at once."""
     running = runtime.current()
-    served = exactly(running, model_id)
     wanted = ModelSettings.of(read_order(OwnSettings, request).as_values())
-    _check_model(running, served, wanted)
-    await _kept(lambda: running.settings.change_model(served.id, wanted))
-    running.serve(replace(served, settings=running.settings.model(served.id)))
+    async with running.settings.changing:
+        served = exactly(running, model_id)
+        _check_model(running, served, wanted)
+        await _kept(lambda: running.settings.change_model(served.id, wanted))
+        running.models = running.settings.settled(running.models)
     running.apply_rules()
     return shown(running, exactly(running, served.id))
 
@@ -102,7 +103,13 @@ def _model_cache(running: Runtime) -> dict[str, Any]:
 
 
 async def _change(running: Runtime, changes: Mapping[str, Any]) -> LiveSettings:
-    """Tries all of it, keeps it, and has it hold."""
+    """Tries all of it, keeps it, and has it hold; one change after the other."""
+    async with running.settings.changing:
+        await _change_alone(running, changes)
+    return running.settings
+
+
+async def _change_alone(running: Runtime, changes: Mapping[str, Any]) -> None:
     try:
         config = running.settings.tried(changes)
         changed = _policy(config)
@@ -116,7 +123,6 @@ async def _change(running: Runtime, changes: Mapping[str, Any]) -> LiveSettings:
     running.models = running.settings.settled(running.models)
     running.scheduler.limit(scheduler_settings(config))
     running.apply_rules()
-    return running.settings
 
 
 def _policy(config: Config) -> policy.Policy:

@@ -15,7 +15,7 @@ import pytest
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.engine.scripted import Script, ScriptedLoader
-from inference.scheduler import Scheduler, SchedulerSettings
+from inference.scheduler import PoolRules, Scheduler, SchedulerSettings
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.config import BY_NAME, Config
@@ -309,6 +309,19 @@ async def test_settings_hold_as_a_whole_or_not_at_all(running: Runtime, tmp_path
     await ordered("/api/settings", {"temperature": None})
     assert (await rows())["temperature"]["source"] == "default" and "temperature" not in policy.current().sampling
     assert {name for name, row in (await rows()).items() if row["live"]} == LIVE
+
+
+async def test_changes_that_come_together_all_hold(running: Runtime, tmp_path: Path) -> None:
+    wanted = {"temperature": 0.5, "top_k": 7, "max_models": 3, "queue_size": 5, "keepalive_s": 2.0, "min_p": 0.25}
+    alone = [ordered("/api/settings", {name: value}) for name, value in wanted.items()]
+    body = json.dumps({"pinned": True}).encode()
+    await asyncio.gather(*alone, Call("PUT", "/api/settings/models/a", body, headers=ADMIN).start().result())
+    saved = read_saved(tmp_path / "settings.json")
+    assert saved.knobs == wanted and saved.models == {"a": {"pinned": True}}
+    assert {name: getattr(running.settings.config, name) for name in wanted} == wanted
+    now = policy.current()
+    assert (now.sampling, now.keepalive_s) == ({"temperature": 0.5, "top_k": 7, "min_p": 0.25}, 2.0)
+    assert running.pool_rules() == PoolRules(3, 0.0, frozenset("a"))
 
 
 async def test_aliases_and_the_default_model(running: Runtime) -> None:

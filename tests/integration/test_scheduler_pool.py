@@ -92,6 +92,18 @@ async def test_a_second_model_is_loaded_while_the_first_streams() -> None:
         assert await error_of(stream) is None
 
 
+async def test_models_change_places_while_another_streams() -> None:
+    """Two may stay: the one that streams does, and the others take turns beside it."""
+    made = ScriptedLoader(scripts={"a": Script(decode_s=0.005), "b": Script(), "c": Script()})
+    with scheduled(loader=made, max_models=2) as scheduler:
+        stream = scheduler.submit(request(model=ref("a"), max_tokens=1000))
+        await until(lambda: scheduler.snapshot().running)
+        for name in "bcbc":
+            assert await error_of(scheduler.submit(request(model=ref(name)))) is None
+        assert not stream.ended and made.loaded == {"a": 1, "b": 2, "c": 2}
+        assert await error_of(stream) is None
+
+
 async def test_pinned_models_stay_and_who_finds_no_place_is_told_the_figures() -> None:
     made = ScriptedLoader(limit_bytes=5_000_000)
     with scheduled(loader=made, max_models=2) as scheduler:

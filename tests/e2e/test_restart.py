@@ -43,8 +43,11 @@ def test_a_conversation_goes_on_after_a_sigterm_and_after_a_kill(tmp_path: Path,
         prompt, cached = turn(served, messages, "")
         assert prompt - cached < 256 + 30, "the unfinished block and the new question"
         token = (state / "admin.token").read_text().strip()
-        told = httpx.get(f"{served.url}/api/cache/stats", headers={"Authorization": f"Bearer {token}"}).json()["disk"]
+        admin = {"Authorization": f"Bearer {token}"}
+        told = httpx.get(f"{served.url}/api/cache/stats", headers=admin).json()["disk"]
         assert told["read_tokens"] >= cached and told["refused"] == {} and told["outage"] == ""
+        view = httpx.get(f"{served.url}/api/status", headers=admin).json()["scheduler"]
+        assert view["store"]["disk"]["state"] == "ok"
 
 
 def test_without_a_disk_nothing_is_written(tmp_path: Path, tiny_model: Path) -> None:

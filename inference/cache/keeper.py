@@ -59,6 +59,7 @@ class StoreKeeper:
         return self._pins.pin(session)
 
     def clear(self, *, model: str = "", session: str = "") -> StoreRemoval:
+        self._pins.unpin(session)
         return self._gone(self._cache.clear(model=model, session=session))
 
     def close(self) -> None:
@@ -101,6 +102,7 @@ class StoreKeeper:
         )
 
     def _gone(self, evicted: tuple[Evicted, ...]) -> StoreRemoval:
+        self._pins.prune()
         if evicted:
             self._give_back()
         blocks = [gone for gone in evicted if gone.tokens]

@@ -58,9 +58,13 @@ class Pins:
 
     def told(self) -> tuple[Pinned, ...]:
         """What is still held."""
+        self.prune()
+        return tuple(self._told(session, pin) for session, pin in self._held.items())
+
+    def prune(self) -> None:
+        """Lets go of what has left the store all the same: its arrays would stay in memory, counted by nobody."""
         for session in [session for session, pin in self._held.items() if not pin.tip.attached]:
             self.unpin(session)
-        return tuple(self._told(session, pin) for session, pin in self._held.items())
 
     def _told(self, session: str, pin: _Pin) -> Pinned:
         return Pinned(session, pin.tip.end, self._nbytes([pin.tip]) + sum(state.nbytes for state in pin.states))

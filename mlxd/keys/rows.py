@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
@@ -21,7 +22,7 @@ def stored_keys() -> Iterator[tuple[ApiKey, Usage]]:
             digest=bytes(row.digest),
             name=row.name,
             scopes=scopes,
-            models=tuple(map(str, row.allowed_models)),
+            models=tuple(map(str, json.loads(row.allowed_models))),
             requests_per_minute=row.requests_per_minute,
             created_s=row.created_at.timestamp(),
             expires_s=_seconds(row.expires_at),
@@ -37,7 +38,7 @@ def insert_key(key: ApiKey) -> None:
         digest=key.digest,
         name=key.name,
         scopes=",".join(sorted(key.scopes)),
-        allowed_models=list(key.models),
+        allowed_models=json.dumps(key.models),
         requests_per_minute=key.requests_per_minute,
         created_at=moment(key.created_s),
         expires_at=None if key.expires_s is None else moment(key.expires_s),

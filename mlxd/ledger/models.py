@@ -150,7 +150,7 @@ class Key(models.Model):
     digest = models.BinaryField(max_length=32, unique=True)
     name = models.CharField(unique=True, max_length=64)
     scopes = models.CharField(max_length=128)
-    allowed_models = models.JSONField(default=list)
+    allowed_models = models.TextField(default="[]")
     requests_per_minute = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True)

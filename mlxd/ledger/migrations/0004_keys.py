@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
                 ('digest', models.BinaryField(max_length=32, unique=True)),
                 ('name', models.CharField(max_length=64, unique=True)),
                 ('scopes', models.CharField(max_length=128)),
-                ('allowed_models', models.JSONField(default=list)),
+                ('allowed_models', models.TextField(default='[]')),
                 ('requests_per_minute', models.PositiveIntegerField(default=0)),
                 ('created_at', models.DateTimeField()),
                 ('expires_at', models.DateTimeField(null=True)),

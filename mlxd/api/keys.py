@@ -17,6 +17,7 @@ from mlxd.api.orders import body_of
 from mlxd.api.schemas.types import Body, Name
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
+from mlxd.api.wholly import wholly
 from mlxd.keys import access
 from mlxd.keys.key import MAX_MODELS, Scope, Usage, make_key, shown
 
@@ -48,20 +49,7 @@ async def keys(request: ASGIRequest) -> dict[str, Any]:
     openapi_extra=body_of(NewKey),
 )
 async def add(request: ASGIRequest) -> dict[str, Any]:
-    wanted = validate(NewKey, parse_object(request.body))
-    keyring = access.current().keyring
-    if len(keyring.rows()) >= MAX_KEYS:
-        raise Conflict(f"There are {MAX_KEYS} keys. Remove one.", code="too_many_keys")
-    secret, key = make_key(
-        wanted.name,
-        lambda name: keyring.named(name) is not None,
-        scopes=[Scope.INFER] if wanted.scopes is None else wanted.scopes,
-        models=wanted.models or (),
-        requests_per_minute=wanted.requests_per_minute or 0,
-        expires_in_s=wanted.expires_in_s,
-    )
-    await keyring.add(key)
-    return {**shown(key, Usage()), "key": secret}
+    return await wholly(_added(validate(NewKey, parse_object(request.body))))
 
 
 @router.delete("/keys/{name}", auth=admin, summary="Remove a key, by its name or its id")
@@ -71,5 +59,23 @@ async def remove(request: ASGIRequest, name: str) -> dict[str, Any]:
     key = keyring.named(name)
     if key is None:
         raise NotFound("There is no such key.")
-    await keyring.remove(key)
+    await wholly(keyring.remove(key))
     return {"id": key.id, "name": key.name, "removed": True}
+
+
+async def _added(wanted: NewKey) -> dict[str, Any]:
+    """One after the other: whether a name is taken is known when the one before is kept."""
+    keyring = access.current().keyring
+    async with access.current().changing:
+        if len(keyring.rows()) >= MAX_KEYS:
+            raise Conflict(f"There are {MAX_KEYS} keys. Remove one.", code="too_many_keys")
+        secret, key = make_key(
+            wanted.name,
+            lambda name: keyring.named(name) is not None,
+            scopes=[Scope.INFER] if wanted.scopes is None else wanted.scopes,
+            models=wanted.models or (),
+            requests_per_minute=wanted.requests_per_minute or 0,
+            expires_in_s=wanted.expires_in_s,
+        )
+        await keyring.add(key)
+    return {**shown(key, Usage()), "key": secret}

@@ -16,6 +16,7 @@ from mlxd.api.auth import AdminBearer
 from mlxd.api.errors import InvalidField, NotFound
 from mlxd.api.forget import forget_session
 from mlxd.api.plain import plain
+from mlxd.api.wholly import wholly
 from mlxd.ledger import compare, read
 
 router = Router(tags=["sessions"])
@@ -24,7 +25,7 @@ admin = AdminBearer()
 MAX_PAGE: Final = 200
 PAGE: Final = 50
 ID: Final = re.compile(r"[0-9a-f]{32}")
-SESSION_MARK: Final = re.compile(r"(\d{1,12}\.\d{1,6})-([0-9a-f]{32})")
+SESSION_MARK: Final = re.compile(r"(\d{1,11}\.\d{1,6})-([0-9a-f]{32})")
 NUMBER: Final = re.compile(r"\d{1,18}")
 
 
@@ -59,7 +60,7 @@ async def forget(request: ASGIRequest, session_id: str) -> dict[str, Any]:
     """In memory and on the disk. What other sessions share with it stays. It cannot be undone."""
     if not ID.fullmatch(session_id):
         raise NotFound("There is no such session.")
-    gone = await forget_session(runtime.current(), session_id)
+    gone = await wholly(forget_session(runtime.current(), session_id))
     if not any(gone.values()):
         raise NotFound("There is no such session.")
     return {"id": session_id, **gone}

@@ -23,6 +23,7 @@ from mlxd.api.orders import body_of, read_order
 from mlxd.api.reasoning import checked_args
 from mlxd.api.schemas.admin import ModelCache, OwnSettings
 from mlxd.api.strict_json import parse_object
+from mlxd.api.wholly import wholly
 from mlxd.config import BY_NAME, KNOBS, Config, Knob
 from mlxd.live_settings import LIVE, LiveSettings, scheduler_settings
 from mlxd.model_settings import ModelSettings
@@ -33,7 +34,8 @@ from mlxd.start_errors import InvalidSetting, StartError
 router = Router(tags=["settings"])
 admin = AdminBearer()
 _OF_POLICY: Final = (
-    *("sampling", "default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_of", "keepalive_s"),
+    *("sampling", "default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_of"),
+    *("keep_tools", "keepalive_s"),
 )
 _ANY_OBJECT: Final = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
@@ -87,12 +89,7 @@ async def set_model(request: ASGIRequest, model_id: str) -> dict[str, Any]:
     """`reuse` holds from the model's next load, all else at once."""
     running = runtime.current()
     wanted = ModelSettings.of(read_order(OwnSettings, request).as_values())
-    async with running.settings.changing:
-        served = exactly(running, model_id)
-        _check_model(running, served, wanted)
-        await _kept(lambda: running.settings.change_model(served.id, wanted))
-        running.models = running.settings.settled(running.models)
-    running.apply_rules()
+    served = await wholly(_change_model(running, model_id, wanted))
     return shown(running, exactly(running, served.id))
 
 
@@ -104,25 +101,35 @@ def _model_cache(running: Runtime) -> dict[str, Any]:
 
 async def _change(running: Runtime, changes: Mapping[str, Any]) -> LiveSettings:
     """Tries all of it, keeps it, and has it hold; one change after the other."""
-    async with running.settings.changing:
-        await _change_alone(running, changes)
+    await wholly(_change_alone(running, changes))
     return running.settings
 
 
 async def _change_alone(running: Runtime, changes: Mapping[str, Any]) -> None:
-    try:
-        config = running.settings.tried(changes)
-        changed = _policy(config)
-        _check_names(running, config)
-    except InvalidSetting as error:
-        at = next((name for name in changes if name in error.message), "")
-        raise InvalidField(error.message, param=at, code="invalid_setting") from None
-    await _kept(lambda: running.settings.change(changes))
-    policy.install(changed)
-    running.default_model, running.strict_models = config.default_model, config.strict_models
-    running.models = running.settings.settled(running.models)
-    running.scheduler.limit(scheduler_settings(config))
-    running.apply_rules()
+    async with running.settings.changing:
+        try:
+            config = running.settings.tried(changes)
+            _policy(config)
+            _check_names(running, config)
+        except InvalidSetting as error:
+            at = next((name for name in changes if name in error.message), "")
+            raise InvalidField(error.message, param=at, code="invalid_setting") from None
+        await _kept(lambda: running.settings.change(changes))
+        policy.install(_policy(config))  # of this moment: the admin token may be another by now
+        running.default_model, running.strict_models = config.default_model, config.strict_models
+        running.models = running.settings.settled(running.models)
+        running.scheduler.limit(scheduler_settings(config))
+        running.apply_rules()
+
+
+async def _change_model(running: Runtime, model_id: str, wanted: ModelSettings) -> ServedModel:
+    async with running.settings.changing:
+        served = exactly(running, model_id)
+        _check_model(running, served, wanted)
+        await _kept(lambda: running.settings.change_model(served.id, wanted))
+        running.models = running.settings.settled(running.models)
+        running.apply_rules()
+    return served
 
 
 def _policy(config: Config) -> policy.Policy:

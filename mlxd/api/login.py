@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import structlog
@@ -24,7 +25,9 @@ from mlxd.api.errors import Conflict, InsufficientScope, InvalidField, InvalidKe
 from mlxd.api.schemas.types import Body
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
+from mlxd.api.wholly import wholly
 from mlxd.keys import access
+from mlxd.keys.access import Access
 from mlxd.keys.codes import CODE_S
 from mlxd.keys.key import digest
 from mlxd.keys.pages import cookie_name, cookie_of, from_own_page
@@ -71,7 +74,7 @@ async def login(request: ASGIRequest) -> HttpResponse:
 async def logout(request: ASGIRequest) -> HttpResponse:
     cookie, token = cookie_of(request), access.admin()
     if cookie and token is not None:
-        await access.current().browsers.sign_out(token, cookie)
+        await wholly(access.current().browsers.sign_out(token, cookie))
     response = JsonResponse({"signed_in": False})
     response.delete_cookie(cookie_name(request), path="/", samesite="Strict")
     return response
@@ -83,10 +86,16 @@ async def rotate(request: ASGIRequest) -> dict[str, Any]:
     now = access.current()
     if now.token_file is None:
         raise Conflict("There is no file to keep a token in.", code="no_token_file")
-    token = await asyncio.to_thread(new_admin_token, now.token_file)
-    policy.install(replace(policy.current(), admin_digest=digest(token)))
+    return {"rotated": True, "signed_out": await wholly(_rotated(now, now.token_file))}
+
+
+async def _rotated(now: Access, token_file: Path) -> int:
+    """How many browsers were signed out. One after the other: what the file holds is what counts."""
+    async with now.changing:
+        token = await asyncio.to_thread(new_admin_token, token_file)
+        policy.install(replace(policy.current(), admin_digest=digest(token)))
     now.codes.take_back()
-    return {"rotated": True, "signed_out": await now.browsers.sign_all_out()}
+    return await now.browsers.sign_all_out()
 
 
 def _good(wanted: LoginRequest) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -35,13 +36,17 @@ ADMIN: Final = Caller(admin=True)
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One per process. `guesses` are attempts to sign in with the token, `token_file` is where it stands."""
+    """One per process. `guesses` are attempts to sign in with the token, `token_file` is where it stands.
+
+    Who makes a key or a token holds `changing` until it counts.
+    """
 
     keyring: Keyring = field(default_factory=Keyring)
     browsers: Browsers = field(default_factory=Browsers)
     codes: LoginCodes = field(default_factory=LoginCodes)
     guesses: Pace = field(default_factory=lambda: Pace(GUESSES_PER_MINUTE))
     token_file: Path | None = None
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 _current = Access()

@@ -145,7 +145,14 @@ def test_sessions_and_turns_are_shown_to_the_admin_alone(tmp_path: Path) -> None
             "/api/sessions/x'--",
         ):
             assert admin(served, unknown)["error"]["code"] == "not_found", unknown
-        for bad in ("?limit=0", "?limit=-1", "?limit=1000000000", "?limit=x", "?before=;drop"):
+        for bad in (
+            "?limit=0",
+            "?limit=-1",
+            "?limit=1000000000",
+            "?limit=x",
+            "?before=;drop",
+            f"?before={10**12 - 1}.0-{'0' * 32}",
+        ):
             assert admin(served, f"/api/sessions{bad}")["error"]["code"] == "invalid_value", bad
         for path in ("/api/sessions", f"/api/sessions/{session['id']}", f"/api/turns/{first['id']}"):
             assert httpx.get(f"{served.url}{path}").status_code == 401

@@ -42,8 +42,12 @@ def read_saved(path: Path) -> SavedSettings:
 
 
 def write_saved(path: Path, saved: SavedSettings) -> None:
-    """All of it or nothing. Raises `UnsafeStateDir` where the disk will not have it."""
-    write_private(path, json.dumps({"knobs": dict(saved.knobs), "models": dict(saved.models)}, indent=1) + "\n")
+    """All of it or nothing. Raises `UnsafeStateDir` where the disk will not have it, `InvalidSetting` for more than
+    the next start would read."""
+    text = json.dumps({"knobs": dict(saved.knobs), "models": dict(saved.models)}, indent=1) + "\n"
+    if len(text) > MAX_CHARS:
+        raise InvalidSetting(f"Saved settings may have {MAX_CHARS:,} characters in all, and these have {len(text):,}.")
+    write_private(path, text)
 
 
 def _unreadable(path: Path) -> InvalidSetting:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import stat
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,22 @@ async def test_settings_hold_as_a_whole_or_not_at_all(running: Runtime, tmp_path
     assert {name for name, row in (await rows()).items() if row["live"]} == LIVE
 
 
+async def test_all_that_may_change_holds_at_once(running: Runtime) -> None:
+    wanted = {"keep_tools": True, "strip_thinking": True, "default_thinking": False, "preserve_thinking": False}
+    others = {"volatile": "omit", "volatile_models": ["a=bind"], "keepalive_s": 3.0, "top_p": 0.5}
+    await ordered("/api/settings", wanted | others)
+    fresh, kept = policy.Policy.of(running.settings.config, ""), policy.current()
+    for name in {one.name for one in fields(fresh)} - {"admin_digest", "require_key", "secret"}:
+        assert getattr(kept, name) == getattr(fresh, name) != getattr(policy.Policy(), name), name
+
+
+async def test_what_the_next_start_could_not_read_is_not_saved(running: Runtime, tmp_path: Path) -> None:
+    refused = await ordered("/api/settings", {"pinned_models": ["a"] * 200_000, "temperature": 0.5}, 409)
+    assert refused["error"]["code"] == "settings_not_saved" and "1,048,576" in refused["error"]["message"]
+    assert running.settings.config.pinned_models == () and "temperature" not in policy.current().sampling
+    assert not (tmp_path / "settings.json").exists()
+
+
 async def test_changes_that_come_together_all_hold(running: Runtime, tmp_path: Path) -> None:
     wanted = {"temperature": 0.5, "top_k": 7, "max_models": 3, "queue_size": 5, "keepalive_s": 2.0, "min_p": 0.25}
     alone = [ordered("/api/settings", {name: value}) for name, value in wanted.items()]
@@ -353,6 +370,7 @@ async def test_one_model_has_settings_of_its_own(running: Runtime, tmp_path: Pat
         LoadedConfig(running.settings.config, dict.fromkeys(BY_NAME, Origin.DEFAULT)), tmp_path / "settings.json"
     )
     assert again.model("a").as_dict() == wanted
-    for wrong in ({"kv_group_size": 64}, {"volatile": "nonsense"}, {"sampling": {"temperature": 9}}, {"surprise": 1}):
+    kv = ({"kv_group_size": 64}, {"kv_bits": 5}, {"kv_bits": 8, "kv_group_size": 33})
+    for wrong in (*kv, {"volatile": "nonsense"}, {"sampling": {"temperature": 9}}, {"surprise": 1}):
         assert (await put(wrong)).status == 400
     assert (await put({})).json()["settings"] == {}

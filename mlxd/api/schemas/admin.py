@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -71,8 +71,8 @@ class OwnSettings(AdminBody):
     thinking: bool | None = None
     preserve_thinking: bool | None = None
     template_args: Annotated[dict[Name, str | int | float | bool], Field(max_length=32)] | None = None
-    kv_bits: Annotated[int, Field(ge=4, le=8), Integral] | None = None
-    kv_group_size: Annotated[int, Field(ge=32, le=128), Integral] | None = None
+    kv_bits: Annotated[Literal[4, 8], Integral] | None = None
+    kv_group_size: Annotated[Literal[32, 64, 128], Integral] | None = None
     quantized_kv_start: Amount | None = None
     reuse: Annotated[str, StringConstraints(pattern="^(token|bitwise)$")] | None = None
     volatile: Name | None = None

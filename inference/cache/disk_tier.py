@@ -39,7 +39,7 @@ class DiskTier:
         self._reading: dict[str, tuple[Query | None, float]] = {}
         self._come: list[Fetched] = []
         self._late: set[str] = set()
-        self._owing: dict[str, Lease] = {}
+        self._owing: dict[Node, tuple[str, bool]] = {}
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -99,20 +99,28 @@ class DiskTier:
 
         All of it is looked at, for a broken file leaves a gap before others that are there. 0.5 ms for 1000 blocks.
         """
-        job, better = lease.request_id, lease.reuse.query.mode is ReuseMode.BITWISE
-        way = [node for node in lease.tip.upwards() if node.is_full] if lease.tip.attached else []
+        self._hand_over(lease.tip, lease.request_id, better=lease.reuse.query.mode is ReuseMode.BITWISE)
+
+    def _hand_over(self, tip: Node, job: str, *, better: bool) -> None:
+        way = [node for node in tip.upwards() if node.is_full] if tip.attached else []
         is_written = self._thread.is_written
         for node in [one for one in reversed(way) if not is_written(label_key(one), exact=better and one.exact)]:
             if not self._save(node, job=job, better=better):  # nothing is found behind a gap
-                self._owing[job] = lease
+                self._owing[tip] = job, better
                 return
-        self._owing.pop(job, None)
+        self._owing.pop(tip, None)
 
     def catch_up(self) -> None:
-        """Hands over what found no room in the queue, once half of it is free. Costs nothing while nothing did."""
-        if self._owing and self._thread.is_roomy:
-            for lease in tuple(self._owing.values()):
-                self.committed(lease)
+        """Hands over what found no room in the queue, once half of it is free. Costs nothing while nothing did.
+
+        What has left memory since is not held for it: a disk that hangs would hold all that was ever evicted.
+        """
+        if not self._owing:
+            return
+        self._owing = {tip: how for tip, how in self._owing.items() if tip.attached}
+        if self._thread.is_roomy:
+            for tip, (job, better) in tuple(self._owing.items()):
+                self._hand_over(tip, job, better=better)
 
     def released(self, lease: Lease) -> None:
         """A request has ended well: the states it leaves are worth their size now."""

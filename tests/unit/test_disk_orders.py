@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -233,6 +235,28 @@ def test_what_found_no_room_in_the_queue_is_written_when_there_is(tmp_path: Path
         refused = life.thread.stats().refused["queue_full"]
         cache.sweep()
         assert life.thread.stats().refused["queue_full"] == refused
+
+
+def test_a_disk_that_hangs_holds_nothing_that_has_left_memory(tmp_path: Path) -> None:
+    """What it still owes the disk is a part of the store, or its memory would be counted nowhere."""
+    with living(tmp_path, queue_bytes=20) as life:
+        cache = PrefixCache(CacheLimits(40, 40, 40), lambda: life.now_s, life.tier)  # five blocks
+        life.files.gate.clear()
+        looks: list[weakref.ref[Page]] = []
+        for number in range(20):
+            ids = tuple(range(number * 1000, number * 1000 + BLOCK_TOKENS))
+            lease, page = (
+                cache.hold(cache.lookup(ROOT, ids), f"job {number}"),
+                Page(f"page {number:3}", BLOCK_TOKENS, 256),
+            )
+            looks.append(weakref.ref(page))
+            cache.commit(lease, ids, 0, [page])
+            cache.release(lease)
+        del lease, page
+        cache.sweep()
+        gc.collect()
+        queued = life.thread.stats().queued_bytes // 8
+        assert sum(look() is not None for look in looks) <= cache.held_bytes // 8 + queued < 10
 
 
 def test_what_came_for_one_job_is_there_for_the_next_that_asks(tmp_path: Path) -> None:

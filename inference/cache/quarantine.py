@@ -16,14 +16,17 @@ from inference.cache.verdict import VerdictName
 def quarantine(store: Store, reuse: Reuse, from_tokens: int) -> list[Evicted]:
     """Removes the blocks of a lookup that hold tokens from a depth on, and its recurrent state; which blocks went.
 
-    Siblings that hold parts of those blocks go too, and whatever stands behind, in memory or on the disk alone.
+    Siblings that hold parts of those blocks go too, and whatever stands behind, in memory or on the disk alone. An
+    audit locks nothing: what it looked at may have left memory since, for the disk, and may be back from there.
     """
     stored = reuse.stored
+    if store.disk is not None:
+        untrue = [node for node in reuse.nodes if node.end > from_tokens]
+        store.disk.distrusted(untrue, () if stored is None else (stored,))
     if stored is not None and stored in store.tree.snapshots:
         store.tree.drop_snapshot(stored)
-        if store.disk is not None:
-            store.disk.distrusted((), (stored,))
-    first = next((node for node in reuse.nodes if node.end > from_tokens), None)
+    now = store.tree.match(reuse.query.root, reuse.query.packed, reuse.depth_tokens).blocks
+    first = next((node for node in now if node.end > from_tokens), None)
     if first is None:
         return []
     return [gone for holder in store.tree.holders(first, 0) for gone in _without(store, holder)]

@@ -18,6 +18,7 @@ from inference.cache.disk_thread import DiskThread
 from inference.cache.disk_tier import PATIENCE_S, DiskTier
 from inference.cache.limits import CacheLimits
 from inference.cache.prefix_cache import PrefixCache
+from inference.cache.quarantine import quarantine
 from inference.cache.restore import restore
 from inference.cache.reuse import Query, ReuseMode
 from inference.cache.store import Store
@@ -181,6 +182,28 @@ def test_a_request_whose_kv_is_not_true_leaves_nothing_on_the_disk(tmp_path: Pat
         cache.discard(lease)
         life.settle()
         assert [life.thread.holds(label.key) for label in labels] == [True, False, False]
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_an_audit_finds_untrue_leaves_the_disk_though_it_has_left_memory_since(
+    tmp_path: Path, *, back: bool
+) -> None:
+    """And what has come back from there meanwhile leaves memory too."""
+    ids = tuple(range(5 * BLOCK_TOKENS))
+    with living(tmp_path) as life:
+        cache = PrefixCache(LIMITS, lambda: life.now_s, life.tier)
+        conversation(life, cache, "s", ids)
+        looked_at = cache.lookup(ROOT, (*ids, 1))
+        cache.free(1 << 20, "another")
+        if back:
+            assert cache.read_ahead(cache.lookup(ROOT, (*ids, 1)), "job")
+            life.settle()
+            assert not cache.is_reading("job") and cache.lookup(ROOT, (*ids, 1)).depth_tokens == len(ids)
+        gone = quarantine(cache.books, looked_at, BLOCK_TOKENS + 3)
+        life.settle()
+        assert [life.thread.holds(label.key) for label in chain(ids)] == [True] + 4 * [False]
+        assert cache.lookup(ROOT, (*ids, 1)).depth_tokens == (BLOCK_TOKENS if back else 0)
+        assert len(gone) == (4 if back else 0) and cache.check_integrity() == []
 
 
 def conversation(life: Life, cache: PrefixCache, session: str, ids: tuple[int, ...]) -> None:

@@ -28,6 +28,8 @@ MAX_TURNS = 2000
 MAX_BYTES = 128 << 20
 MAX_TWINS = 8
 """Turns kept of one history: a client may ask the same again and again."""
+MAX_SESSIONS = 256
+"""Known to have said something at one place: a probe that asks the same each second is a new session each time."""
 
 Place = bytes
 """Where a turn is looked for: the digest of its scope and the id of its first call, or of the history before it."""
@@ -183,9 +185,17 @@ class HealingStore:
                 self._put(place, (*kept, *new)[-MAX_TWINS:])
             self._turns.move_to_end(place)
             if session:
-                self._sessions.setdefault(place, set()).add(session)
+                self._name(place, turns, session)
             while len(self._turns) > 1 and (self._count > self._max_turns or self._bytes > self._max_bytes):
                 self._let_go(next(iter(self._turns)))
+
+    def _name(self, place: Place, turns: tuple[SpokenTurn, ...], session: str) -> None:
+        """Says whose turns these are. Where that are too many, the others go with what they said."""
+        said = self._sessions.setdefault(place, set())
+        if len(said) >= MAX_SESSIONS and session not in said:
+            said.clear()
+            self._put(place, turns[-MAX_TWINS:])
+        said.add(session)
 
     def _put(self, place: Place, turns: tuple[SpokenTurn, ...]) -> None:
         self._drop(place)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from inference.conversation.healing import HealingStore, Recognised
+from inference.conversation.healing import MAX_SESSIONS, HealingStore, Recognised
 from inference.conversation.meaning import Meaning, meaning_of
 from inference.conversation.spoken import RawTurn, SpokenTurn
 from inference.messages import Message, Tool, ToolCall
@@ -228,6 +228,24 @@ def test_bytes_are_bounded_too() -> None:
     assert 1 <= len(store) <= 6
     store.remember(MODEL, store.recognise(MODEL, ask(1000)).prefix, SpokenTurn(RawTurn.of(range(50_000)), "Hello."))
     assert len(store) == 1
+
+
+def test_sessions_that_say_the_same_are_bounded_and_each_that_is_known_can_be_forgotten() -> None:
+    store = HealingStore()
+    for number in range(3 * MAX_SESSIONS):
+        store.remember(MODEL, store.recognise(MODEL, ask(0)).prefix, HELLO, f"session {number}")
+        assert sum(map(len, store._sessions.values())) <= MAX_SESSIONS
+    assert recognised(store, user("Question 0"), assistant("Hello.")).raw
+    assert (store.forget_session(f"session {number}"), len(store)) == (1, 0)
+
+
+def test_what_a_session_said_goes_before_it_is_not_known_whose_it_was() -> None:
+    store = HealingStore()
+    store.remember(MODEL, store.recognise(MODEL, ask(0)).prefix, SpokenTurn(RawTurn.of((9,)), "Mine."), "mine")
+    for number in range(MAX_SESSIONS):
+        store.remember(MODEL, store.recognise(MODEL, ask(0)).prefix, HELLO, f"session {number}")
+    assert store.forget_session("mine") == 0 and len(store) == 1
+    assert not recognised(store, user("Question 0"), assistant("Mine.")).raw
 
 
 def test_every_outcome_is_counted() -> None:

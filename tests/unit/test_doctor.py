@@ -267,10 +267,10 @@ def test_names_nobody_reads(scene):
 
 def test_names_of_other_servers(scene):
     healthy(settings.names_of_other_servers(scene({"OPENAI_API_KEY": "k", "PATH": "/"})))
-    names = {"MLX_PORT": "1", "KV_BITS": "4", "MLX_MODEL_CACHE_TTL": "60", "ANTHROPIC_BASE_URL": "http://x"}
+    names = {"MLX_PORT": "1", "KV_BITS": "4", "MLX_MODEL_CACHE_TTL": "60", "CACHE_VLM_IMAGE_IDENTITY": "1"}
     said = ill(settings.names_of_other_servers(scene(names)), Status.WARN)
     assert "MLX_PORT: MLXD_PORT" in said and "MLX_MODEL_CACHE_TTL: MLXD_MODEL_TTL_S" in said
-    assert "KV_BITS: By request" in said and "ANTHROPIC_BASE_URL: Not yet" in said
+    assert "KV_BITS: By request" in said and "CACHE_VLM_IMAGE_IDENTITY: Not yet" in said
 
 
 def test_settings_that_slow_it_down(scene):

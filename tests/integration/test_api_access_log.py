@@ -44,6 +44,7 @@ async def test_a_request_leaves_one_line(stand_in: StandIn, lines: list[dict[str
         "decode_tps": 8.0,
         "finish_reason": "stop",
         "error": None,
+        "key_id": None,
     }
 
 

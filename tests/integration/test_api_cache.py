@@ -252,7 +252,7 @@ async def test_a_server_that_keeps_nothing_says_so(running: Runtime) -> None:
         answer = await ask(SYSTEM, FIRST)
         assert (answer.headers["x-conv-kv"], answer.headers["x-conv-cached-tokens"]) == ("disabled", "0")
     found = await stats()
-    assert found.keys() == {"enabled", "witness"} and found["enabled"] is False
+    assert found.keys() == {"enabled", "witness", "prewarmed"} and found["enabled"] is False
     assert (await post("/api/cache/clear", {"all": True}, headers=ADMIN)).json() == {"enabled": False}
     assert (await explained(SYSTEM, FIRST))["kv"] == "disabled"
 

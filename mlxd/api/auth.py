@@ -89,16 +89,17 @@ class AdminBearer:
 
 
 def _signed_in(request: HttpRequest) -> Caller:
-    """A browser may ask by its cookie. To change anything takes a page of ours that knows what is in the cookie."""
-    cookie = cookie_of(request)
-    if not cookie:
+    """A browser may ask by its cookie. To change anything takes a page of ours that has what the login told it: other
+    ports of this machine are sent the cookie too."""
+    cookie, token = cookie_of(request), access.admin()
+    if not cookie or token is None:
         raise InvalidKey("The admin token is required. Send Authorization: Bearer with the token of admin.token.")
     asks = request.method in ("GET", "HEAD")
     if not (from_own_page(request) or (asks and "Origin" not in request.headers)):
         raise InsufficientScope("A browser may do this from a page of this server only.")
     given = request.headers.get(CSRF_HEADER, "")
-    if not asks and not hmac.compare_digest(given.encode(), csrf_of(cookie).encode()):
-        raise InsufficientScope(f"A page sends {CSRF_HEADER} with what it changes.")
+    if not asks and not hmac.compare_digest(given.encode(), csrf_of(token, cookie).encode()):
+        raise InsufficientScope(f"A page sends {CSRF_HEADER} with what it changes. Sign in again to get one.")
     return ADMIN
 
 

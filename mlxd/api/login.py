@@ -1,7 +1,7 @@
 """Signing a browser in and out, and the admin token's change.
 
-A code of one use is minted for whoever has the token, and swapped by the login page for a cookie. The token itself may
-be typed into the page instead, five times a minute.
+A code of one use is minted for whoever has the token, and swapped by the login page for a cookie, and for what the page
+has to send with every change. The token itself may be typed into the page instead, five times a minute.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mlxd.api.validate import validate
 from mlxd.api.wholly import wholly
 from mlxd.keys import access
 from mlxd.keys.access import Access
+from mlxd.keys.browsers import csrf_of
 from mlxd.keys.codes import CODE_S
 from mlxd.keys.key import digest
 from mlxd.keys.pages import cookie_name, cookie_of, from_own_page
@@ -65,7 +66,8 @@ async def login(request: ASGIRequest) -> HttpResponse:
         log.warning("login_refused", with_code=wanted.code is not None)
         raise InvalidKey(WRONG)
     cookie = await access.current().browsers.sign_in(token, time.time())
-    response = JsonResponse({"signed_in": True})
+    response = JsonResponse({"signed_in": True, "csrf": csrf_of(token, cookie)})  # told here, and by nothing else
+    response["Cache-Control"] = "no-store"
     response.set_cookie(cookie_name(request), cookie, path="/", httponly=True, samesite="Strict")
     return response
 

@@ -110,9 +110,10 @@ class Browsers:
             log.warning("browser_not_written", reason=error.message)
 
 
-def csrf_of(cookie: str) -> str:
-    """What a page of a signed-in browser sends along with every write. Who has no cookie cannot know it."""
-    return hmac.new(cookie.encode(), b"mlxd csrf", "sha256").hexdigest()
+def csrf_of(token: bytes, cookie: str) -> str:
+    """What a page of a signed-in browser sends along with every write. `token` is the digest of the admin token, so
+    who has the cookie alone cannot make it; it is told once, in the answer to the login."""
+    return hmac.digest(token, b"mlxd csrf\0" + cookie.encode("utf-8", "surrogateescape"), "sha256").hex()
 
 
 def _digest(token: bytes, cookie: str) -> bytes:

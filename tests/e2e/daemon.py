@@ -14,8 +14,6 @@ from pathlib import Path
 
 import httpx
 
-from mlxd.keys.browsers import csrf_of
-
 START_S = 90.0
 MLXD = (sys.executable, "-P", "-m", "mlxd")
 
@@ -86,7 +84,7 @@ class ServedDaemon:
         code = httpx.post(f"{self.url}/api/login/code", headers=self.admin, json={}).json()["code"]
         answer = httpx.post(f"{self.url}/api/login", headers={"Origin": self.url}, json={"code": code})
         ((name, value),) = answer.raise_for_status().cookies.items()
-        return {"Cookie": f"{name}={value}", "Origin": self.url, "X-MLXD-CSRF": csrf_of(value)}
+        return {"Cookie": f"{name}={value}", "Origin": self.url, "X-MLXD-CSRF": answer.json()["csrf"]}
 
     def terminate(self, timeout_s: float = 30) -> int:
         """SIGTERM; the exit code."""

@@ -6,6 +6,8 @@ The routes are read from the routers, so one that is added is tried by itself.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -185,6 +187,27 @@ def test_a_browser_s_cookie_is_good_for_pages_and_for_nothing_that_changes(guard
         else:
             assert answer.status_code not in (401, 403) or door.path == "/api/login", door
     assert rows(guarded.served.state_dir) == before
+
+
+def test_who_has_a_browser_s_cookie_cannot_find_out_what_a_change_takes(guarded: Guarded) -> None:
+    """The cookie goes to every port of this machine. Whoever gets it there may read every page and answer with it."""
+    page = guarded.served.browser()
+    value, told = page["Cookie"].partition("=")[2], page["X-MLXD-CSRF"]
+    readable = [door for door in DOORS if door.method == "GET" and door.auth != INFER]
+    answers = [guarded.ask(door, Cookie=page["Cookie"]) for door in readable]
+    seen = "".join(f"{answer.headers} {answer.text}" for answer in answers)
+    assert told not in seen and told not in repr(rows(guarded.served.state_dir))
+    made = {hashlib.sha256(value.encode()).hexdigest(), hmac.new(value.encode(), b"mlxd csrf", "sha256").hexdigest()}
+    guesses = ["", value, value[::-1], *made, *re.findall(r"\b[0-9a-f]{64}\b", seen)[:4]]
+    before = rows(guarded.served.state_dir)
+    for door in (door for door in DOORS if door.auth == ADMIN and door.method != "GET"):
+        for guess in guesses:
+            answer = guarded.ask(door, **{**page, "X-MLXD-CSRF": guess})
+            assert answer.status_code == 403, (door, guess)
+    assert rows(guarded.served.state_dir) == before
+    url = f"{guarded.served.url}/api/login/code"
+    assert [httpx.post(url, headers=page, json={}).status_code, httpx.post(url, json={}).status_code] == [200, 401]
+    assert httpx.post(url, headers={**page, "Origin": "http://localhost:1"}, json={}).status_code == 403
 
 
 def test_every_door_that_only_asks_opens_for_those_it_is_for_and_changes_nothing(guarded: Guarded) -> None:

@@ -103,8 +103,9 @@ def test_a_code_is_good_once_and_for_a_minute() -> None:
     assert not codes.redeem(last, 1.0)
 
 
-def test_a_page_sends_what_only_the_cookie_tells() -> None:
-    assert csrf_of("a") == csrf_of("a") != csrf_of("b") and "a" * 3 not in csrf_of("a" * 3)
+def test_what_a_page_sends_along_is_of_the_cookie_and_of_the_token() -> None:
+    made = {csrf_of(token, cookie) for token in (TOKEN, NEW_TOKEN) for cookie in ("a", "b", "\udc80")}
+    assert len(made) == 6 and csrf_of(TOKEN, "a") in made
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def page(text: str) -> str:
     scheduler = {"alive": True, "rows": [{"id": text, "model_id": text, "prompt_tokens": 5, "done_tokens": 1}]}
     context = {
         "view": {"version": text}, "scheduler": scheduler, "models": [row], "faults": [(text, 1)], "ready": False,
-        "reason": text, "uptime": text, "base_url": text, "csrf": text,
+        "reason": text, "uptime": text, "base_url": text,
     }  # fmt: skip
     return render_to_string("dashboard/status.html", context)
 

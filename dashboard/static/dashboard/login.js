@@ -1,4 +1,5 @@
 // Swaps a code from the address's fragment, which no server and no log ever sees, for a cookie; or a token that is typed.
+// What pages send with every change is told here and kept for this origin: the cookie goes to other ports too, this stays.
 const form = document.getElementById("form");
 const told = document.getElementById("told");
 
@@ -11,8 +12,12 @@ async function signIn(given) {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(given),
     });
-    if (answer.ok) return location.replace("/");
-    told.textContent = (await answer.json()).error.message;
+    const heard = await answer.json();
+    if (answer.ok) {
+      localStorage.setItem("mlxd-csrf", heard.csrf);
+      return location.replace("/");
+    }
+    told.textContent = heard.error.message;
   } catch {
     told.textContent = "mlxd does not answer.";
   }

@@ -20,9 +20,13 @@ async function refresh() {
 setInterval(refresh, PERIOD_MS);
 document.addEventListener("visibilitychange", refresh);
 
+// What the login told this browser, for every change. Without it the page can only look: the cookie alone changes nothing.
+const csrf = localStorage.getItem("mlxd-csrf");
+document.getElementById(csrf ? "logout" : "looking").hidden = false;
+
 document.getElementById("logout").addEventListener("click", async () => {
-  const csrf = document.querySelector("meta[name=csrf]").content;
   const headers = { "Content-Type": "application/json", "X-MLXD-CSRF": csrf };
   await fetch("/api/logout", { method: "POST", headers, body: "{}" });
+  localStorage.removeItem("mlxd-csrf");
   location.replace("/login");
 });

@@ -77,3 +77,35 @@ def test_the_core_stays_free_of_frameworks() -> None:
     code = f"import sys, {rooms}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not set(run.stdout.split()) & (HEAVY | {"channels", "daphne", "twisted", "huey", "mlxd", "dashboard"})
+
+
+def test_asserts_only_narrow_types() -> None:
+    """`python -O` leaves them out, so none may decide anything: they tell the type checker what is known already."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assert) and not narrows(node.test)
+    ]
+    assert not found, "raise an error instead"
+
+
+def narrows(test: ast.expr) -> bool:
+    """`x is not None`, `isinstance(x, T)`, or several of them."""
+    match test:
+        case ast.BoolOp(op=ast.And(), values=values):
+            return all(map(narrows, values))
+        case ast.Compare(ops=[ast.IsNot()], comparators=[ast.Constant(value=None)]):
+            return True
+        case ast.Call(func=ast.Name(id="isinstance")):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("text", ["ok", "a == b", "a is not None or b", "check(a)", "not isinstance(a, int)", "a < 3"])
+def test_an_assert_that_decides_would_be_found(text: str) -> None:
+    assert not narrows(ast.parse(text, mode="eval").body)
+
+
+def test_nothing_asks_whether_it_is_optimised() -> None:
+    assert not [path for path in sources() if re.search(r"\b__debug__\b|flags\.optimize", path.read_text())]

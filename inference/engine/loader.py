@@ -23,14 +23,15 @@ from inference.cache.reuse import ReuseMode
 from inference.engine import kv, memory
 from inference.engine.disk import disk_store
 from inference.engine.fingerprint import fingerprint
-from inference.engine.mlx_lm_door import get_total_parameters, load_model, make_prompt_cache
+from inference.engine.left_unread import left_unread, points_at_code
+from inference.engine.mlx_lm_door import get_total_parameters, has_architecture, load_model, make_prompt_cache
 from inference.engine.model_config import context_tokens, read_config
 from inference.engine.model_files import check_model_files
 from inference.engine.proof import proof
 from inference.engine.runner import MlxRunner
 from inference.engine.settings import GRID_TOKENS, CacheSettings, DiskSettings, EngineSettings
 from inference.engine.store import ModelStore
-from inference.errors import InferenceError, InvalidModel, MemoryPressure, ModelTooLarge
+from inference.errors import InferenceError, InvalidModel, MemoryPressure, ModelTooLarge, UnsafeModel
 from inference.params import KVQuantisation
 from inference.ports import DeviceMemory, ModelLimits, ModelRef, ModelRunner
 from inference.prefix_store import PrefixStore
@@ -67,6 +68,11 @@ class MlxLoader:
         """Besides `ModelError`, raises `MemoryPressure` when it would fit were the other loaded models gone."""
         config = read_config(model.path)
         files = check_model_files(model.path)
+        refuse_foreign_code(config)
+        if unread := left_unread(model.path):
+            log.warning(
+                "model %s came with code or pickled data, none of which is used: %s", model.id, ", ".join(unread[:8])
+            )
         self._require_fit(files.weights_bytes, weights_bytes=files.weights_bytes)
         failure: str | None = None
         try:
@@ -139,6 +145,14 @@ class MlxLoader:
         logits = model(mx.array([[0]]), cache=state)
         kv.wait(state, logits)
         return state
+
+
+def refuse_foreign_code(config: dict[str, Any]) -> None:
+    """A model that only the code beside it can build is refused; where mlx-lm has the architecture it is not needed."""
+    key = points_at_code(config)
+    if key and not has_architecture(config):
+        model_type = config["model_type"]
+        raise UnsafeModel(f"config.json: {key} points at code for {model_type!r}, which is never run.")
 
 
 def disk_tier(settings: DiskSettings, ttl_s: float = 0.0) -> DiskTier:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -33,7 +34,7 @@ with _file_limit_untouched():
         RotatingKVCache,
         make_prompt_cache,
     )
-    from mlx_lm.utils import get_total_parameters, load_model
+    from mlx_lm.utils import _get_classes, get_total_parameters, load_model
 
 __all__ = [
     "ArraysCache",
@@ -44,6 +45,16 @@ __all__ = [
     "QuantizedKVCache",
     "RotatingKVCache",
     "get_total_parameters",
+    "has_architecture",
     "load_model",
     "make_prompt_cache",
 ]
+
+
+def has_architecture(config: dict[str, Any]) -> bool:
+    """Whether mlx-lm itself can build what a checked config names, so that no code has to come with the model."""
+    try:
+        _get_classes(config)
+    except (ValueError, AttributeError):
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Reads `config.json` of a model that may be hostile: bounded size, plain JSON, numbers in sane ranges, no code.
+"""Reads `config.json` of a model that may be hostile: bounded size, plain JSON, numbers in sane ranges.
 
 Only what a hostile value could turn into a crash or an allocation is checked here. What an architecture needs
 besides is checked by building it, which allocates nothing until the weights are evaluated.
@@ -6,18 +6,18 @@ besides is checked by building it, which allocates nothing until the weights are
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference.engine.left_unread import parts
+from inference.engine.model_json import read_object
 from inference.errors import InvalidModel, UnsafeModel
 
-MAX_CONFIG_BYTES = 4 * 1024**2
-_MAX_DEPTH = 32
 _MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_CODE_KEYS = ("auto_map", "model_file", "custom_pipelines")
+_RUN_KEY = "model_file"
+"""The one key whose code the MLX packages themselves would run, were they allowed to."""
 _CONTEXT_KEYS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "n_positions", "seq_length", "n_ctx")
 _UNSTATED_CONTEXT_TOKENS = 8192
 """For models whose config names no limit (mostly recurrent ones)."""
@@ -33,13 +33,16 @@ _LARGEST = {
 _LARGEST_OR_ZERO = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), 65_536),
     **dict.fromkeys(("sliding_window", "linear_conv_kernel_dim"), 2**31),
+    **dict.fromkeys(("altup_num_inputs", "o_groups"), 1024),
 }
+_MOST_LAYERS = 4096
+"""Of anything a model builds in a loop: each is a Python object with arrays of its own, before a weight is read."""
 
 
 def read_config(directory: Path) -> dict[str, Any]:
     """The checked config. Raises `InvalidModel`, `UnsafeModel`; messages name the file and field, never the path."""
-    config = _read_object(directory / "config.json")
-    for part in _parts(config):
+    config = read_object(directory / "config.json")
+    for part in parts(config):
         _check_part(part)
     if not _MODEL_TYPE.fullmatch(str(config.get("model_type", ""))):
         raise InvalidModel("config.json: model_type is missing or not a plain name.")
@@ -48,57 +51,26 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def context_tokens(config: Mapping[str, Any]) -> int:
     """Positions the model was made for."""
-    for part in _parts(config):
+    for part in parts(config):
         for key in _CONTEXT_KEYS:
             if type(value := part.get(key)) is int and value > 0:
                 return value
     return _UNSTATED_CONTEXT_TOKENS
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        if not path.is_file():  # a pipe by that name would block the worker for ever
-            raise InvalidModel("config.json is missing.")
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError:
-        raise InvalidModel("config.json cannot be read.") from None
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise InvalidModel("config.json is larger than 4 MB.")
-    try:
-        value = json.loads(raw.decode())
-    except (ValueError, RecursionError):
-        raise InvalidModel("config.json is not JSON.") from None
-    if not isinstance(value, dict):
-        raise InvalidModel("config.json is not a JSON object.")
-    if _deeper_than(value, _MAX_DEPTH):
-        raise InvalidModel("config.json is nested too deeply.")
-    return value
-
-
-def _deeper_than(value: object, depth: int) -> bool:
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth == 0 or any(_deeper_than(child, depth - 1) for child in children)
-
-
-def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The config and the language model's own part of it, where they are two."""
-    yield config
-    for key in ("text_config", "llm_config", "language_config"):
-        if isinstance(part := config.get(key), dict):
-            yield part
-
-
 def _check_part(part: Mapping[str, Any]) -> None:
-    for key in _CODE_KEYS:
-        if part.get(key):
-            raise UnsafeModel(f"config.json: {key} asks to run code that came with the model.")
+    if part.get(_RUN_KEY):
+        raise UnsafeModel(f"config.json: {_RUN_KEY} asks to run code that came with the model.")
     for key, largest in _LARGEST.items():
         _check_size(part, key, 1, largest)
     for key, largest in _LARGEST_OR_ZERO.items():
         _check_size(part, key, 0, largest)
     for key in _CONTEXT_KEYS:
         _check_size(part, key, 1, 2**40)
+    for key, value in part.items():
+        count = value if type(value) is int else len(value) if isinstance(value, list | str) else 0
+        if count > _MOST_LAYERS and ("layer" in key or "pattern" in key):
+            raise InvalidModel(f"config.json: {key[:100]!r} counts more than {_MOST_LAYERS}.")
 
 
 def _check_size(part: Mapping[str, Any], key: str, least: int, largest: int) -> None:

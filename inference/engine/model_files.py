@@ -1,7 +1,7 @@
-"""Whether a model directory holds only what may be loaded: plain safetensors that stay inside it, and no code.
+"""Whether the weights of a model directory may be loaded: plain safetensors that stay inside it.
 
-Pickled weights and Python files are refused even where nothing would run them, so that "safe" is a property of the
-directory and not of today's loader.
+Pickled data and code are never opened. Where they are all a directory has, it is refused as unsafe; beside safetensors
+they are left lying (`left_unread` names them).
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from inference.engine.left_unread import PICKLES
+from inference.engine.model_json import read_object
 from inference.engine.safetensors_check import CorruptFileError, TensorFile, check_safetensors
 from inference.errors import InvalidModel, UnsafeModel
 
-_UNSAFE_SUFFIXES = frozenset((".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so", ".npz", ".npy"))
-_MAX_INDEX_BYTES = 64 * 1024**2
+MAX_INDEX_BYTES = 64 * 1024**2
 _MAX_ENTRIES = 10_000
 _INDEX = "model.safetensors.index.json"
+_SIDES = ("generation_config.json", "hf_quant_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +33,30 @@ class ModelFiles:
 def check_model_files(directory: Path) -> ModelFiles:
     """Raises `InvalidModel` or `UnsafeModel`, naming the file."""
     entries = _entries(directory)
-    for entry in entries:
-        if entry.suffix.lower() in _UNSAFE_SUFFIXES:
-            raise UnsafeModel(f"{entry.name}: pickled data and code are never loaded; remove it or convert the model.")
     # mlx-lm reads every file of this pattern, listed in the index or not, so every one is checked.
     weights = tuple(entry for entry in entries if entry.match("model*.safetensors"))
     if not weights:
-        raise InvalidModel("The directory holds no model*.safetensors file.")
+        _refuse(entries)
+    _check_sides(directory)
     roots = _allowed_roots(directory)
     held = {path.name: _checked(path, roots) for path in weights}
     if (directory / _INDEX).exists():
         _check_index(directory / _INDEX, held)
     return ModelFiles(weights, sum(file.tensor_bytes for file in held.values()))
+
+
+def _refuse(entries: list[Path]) -> NoReturn:
+    for entry in entries:
+        if entry.suffix.lower() in PICKLES:
+            raise UnsafeModel(f"{entry.name}: pickled weights are never loaded; convert the model to safetensors.")
+    raise InvalidModel("The directory holds no model*.safetensors file.")
+
+
+def _check_sides(directory: Path) -> None:
+    """What mlx-lm reads beside config.json, without a limit of its own."""
+    for name in _SIDES:
+        if (directory / name).exists():
+            read_object(directory / name)
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -87,7 +101,7 @@ def _check_index(path: Path, held: dict[str, TensorFile]) -> None:
 
 def _weight_map(path: Path) -> dict[str, Any]:
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_INDEX_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_INDEX_BYTES:
             raise InvalidModel(f"{_INDEX} is not a file of at most 64 MB.")
         index = json.loads(path.read_bytes().decode())
     except (OSError, ValueError, RecursionError):

@@ -17,8 +17,9 @@ from inference.conversation.probe import probe
 from inference.conversation.shape import Traits
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
+from inference.engine.left_unread import points_at_code
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
-from inference.errors import InvalidModel, TemplateFailed
+from inference.errors import InvalidModel, TemplateFailed, UnsafeModel
 from inference.streaming.dialects.choice import detect, message_format
 
 MAX_CONFIG_BYTES = 4 << 20
@@ -151,6 +152,8 @@ def _converted(path: Path) -> str:
         loaded = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True)
         return str(loaded.backend_tokenizer.to_str())
     except Exception as error:  # whatever the library makes of a foreign directory
+        if points_at_code(_read_json(path / "tokenizer_config.json")):
+            raise UnsafeModel("tokenizer_config.json: auto_map points at code, which is never run.") from error
         raise InvalidModel("tokenizer.json is missing and the other tokenizer files cannot be converted.") from error
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from inference.engine.model_json import read_object
+from inference.errors import InvalidModel
 
 REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -94,8 +96,8 @@ def _snapshot(folder: Path) -> Path | None:
 def _generates_text(path: Path) -> bool:
     """Embedding and audio models share the cache; a model that writes text names a causal or conditional head."""
     try:
-        config = json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError):
+        heads = read_object(path / "config.json").get("architectures")
+    except InvalidModel:
         return False
-    heads = config.get("architectures") if isinstance(config, dict) else None
-    return any(str(head).endswith(("ForCausalLM", "ForConditionalGeneration")) for head in heads or ())
+    named = heads if isinstance(heads, list) else []
+    return any(str(head).endswith(("ForCausalLM", "ForConditionalGeneration")) for head in named)

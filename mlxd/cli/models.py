@@ -22,7 +22,10 @@ MIB, GIB = 1 << 20, 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One line of the list. `state` is "" for a model that no daemon serves; a number that is 0 is unknown."""
+    """One line of the list. `state` is "" for a model that no daemon serves; a number that is 0 is unknown.
+
+    `unread` names what came with it and is never run or unpickled.
+    """
 
     id: str
     size_bytes: int
@@ -30,6 +33,7 @@ class ModelRow:
     kind: str
     state: str
     path: str
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,14 @@ def _rows(served: dict[str, Served]) -> Iterator[ModelRow]:
 
 
 def _row(model_id: str, path: Path, state: str) -> ModelRow:
+    from inference.engine.left_unread import left_unread
     from mlxd.catalog.local import read_model
     from mlxd.doctor.model_files import read_shape
 
     shape, model = read_shape(path), read_model(model_id, path)
     kind = "vision" if shape.vision else "text"
-    return ModelRow(model_id, model.size_bytes if model else 0, shape.context_tokens, kind, state, str(path))
+    size_bytes = model.size_bytes if model else 0
+    return ModelRow(model_id, size_bytes, shape.context_tokens, kind, state, str(path), left_unread(path))
 
 
 def _served(state: StateDir) -> dict[str, Served]:
@@ -123,6 +129,15 @@ def _print(rows: list[ModelRow]) -> None:
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for one in rows:
+        if one.unread:
+            click.echo(f"{one.id} came with code or pickled data, which mlxd never uses: {_listed(one.unread)}")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """File names may hold anything but a slash; on a terminal they are shown as Python writes them."""
+    shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:4])
+    return f"{shown} and {len(names) - 4} more" if len(names) > 4 else shown
 
 
 def _cells(row: ModelRow) -> tuple[str, ...]:

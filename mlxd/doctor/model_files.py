@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference.engine.left_unread import foreign_files
+from inference.engine.model_files import MAX_INDEX_BYTES
+from inference.engine.model_json import read_object
+from inference.errors import InvalidModel
 from mlxd.catalog import LocalModel, find_local, local_models
 from mlxd.config import model_argument
 from mlxd.doctor.findings import Finding, Scene, fail, ok, warn
@@ -32,10 +36,9 @@ class Shape:
 def read_shape(path: Path) -> Shape:
     """Reads config.json; what is absent is 0 or False. Raises nothing for a damaged file."""
     try:
-        raw = json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError):
-        raw = {}
-    config: dict[str, Any] = raw if isinstance(raw, dict) else {}
+        config = read_object(path / "config.json")
+    except InvalidModel:
+        config = {}
     inner = config.get("text_config")
     text = config | inner if isinstance(inner, dict) else config
     vision = any(key in config for key in ("vision_config", "vision_tower", "mm_vision_tower"))
@@ -88,11 +91,23 @@ def _trouble(text: str) -> str:
 
 
 def _weight_files(path: Path) -> list[str]:
+    file = path / "model.safetensors.index.json"
     try:
-        index = json.loads((path / "model.safetensors.index.json").read_bytes())
-        return sorted({str(name) for name in index["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        if not file.is_file() or file.stat().st_size > MAX_INDEX_BYTES:
+            return []
+        return sorted({str(name) for name in json.loads(file.read_bytes())["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return []
+
+
+def came_with_code(scene: Scene) -> Finding:
+    """Whether a model of this machine brought Python files or pickles. mlxd never reads them; another tool may."""
+    came = [model.id for model in _all_models(scene) if foreign_files(model.path)]
+    if not came:
+        return ok("model code", "no model here brought code or pickled data along")
+    more = f" and {len(came) - 5} more" if len(came) > 5 else ""
+    what = f"{', '.join(came[:5])}{more} brought code or pickled data along, which mlxd never runs or opens."
+    return warn("model code", what, "`mlxd models` names the files; remove them, for other programs may use them.")
 
 
 def fits(scene: Scene, models: Iterable[LocalModel] | None = None, total_bytes: int | None = None) -> Finding:

@@ -22,6 +22,7 @@ CHECKS: tuple[Check, ...] = (
     machine.state_directory,
     model_files.configured_models,
     model_files.fits,
+    model_files.came_with_code,
     settings.unknown_names,
     settings.names_of_other_servers,
     settings.pace,

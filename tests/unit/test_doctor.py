@@ -226,6 +226,12 @@ def test_a_model_that_is_not_here(scene, tmp_path):
     assert "not on this machine" in ill(model_files.configured_models(scene(models=(str(tmp_path / "no"),))))
 
 
+def test_a_model_that_brought_code(scene, model):
+    healthy(model_files.came_with_code(scene(models=(f"name={model}",))))
+    (model / "modeling.py").write_text("raise SystemExit")
+    assert "name" in ill(model_files.came_with_code(scene(models=(f"name={model}",))), Status.WARN)
+
+
 def test_what_a_config_says(model):
     shape = model_files.read_shape(model)
     assert shape == model_files.Shape(131072, vision=False, kv_bytes_per_token=2 * 2 * 8 * 128 * 32)
@@ -236,7 +242,9 @@ def test_what_a_config_says(model):
     assert model_files.read_shape(model).kv_bytes_per_token == 2 * 2 * 8 * 256 * 8
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"num_hidden_layers": "x", "head_dim": -1}', '{"text_config": 7}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "[" * 100_000, '{"num_hidden_layers": "x", "head_dim": -1}', '{"text_config": 7}']
+)
 def test_a_damaged_config_says_nothing(text, model):
     (model / "config.json").write_text(text)
     assert model_files.read_shape(model) == model_files.Shape(0, False, 0)

@@ -30,8 +30,8 @@ from inference.engine.recorder import BlockRecorder
 from inference.engine.runner import MlxRunner
 from inference.engine.settings import EngineSettings
 from inference.engine.store import ModelStore
-from inference.params import CacheScope
-from inference.ports import Job, ModelRef
+from inference.params import CacheScope, KVQuantisation
+from inference.ports import ModelRef
 from tests import tiny_models
 from tests.engine.harness import Loaded
 from tests.engine.scenarios import law, linear, long_answer
@@ -45,13 +45,13 @@ Patch = pytest.MonkeyPatch
 
 def assembled(monkeypatch: Patch, spoil: Callable[[KVState, int], KVState]) -> None:
     """Every row that begins with stored blocks begins with a spoiled state, spoiled where nobody looks any more."""
-    good = ModelStore._assembled
+    good = ModelStore.assembled
 
-    def bad(self: ModelStore, reuse: Reuse, job: Job) -> KVState:
-        state = good(self, reuse, job)
+    def bad(self: ModelStore, reuse: Reuse, kv: KVQuantisation | None, until_tokens: int) -> KVState:
+        state = good(self, reuse, kv, until_tokens)
         return spoil(state, reuse.depth_tokens) if reuse.depth_tokens else state
 
-    monkeypatch.setattr(ModelStore, "_assembled", bad)
+    monkeypatch.setattr(ModelStore, "assembled", bad)
 
 
 def skipped_token(monkeypatch: Patch) -> None:

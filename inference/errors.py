@@ -128,6 +128,8 @@ class UnsafeModel(ModelError):
 
 
 class ModelTooLarge(ModelError):
+    """Weights, or weights and what one request needs beside them, are more than may ever be held."""
+
     code = "model_too_large"
 
 

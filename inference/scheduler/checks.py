@@ -102,7 +102,10 @@ def reserved_lengths(request: Request, max_tokens: int, reserve_tokens: int) -> 
 
 
 def check_memory(request: Request, max_tokens: int, limits: ModelLimits, limit_bytes: int, reserve_tokens: int) -> None:
-    """Raises `ModelTooLarge` or `InvalidParameter`, with both figures, for what an empty server could not hold."""
+    """Raises `ModelTooLarge`, with both figures, for what an empty server could not hold.
+
+    `param` is what would have to be less, None where the model alone is too much.
+    """
     if not fits([(limits, ())], limit_bytes):
         raise ModelTooLarge(
             f"The model needs {limits.weights_bytes} bytes and {limit_bytes} bytes of memory may be used."
@@ -111,7 +114,8 @@ def check_memory(request: Request, max_tokens: int, limits: ModelLimits, limit_b
     load = [(limits, reserved_lengths(request, max_tokens, reserve_tokens))]
     if not fits(load, limit_bytes):
         bare = fits([(limits, (prompt_tokens + 1,))], limit_bytes)
-        raise InvalidParameter(
-            f"This request needs about {estimate_bytes(load)} bytes of memory and {limit_bytes} bytes may be used.",
+        raise ModelTooLarge(
+            f"This request needs about {estimate_bytes(load)} bytes of memory, the model included, and"
+            f" {limit_bytes} bytes may be used.",
             param="max_tokens" if bare else "messages",
         )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from inference.engine.scripted import EOS, Fault, Script, ScriptedLoader, saying
-from inference.errors import GenerationFailed, InvalidParameter, MemoryPressure
+from inference.errors import GenerationFailed, InvalidParameter, MemoryPressure, ModelTooLarge
 from inference.events import Admitted, Channel, Delta, Failed, Finished, PrefillProgress
 from inference.params import KVQuantisation
 from inference.ports import Job, ModelLimits
@@ -170,7 +170,7 @@ async def test_memory_is_reserved_for_each() -> None:
         await until(lambda: scheduler.snapshot().running == 3)
         assert scheduler.snapshot().reserved_bytes - 1_000_000 == 2 * single  # rows and one copy: 4 against 2
         await events(three)
-        with pytest.raises(InvalidParameter, match="memory"):
+        with pytest.raises(ModelTooLarge, match="memory"):
             scheduler.submit(request("x" * 100, max_tokens=100, n=6))
 
 
@@ -187,7 +187,7 @@ async def test_quantised_rows_reserve_less_and_only_where_they_can() -> None:
     loader = ScriptedLoader(script, limit_bytes=2_000_000)
     with scheduled(script, loader=loader) as scheduler:
         await events(scheduler.submit(request()))
-        with pytest.raises(InvalidParameter, match="memory"):
+        with pytest.raises(ModelTooLarge, match="memory"):
             scheduler.submit(request("x" * 300, max_tokens=300))
         final = final_of(await events(scheduler.submit(request("x" * 300, max_tokens=300, kv=KVQuantisation(8)))))
         assert isinstance(final, Finished)

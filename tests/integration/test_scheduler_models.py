@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from inference.engine.scripted import Fault, Script, ScriptedLoader, saying
-from inference.errors import EngineFatal, InvalidModel, InvalidParameter, MemoryPressure, ModelTooLarge, QueueTimeout
+from inference.errors import EngineFatal, InvalidModel, MemoryPressure, ModelTooLarge, QueueTimeout
 from inference.events import Event, Failed
 from inference.ports import ModelLimits, ModelRef
 from inference.scheduler import ModelState, Scheduler
@@ -187,9 +187,13 @@ async def test_what_can_never_fit_is_refused_when_its_model_is_known_and_before(
     made = ScriptedLoader(Script(limits=limits()), limit_bytes=1300)
     with scheduled(loader=made) as scheduler:
         told = await events(scheduler.submit(request("x" * 200, max_tokens=10)))  # the model is not loaded yet
-        assert isinstance(error_of(told), InvalidParameter) and len(told) == 1
-        with pytest.raises(InvalidParameter, match=r"1420 bytes .* 1300 bytes"):
+        assert isinstance(error_of(told), ModelTooLarge) and len(told) == 1
+        with pytest.raises(ModelTooLarge, match=r"1420 bytes .* 1300 bytes") as refused:
             scheduler.submit(request("x" * 200, max_tokens=10))
+        assert refused.value.code == "model_too_large" and refused.value.param == "messages"
+        with pytest.raises(ModelTooLarge, match=r"1440 bytes .* 1300 bytes") as refused:
+            scheduler.submit(request("x" * 100, max_tokens=120))
+        assert refused.value.param == "max_tokens", "the prompt alone would do"
         assert error_of(await events(scheduler.submit(request("x" * 100, max_tokens=10)))) is None
 
 

@@ -59,17 +59,18 @@ class Shelf:
         """All there is, or all of one model, by the name under which it was computed. Raises `OSError`."""
         found = self._lying()
         if model:
-            named = {entry.root: entry for entry in found}
-            roots = {root for root, entry in named.items() if self._model(entry) == model}
-            found = [entry for entry in found if entry.root in roots]
+            named: dict[bytes, str] = {}
+            for entry in found:  # one file of a tree tells, unless it is broken
+                named[entry.root] = named.get(entry.root) or self._model(entry)
+            found = [entry for entry in found if named[entry.root] == model]
         held = {entry.root for entry in found}
-        saved = [manifest for manifest in self.saved() if manifest.root.key[:KEY_BYTES] in held]
+        saved = [manifest for manifest in self.saved() if manifest.tree[:KEY_BYTES] in held]
         return Choice(tuple(in_order(found)), tuple(saved))
 
     def conversations(self, named: Callable[[Manifest], bool]) -> Choice:
         """Saved conversations with what they hold. Raises `OSError`."""
         saved = [manifest for manifest in self.saved() if named(manifest)]
-        held = {(manifest.root.key[:KEY_BYTES], key) for manifest in saved for key in manifest.keys}
+        held = {(manifest.tree[:KEY_BYTES], key) for manifest in saved for key in manifest.keys}
         return Choice(
             tuple(in_order(entry for entry in self._lying() if (entry.root, entry.key) in held)), tuple(saved)
         )
@@ -107,7 +108,7 @@ class Shelf:
         return (raw, found.label) if is_named_by(found, entry) else str(Flaw.FOREIGN)
 
     def _model(self, entry: DiskEntry) -> str:
-        """The name of a tree's model, from any file of it; "" where that cannot be read."""
+        """Of any file of a tree; "" where that cannot be read."""
         try:
             label = self._codec.read_label(self._files.read(path_of(self._directory, entry), LABEL_BYTES))
         except OSError:

@@ -230,16 +230,17 @@ class DiskStore:
         """
         gone = [entry for entry in self.index if root is None or entry.root == root[:KEY_BYTES]]
         if model:
-            trees = {entry.root: entry for entry in gone}
-            named = {tree for tree, entry in trees.items() if self._model(entry) == model}
-            gone = [entry for entry in gone if entry.root in named]
+            named: dict[bytes, str] = {}
+            for entry in gone:  # one file of a tree tells, unless it is broken
+                named[entry.root] = named.get(entry.root) or self._model(entry)
+            gone = [entry for entry in gone if named[entry.root] == model]
         self._drop(gone, "ordered")
         keys = [entry.key for entry in gone]
         whole = root is None and not model
         self.saved.drop_those_of([key for manifest in self.saved for key in manifest.keys] if whole else keys)
 
     def _model(self, entry: DiskEntry) -> str:
-        """Of any file of a tree."""
+        """Of any file of a tree; "" where that cannot be read."""
         try:
             label = self.codec.read_label(self._files.read(path_of(self.directory, entry), LABEL_BYTES))
         except OSError:

@@ -93,6 +93,17 @@ def test_a_conversation_and_a_model_are_taken_out_alone(tmp_path: Path) -> None:
     assert only(contents, "other weights").parts == ()
 
 
+@pytest.mark.parametrize("number", range(len(LABELS)))
+def test_a_broken_file_hides_no_others_of_its_model(tmp_path: Path, number: int) -> None:
+    """Neither from an export of that model nor from the order to clear it."""
+    shelf = filled(tmp_path)
+    (broken,) = tmp_path.glob(f"v1/*/*/*-{LABELS[number].key.hex()}-*")
+    broken.write_bytes(b"not what was written")
+    assert len(Made_from(tmp_path, PaperCodec()).everything("model").entries) == len(LABELS)
+    shelf.open().clear(model="model")
+    assert shelf.on_disk() == {}
+
+
 def test_in_batches_it_is_the_same(tmp_path: Path) -> None:
     filled(tmp_path / "one", save=True)
     other = Shelf(tmp_path / "other")

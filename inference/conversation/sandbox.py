@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,21 +21,18 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from inference.conversation import bounded
+from inference.conversation.bounded import MAX_VALUE_CHARS, TemplateLimitError
+
 TICK = f"tick_{secrets.token_hex(4)}"
 JOIN = f"join_{secrets.token_hex(4)}"
 """Names no template can know, so none can assign them."""
-MAX_VALUE_CHARS = 64 << 20
 MAX_INTEGER = 1 << 24
 _PLAIN = frozenset({LoopContext, str})
 """Types without any public attribute that could do harm."""
 _DICT_METHODS = frozenset(name for name in dir(dict))
 _FORMATS = frozenset({"format", "format_map"})
-_WIDE = re.compile(r"\d{4,}|\*")
 _GROWING = frozenset({"**", "*", "+", "%"})
-
-
-class TemplateLimitError(TemplateError):
-    """A template used more time or room than any chat template needs."""
 
 
 def raise_exception(message: object) -> NoReturn:
@@ -48,6 +44,8 @@ def to_json(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
     """Jinja's own `tojson` escapes HTML, which no model was trained on."""
+    if indent is not None:
+        bounded.within(indent, 64)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -101,7 +99,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
         del self.globals["lipsum"]
-        self.filters |= {"tojson": to_json, "format": format_text, TICK: _tick, JOIN: join_text}
+        self.filters = {name: one for name, one in self.filters.items() if name not in bounded.UNKNOWN_FILTERS}
+        self.filters |= {"replace": bounded.replace, "indent": bounded.indent, "join": bounded.join}
+        self.filters |= {"sum": bounded.total, "tojson": to_json, "format": format_text, TICK: _tick, JOIN: join_text}
         self.globals["raise_exception"] = raise_exception
 
     def guarded(self, source: str) -> tuple[Any, nodes.Template]:
@@ -113,7 +113,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """`message.content` on a dict first fails as an attribute in Jinja; here it is looked up at once."""
         if type(obj) is dict and attribute not in _DICT_METHODS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        if attribute in _FORMATS and isinstance(obj, str) and _WIDE.search(obj):
+        if attribute in _FORMATS and isinstance(obj, str) and bounded.WIDE.search(obj):
             raise TemplateLimitError("The chat template formats text with a very large width.")
         return super().getattr(obj, attribute)
 
@@ -129,6 +129,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             return format_text(left, *(right if isinstance(right, tuple) else (right,)))
         if operator in {"*", "**"} and not (_is_small(left) and _is_small(right)):
             raise TemplateLimitError("The chat template multiplies something very large.")
+        if operator == "*":
+            bounded.repeated(left, right)
         if operator == "**" and isinstance(right, int) and right > 64:
             raise TemplateLimitError("The chat template raises a number to a very large power.")
         return super().call_binop(context, operator, left, right)
@@ -137,6 +139,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         for value in (*args, *kwargs.values()):  # no generator: a render calls its macros a thousand times
             if isinstance(value, int) and value > MAX_INTEGER:
                 raise TemplateLimitError("The chat template passes a very large number to a function.")
+        bounded.look_at_method(obj, args, kwargs)
         return super().call(context, obj, *args, **kwargs)
 
 
@@ -146,8 +149,9 @@ def join_text(values: Sequence[Any]) -> str:
 
 def format_text(pattern: str, *values: Any) -> str:
     """printf-style formatting without huge field widths."""
-    if _WIDE.search(pattern):
+    if bounded.WIDE.search(pattern):
         raise TemplateLimitError("The chat template formats text with a very large width.")
+    bounded.filled(pattern, values)
     return str(pattern) % values
 
 

@@ -84,6 +84,24 @@ HOSTILE = {
     "mutation": "{{ messages.append(1) }}",
     "item mutation": "{{ messages[0].update({'a': 1}) }}",
     "format string": "{{ '{0.__class__.__mro__}'.format(1) }}",
+    "small times small": "{{ (('a' * 4096) * 16000000) | length }}",
+    "a list of many": "{{ ([0] * 2000000) | length }}",
+    "center": "{{ 'a' | center(1000000000) | length }}",
+    "batch": "{{ [1] | batch(100000000, 'x') | list | length }}",
+    "replace filter": "{{ ('a' * 1000000) | replace('a', 'b' * 4000) | length }}",
+    "replace method": "{{ ('a' * 1000000).replace('a', 'b' * 4000) | length }}",
+    "replace between": "{{ ('a' * 1000000).replace('', 'b' * 4000) | length }}",
+    "replace by name": "{{ ('a' * 1000000).replace('a', 'b' * 4000, 1000000) | length }}",
+    "tabs": "{{ ('\t' * 4000).expandtabs(1000000) | length }}",
+    "tabs by name": "{{ ('\t' * 4000).expandtabs(tabsize=1000000) | length }}",
+    "indent": "{{ ('\na' * 4000) | indent(1000000) | length }}",
+    "json indent": "{{ [[1, 2, 3]] | tojson(indent=1000000) | length }}",
+    "join filter": "{{ ([1] * 1000000) | join('b' * 4000) | length }}",
+    "join method": "{{ ('b' * 4000).join(['a'] * 1000000) | length }}",
+    "many fields": "{{ ('{0}' * 4000).format('b' * 1000000) | length }}",
+    "many percents": "{{ (('%(a)s' * 4000) % {'a': 'b' * 1000000}) | length }}",
+    "a sum of lists": "{{ ([[0] * 200] * 5000) | sum(start=[]) | length }}",
+    "translation": "{{ 'aaaa'.translate({97: 'b' * 1000000}) | length }}",
     "format method": "{{ '{0:>999999999}'.format(1) }}",
 }
 
@@ -100,6 +118,13 @@ def test_ordinary_formatting_is_allowed() -> None:
     assert (
         render("{{ '%02d|%s' % (7, 'x') }}{{ 'a' ~ 1 ~ none }}{{ 2 ** 10 }}{{ '-' * 8 }}") == "07|xa1None1024--------"
     )
+
+
+def test_ordinary_work_on_text_is_allowed() -> None:
+    source = "{{ ['a', 1] | join(', ') }}|{{ 'a\nb' | indent(2) }}|{{ 'abc' | replace('b', 'd') }}|{{ 'x'.ljust(3) }}"
+    source += "|{{ [1, 2] | sum }}|{{ [{'n': 3}] | sum(attribute='n') }}|{{ '-'.join(['a', 'b']) }}|{{ [0] * 3 }}"
+    source += "|{{ '{}{a}'.format(1, a=2) }}|{{ 'a-b'.replace('-', '') }}|{{ messages | map(attribute='role') | join }}"
+    assert render(source) == "a, 1|a\n  b|adc|x  |3|3|a-b|[0, 0, 0]|12|ab|user"
 
 
 def test_dict_keys_win_over_nothing_and_methods_stay_methods() -> None:

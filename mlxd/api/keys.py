@@ -19,7 +19,7 @@ from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
 from mlxd.api.wholly import wholly
 from mlxd.keys import access
-from mlxd.keys.key import MAX_MODELS, Scope, Usage, make_key, shown
+from mlxd.keys.key import MAX_MODELS, MAX_SPAN_S, Scope, Usage, make_key, shown
 
 router = Router(tags=["keys"])
 admin = AdminBearer()
@@ -34,7 +34,7 @@ class NewKey(Body):
     scopes: Annotated[list[Name], Field(max_length=8)] | None = None
     models: Annotated[list[Name], Field(max_length=MAX_MODELS)] | None = None
     requests_per_minute: Annotated[int, Field(ge=0, le=100_000)] | None = None
-    expires_in_s: Annotated[float, Field(gt=0, le=3.2e9, allow_inf_nan=False)] | None = None
+    expires_in_s: Annotated[float, Field(gt=0, le=MAX_SPAN_S, allow_inf_nan=False)] | None = None
 
 
 @router.get("/keys", auth=admin, summary="The keys, and what each was used for")

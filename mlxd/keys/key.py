@@ -19,6 +19,8 @@ SECRET_BYTES: Final = 32
 ID_CHARS: Final = 8
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@ -]{0,63}")
 MAX_MODELS: Final = 64
+MAX_SPAN_S: Final = 3.2e9
+"""A hundred years. Later than the year 9999 is no date that could be kept."""
 
 
 class Scope(StrEnum):
@@ -92,6 +94,10 @@ def make_key(
         raise InvalidParameter("There is a key of this name. Remove it first, or choose another.", param="name")
     if not wanted or not wanted.issubset(Scope):
         raise InvalidParameter(f"scopes may be: {', '.join(Scope)}.", param="scopes")
+    if expires_in_s is not None and expires_in_s > MAX_SPAN_S:
+        raise InvalidParameter(
+            f"expires_in_s must be at most {MAX_SPAN_S:,.0f}: a hundred years.", param="expires_in_s"
+        )
     now_s = float(int(time.time()))  # as exact as the database has it
     while True:
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)

@@ -59,7 +59,14 @@ def test_a_key_is_made_before_the_first_start_and_told_once(state: Path) -> None
 
 @pytest.mark.parametrize(
     "words",
-    [["add", "taken"], ["add", "a/b"], ["add", "x", "--expires", "soon"], ["add", "x", "--scope", "root"], ["rm", "x"]],
+    [
+        ["add", "taken"],
+        ["add", "a/b"],
+        ["add", "x", "--expires", "soon"],
+        ["add", "x", "--expires", "99999999w"],
+        ["add", "x", "--scope", "root"],
+        ["rm", "x"],
+    ],
 )
 def test_what_cannot_be_done_is_said_and_changes_nothing(state: Path, words: list[str]) -> None:
     assert mlxd(state, "add", "taken").exit_code == 0

@@ -185,7 +185,10 @@ class AuditRun:
 
 
 def _bad_from(reuse: Reuse, seen: Seen, cold_from: int) -> int:
-    """Where the first block is that cannot be trusted; all that was looked at where nobody knows."""
+    """Where the first block is that cannot be trusted; all that was looked at where nobody knows.
+
+    What stands behind a state was computed from it, within its block too.
+    """
     if seen.bad_from is not None:
         return seen.bad_from
-    return reuse.nodes[-1].end if seen.bad_state else cold_from
+    return reuse.nodes[-1].start if seen.bad_state else cold_from

@@ -8,18 +8,28 @@ from mlxd import __version__
 from mlxd.config import Config
 
 
-def start_banner(config: Config, url: str, models: Sequence[str]) -> str:
-    """The text for a terminal. `url` is where the daemon listens, `models` the ids that clients may name."""
+def start_banner(config: Config, url: str, models: Sequence[str], people: int = 0) -> str:
+    """The text for a terminal. `url` is where the daemon listens, `models` the ids that clients may name, `people` how
+    many have accounts here where a key is required for that reason, else 0."""
     served = ", ".join(models) if models else "none on this machine: start with --demo or --model"
     lines = [
         f"mlxd {__version__} is ready at {url}",
         f"  model{'s' if len(models) > 1 else ''}    {served}",
-        f"  clients  OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={'(mlxd keys add)' if config.require_key else 'any'}",
+        f"  clients  OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={'KEY' if config.require_key or people else 'any'}",
+        *_about_keys(config, people),
         f"  try      mlxd chat{_chat_flags(config, url)}",
         f"  state    {config.state_dir}",
         "  stop     Ctrl-C",
     ]
     return "\n".join(lines)
+
+
+def _about_keys(config: Config, people: int) -> list[str]:
+    if not (config.require_key or people):
+        return []
+    why = f": {people} people have accounts on this machine" if people else ""
+    choice = "; --no-require-key asks for none" if people else ""
+    return [f"  keys     required{why}. mlxd keys add NAME makes one{choice}"]
 
 
 def _chat_flags(config: Config, url: str) -> str:

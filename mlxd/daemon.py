@@ -31,6 +31,7 @@ from mlxd.api import policy
 from mlxd.banner import start_banner
 from mlxd.config import Config
 from mlxd.config.addresses import reachable
+from mlxd.config.people import kept_from_others
 from mlxd.keys import access
 from mlxd.ledger.witness import Witness
 from mlxd.live_settings import LiveSettings
@@ -125,7 +126,8 @@ class Daemon:
 
     def serve(self) -> int:
         """Blocks until the end."""
-        policy.install(policy.Policy.of(self._config, admin_token(self._state), secret_key(self._state)))
+        token, secret = admin_token(self._state), secret_key(self._state)
+        policy.install(policy.Policy.of(self._config, token, secret, people=kept_from_others(self._config)))
         self._runtime.ledger, self._runtime.echoes = recollected(self._config, self._state)
         access.install(guarded_access(self._config, self._state))
         self._runtime.ledger.tally = access.current().keyring.tally
@@ -168,7 +170,8 @@ class Daemon:
         self._vitals = Vitals(loop, self._die, stacks=self._stacks)
         self._vitals.start()
         instance.publish(self._state, self.url)
-        print(start_banner(self._config, self.url, [model.id for model in self._runtime.models]), flush=True)  # noqa: T201
+        served, people = [model.id for model in self._runtime.models], policy.current().people
+        print(start_banner(self._config, self.url, served, people), flush=True)  # noqa: T201
         events.info("listening", url=self.url, version=__version__, models=len(self._runtime.models))
         gc.collect()
         gc.freeze()  # what was imported stays: to look through it for garbage held every stream for 85 ms, now and then

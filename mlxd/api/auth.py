@@ -57,7 +57,7 @@ class AnyKey:
         found = credentials(request)
         if not any(secret.startswith(OURS) for secret in found):
             if policy.current().require_key:
-                raise InvalidKey("A key of this server is required. `mlxd keys add` makes one.")
+                raise InvalidKey(_key_required(policy.current().people))
             return KEYLESS
         secret = _the_one(found)
         if is_admin_token(secret):
@@ -101,6 +101,16 @@ def _signed_in(request: HttpRequest) -> Caller:
     if not asks and not hmac.compare_digest(given.encode(), csrf_of(token, cookie).encode()):
         raise InsufficientScope(f"A page sends {CSRF_HEADER} with what it changes. Sign in again to get one.")
     return ADMIN
+
+
+def _key_required(people: int) -> str:
+    """`people` have accounts on this machine where that is why, else 0."""
+    if not people:
+        return "A key of this server is required. `mlxd keys add NAME` makes one."
+    return (
+        f"A key of this server is required: {people} people have accounts on this machine. `mlxd keys add NAME` makes"
+        " one; mlxd that is started with `--no-require-key` asks nobody for one."
+    )
 
 
 def is_admin_token(secret: str) -> bool:

@@ -21,8 +21,9 @@ class Policy:
 
     `strip_thinking`: reasoning is left out of answers. `volatile` names what is done with drifting text in prompts,
     `volatile_of` the same for models by their ids; `keep_tools`: with `bind`, tools too. `admin_digest` is the SHA-256
-    of the admin token; without one nobody is the admin. `require_key`: nobody gets an answer without a key of ours.
-    What is computed for a key is parted from the rest under `secret`.
+    of the admin token; without one nobody is the admin. `require_key`: nobody gets an answer without a key of ours;
+    `people` is how many have accounts here where that is why, else 0. What is computed for a key is parted from the
+    rest under `secret`.
     """
 
     sampling: Mapping[str, float | int] = field(default_factory=dict)
@@ -35,10 +36,11 @@ class Policy:
     keepalive_s: float = 5.0
     admin_digest: bytes | None = None
     require_key: bool = False
+    people: int = 0
     secret: bytes = field(default=b"", repr=False)
 
     @classmethod
-    def of(cls, config: Config, admin_token: str, secret: str = "") -> Self:
+    def of(cls, config: Config, admin_token: str, secret: str = "", *, people: int = 0) -> Self:
         """Raises `InvalidSetting`."""
         return cls(
             sampling=config.sampling_defaults(),
@@ -50,7 +52,8 @@ class Policy:
             keep_tools=config.keep_tools,
             keepalive_s=config.keepalive_s,
             admin_digest=digest(admin_token),
-            require_key=config.require_key,
+            require_key=bool(config.require_key or people),
+            people=people,
             secret=secret.encode(),
         )
 

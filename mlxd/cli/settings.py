@@ -9,6 +9,7 @@ import click
 
 from mlxd.cli.options import KnobCommand, knob_options, read_settings
 from mlxd.config import GROUPS, KNOBS, Config, Knob
+from mlxd.config.knob import AUTO
 
 
 @click.command(cls=KnobCommand)
@@ -27,13 +28,15 @@ def config(as_json: bool, **flags: Any) -> None:
     for group in GROUPS:
         click.secho(group, bold=True)
         for knob in (knob for knob in KNOBS if knob.about.group == group):
-            value = _shown(getattr(loaded.config, knob.name))
+            value = _shown(knob, getattr(loaded.config, knob.name))
             click.echo(f"  {knob.name} = {value}  ({loaded.origins[knob.name]})")
             click.secho(f"      {knob.about.text} {knob.flag}, {knob.env}", dim=True)
 
 
-def _shown(value: Any) -> str:
+def _shown(knob: Knob, value: Any) -> str:
     match value:
+        case None if knob.has_auto:
+            return AUTO
         case None | ():
             return "unset"
         case bool(on):

@@ -11,7 +11,7 @@ ENV_PREFIX = "MLXD_"
 REQUIRED = object()
 """Stands for the default of a setting that has none."""
 AUTO = "auto"
-"""How a size is written that mlxd chooses itself."""
+"""How a size or a switch is written that mlxd chooses itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,15 @@ class Knob:
         return self.kind is tuple
 
     @property
+    def has_auto(self) -> bool:
+        """Whether mlxd chooses where nobody does, for which None stands."""
+        return self.optional and (self.kind is bool or self.name.endswith("_bytes"))
+
+    @property
     def default_text(self) -> str:
         """The default as a person would write it."""
         match self.default:
-            case None if self.name.endswith("_bytes"):
+            case None if self.has_auto:
                 return AUTO
             case None | () | "":
                 return "unset"

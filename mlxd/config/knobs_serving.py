@@ -24,11 +24,13 @@ class ServingKnobs:
     ] = "127.0.0.1"
     port: Annotated[int, About(LISTEN, "TCP port; 0 takes any free one.", 0, 65535)] = 8080
     require_key: Annotated[
-        bool,
+        bool | None,
         About(
-            LISTEN, "Answer only requests that bring a key of `mlxd keys add`. Off: on loopback any key or none does."
+            LISTEN,
+            "Answer only requests that bring a key of `mlxd keys add`. Off: on loopback any key or none does."
+            " `auto`: on where more than one person has an account on this machine.",
         ),
-    ] = False
+    ] = None
     allowed_hosts: Annotated[
         tuple[str, ...],
         About(LISTEN, "More names a Host header may carry, besides the loopback names.", flag="allowed-host"),

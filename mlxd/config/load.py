@@ -133,7 +133,7 @@ def _field(knob: Knob) -> tuple[Any, Any]:
     kind = Annotated[kind, Field(**limits)] if limits else kind
     default = ... if knob.default is REQUIRED else knob.default
     if knob.optional:
-        kind = Annotated[kind | None, BeforeValidator(_auto)] if knob.name.endswith("_bytes") else kind | None
+        kind = Annotated[kind | None, BeforeValidator(_auto)] if knob.has_auto else kind | None
     return (kind, Field(default, description=knob.about.text))
 
 

@@ -19,9 +19,10 @@ MLXD = (sys.executable, "-P", "-m", "mlxd")
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """The environment without what a developer's shell may have set for mlxd or for HTTP clients."""
+    """The environment without what a developer's shell may have set for mlxd or for HTTP clients, and without regard to
+    how many people have accounts on the machine."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLXD_", "OPENAI_", "HTTP"))}
-    return {**kept, "PYTHONUNBUFFERED": "1", **more}
+    return {**kept, "PYTHONUNBUFFERED": "1", "MLXD_REQUIRE_KEY": "off", **more}
 
 
 @dataclass

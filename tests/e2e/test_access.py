@@ -14,6 +14,7 @@ import secrets
 import socket
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -280,6 +281,27 @@ def test_what_one_key_began_is_not_there_for_another(guarded: Guarded) -> None:
     assert owners[secret["id"]] == 1, "a turn in a session of its own"
     for credential in (other, guarded.infer):
         assert httpx.delete(f"{url}/conv_kv/{told}", headers=credential).status_code in (404, 409)
+
+
+SHARED = """
+import pwd, sys
+sys.platform = "linux"
+pwd.getpwall = lambda: [pwd.struct_passwd((str(uid), "x", uid, uid, "", "/", "/bin/sh")) for uid in (1000, 1001)]
+from mlxd.cli import main
+main()
+"""
+
+
+def test_where_two_people_have_accounts_a_key_is_required(tmp_path: Path) -> None:
+    command_line = [sys.executable, "-P", "-c", SHARED]
+    with ServedDaemon(tmp_path / "s", ["--demo"], command_line, {"MLXD_REQUIRE_KEY": "auto"}) as served:
+        answer = httpx.get(f"{served.url}/v1/models", headers={"Authorization": "Bearer any"})
+        told = answer.json()["error"]["message"]
+        assert answer.status_code == 401
+        for words in (told, served.log.read_text()):
+            assert "2 people" in words and "mlxd keys add" in words and "--no-require-key" in words, words
+        key = httpx.post(f"{served.url}/api/keys", headers=served.admin, json={"name": "me"}).json()["key"]
+        assert httpx.get(f"{served.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 def test_other_machines_are_let_in_by_three_things_together(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def _translated(_: str, __: Any) -> None:
     raise TemplateLimitError("The chat template translates text by a table.")
 
 
+_OF_JINJA = ("_loop_vars", "_block_vars")
+"""What compiled code adds to every call inside a loop or a block; `Environment.call` takes it out again."""
 _METHODS: Mapping[str, Callable[..., None]] = {
     **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
     "expandtabs": _expanded,
@@ -82,7 +84,7 @@ def look_at_method(method: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     method = getattr(method, "__wrapped__", method)  # Jinja puts its own around `format`
     text = getattr(method, "__self__", None)
     if isinstance(text, str) and (look := _METHODS.get(getattr(method, "__name__", ""))) is not None:
-        look(text, *args, **kwargs)
+        look(text, *args, **{name: value for name, value in kwargs.items() if name not in _OF_JINJA})
 
 
 @pass_eval_context

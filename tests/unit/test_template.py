@@ -127,6 +127,12 @@ def test_ordinary_work_on_text_is_allowed() -> None:
     assert render(source) == "a, 1|a\n  b|adc|x  |3|3|a-b|[0, 0, 0]|12|ab|user"
 
 
+@pytest.mark.parametrize("call", ["replace('h', 'j')", "join(['a'])", "ljust(2)", "expandtabs()", "format(1)"])
+def test_methods_of_text_work_in_loops_and_blocks(call: str) -> None:
+    looped = f"{{% for m in messages %}}{{{{ m.content.{call} }}}}{{% endfor %}}"
+    assert render(looped) == render(f"{{% block b %}}{looped}{{% endblock %}}") == str(eval(f"'hi'.{call}"))
+
+
 def test_dict_keys_win_over_nothing_and_methods_stay_methods() -> None:
     message = [{"role": "user", "content": "hi", "items": "shadowed"}]
     assert render("{{ messages[0].missing is defined }}{{ messages[0].items() | list | length }}", message) == "False3"

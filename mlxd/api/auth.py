@@ -63,10 +63,6 @@ class AnyKey:
         if is_admin_token(secret):
             raise InsufficientScope("The admin token is not for inference. `mlxd keys add` makes a key that is.")
         key = _good_key(request, secret, Scope.INFER)
-        wait_s = access.current().keyring.admit(key)
-        if wait_s:
-            message = f"This key may send {key.requests_per_minute} requests a minute."
-            raise TooOften(message, retry_after_s=math.ceil(wait_s))
         return Caller(client=key.id, key=key)
 
 
@@ -84,7 +80,6 @@ class AdminBearer:
         if not secret.startswith(OURS):
             raise InvalidKey("The admin token is wrong.")
         key = _good_key(request, secret, Scope.ADMIN)
-        access.current().keyring.admit(key)
         return Caller(client=key.id, key=key, admin=True)
 
 
@@ -126,7 +121,8 @@ def _the_one(found: set[str]) -> str:
 
 
 def _good_key(request: HttpRequest, secret: str, scope: Scope) -> ApiKey:
-    """The key of a credential that looks like ours. Raises `InvalidKey` or `InsufficientScope`."""
+    """The key of a credential that looks like ours, which has come once more. Raises `InvalidKey`, `InsufficientScope`
+    or `TooOften`."""
     key = access.current().keyring.find(digest(secret))
     if key is None:
         raise InvalidKey("This key is not known here: mistyped, or removed. `mlxd keys ls` lists those there are.")
@@ -135,4 +131,8 @@ def _good_key(request: HttpRequest, secret: str, scope: Scope) -> ApiKey:
         raise InvalidKey("This key has expired.")
     if scope not in key.scopes:
         raise InsufficientScope(f"This key has no scope {scope.value!r}.")
+    wait_s = access.current().keyring.admit(key)
+    if wait_s:
+        message = f"This key may send {key.requests_per_minute} requests a minute."
+        raise TooOften(message, retry_after_s=math.ceil(wait_s))
     return key

@@ -95,6 +95,8 @@ async def test_a_key_comes_as_often_as_it_may() -> None:
     answer = await get("/v1/models", headers=headers)
     assert 1 <= int(answer.headers["retry-after"]) <= 60 and answer.refusal["type"] == "rate_limit_error"
     assert (await get("/v1/models")).status == 200, "nobody else waits for it"
+    admin, _ = await added("admin", requests_per_minute=2, scopes=[Scope.ADMIN])
+    assert [(await get("/api/keys", headers=admin)).status for _ in range(3)] == [200, 200, 429]
 
 
 async def test_a_key_for_some_models_knows_no_others(stand_in: StandIn) -> None:

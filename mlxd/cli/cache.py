@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -112,15 +113,20 @@ def verify(as_json: bool, state_dir: str | None) -> None:
 @click.option("--all", "everything", is_flag=True, help="Everything, saved conversations too.")
 @click.option("-m", "--model", help="All of a model; needs a running mlxd.")
 @click.option("--session", help="What only this conversation holds; needs a running mlxd.")
+@click.option("--key", metavar="NAME", help="With --session: the API key whose conversation it is.")
 @json_option
 @state_dir_option
-def clear(everything: bool, model: str | None, session: str | None, as_json: bool, state_dir: str | None) -> None:
+def clear(
+    everything: bool, model: str | None, session: str | None, key: str | None, as_json: bool, state_dir: str | None
+) -> None:
     """Remove what is stored, from memory and disk. It cannot be undone."""
     if sum(map(bool, (everything, model, session))) != 1:
         raise StartError("Say what to remove.", cure="One of --all, --model NAME and --session ID.")
+    if key is not None and (not key or not session):
+        raise StartError("--key NAME says whose conversation --session ID is.", cure="Leave it out otherwise.")
     state = state_of(state_dir)
     wanted = {"all": True} if everything else {"model": model} if model else {"session": session}
-    told = ask(state, "POST", "/api/cache/clear", wanted)
+    told = ask(state, "POST", f"/api/cache/clear{f'?owner={quote(key, safe="")}' if key else ''}", wanted)
     if told is None and not everything:
         raise StartError("No mlxd runs on this state directory.", cure="Start it, or remove everything: --all.")
     if told is None:

@@ -7,6 +7,8 @@ import subprocess
 import time
 from collections.abc import Callable
 
+import httpx
+
 from tests.e2e.daemon import MLXD, ServedDaemon, clean_environment
 
 
@@ -55,6 +57,19 @@ def test_doctor_finds_the_daemon_well(daemon: ServedDaemon) -> None:
     }
     assert (findings["daemon"]["status"], findings["port"]["status"]) == ("ok", "ok"), findings
     assert str(daemon.process.pid) in findings["port"]["what"]
+
+
+def test_a_key_s_conversation_is_cleared_by_the_key_s_name(daemon: ServedDaemon) -> None:
+    name, body = "sally @b", {"messages": [{"role": "user", "content": "word " * 600}], "max_tokens": 2}
+    with httpx.Client(base_url=daemon.url, headers=daemon.admin, timeout=60) as client:
+        key = {"Authorization": f"Bearer {client.post('/api/keys', json={'name': name}).json()['key']}"}
+        asked = client.post("/v1/chat/completions", json={**body, "session_id": "s"}, headers=key)
+        assert asked.status_code == 200, asked.text
+        clear, theirs = ["cache", "clear", "--session", "s", "--json"], ["--key", name]
+        gone = [json.loads(run(daemon, *clear, *whose).stdout)["cleared"] for whose in ([], theirs, theirs)]
+        assert [any(one.values()) for one in gone] == [False, True, False], gone
+        assert client.delete(f"/api/keys/{name}").status_code == 200
+    assert "no such key" in run(daemon, *clear, *theirs).stderr
 
 
 def test_a_second_daemon_is_told_about_the_first(daemon: ServedDaemon) -> None:

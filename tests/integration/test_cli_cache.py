@@ -70,6 +70,9 @@ def test_everything_is_removed_and_a_part_only_by_a_daemon(state: Path) -> None:
     refused = run(state, "clear", "--model", "one")
     assert isinstance(refused.exception, StartError) and files(state)
     assert isinstance(run(state, "clear").exception, StartError) and files(state)
+    for words in (("--all", "--key", "me"), ("--model", "one", "--key", "me"), ("--session", "s", "--key", "")):
+        told = run(state, "clear", *words).exception
+        assert isinstance(told, StartError) and "--key" in str(told) and files(state)
     assert run(state, "clear", "--all").exit_code == 0
     assert not (state / "prefixes").exists()
     assert run(state, "verify").exit_code == 0 and "Nothing" in run(state, "ls").stdout

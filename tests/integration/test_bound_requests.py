@@ -14,7 +14,6 @@ from inference.conversation.template import JinjaTemplate
 from inference.conversation.volatile_policy import BIND, VERBATIM, VolatilePolicy
 from inference.messages import Message
 from mlxd.conversing import Asking
-from mlxd.ledger import ledger as ledger_room
 from mlxd.runtime import Runtime
 from tests.conversations import READ, result, talk, user
 from tests.drift import channel_message, dated_system, openclaw_tail
@@ -38,7 +37,7 @@ def dated() -> Iterator[tuple[Model, Runtime]]:
 def later(monkeypatch: pytest.MonkeyPatch, days: float) -> str:
     """Lets the ledger see another time; the date of it."""
     at_s = time.mktime((2026, 11, 20, 12, 0, 0, 0, 0, -1)) + days * DAY_S
-    monkeypatch.setattr(ledger_room.time, "time", lambda: at_s)
+    monkeypatch.setattr("mlxd.ledger.ledger.time.time", lambda: at_s)
     return time.strftime("%Y-%m-%d", time.localtime(at_s))
 
 

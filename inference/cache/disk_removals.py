@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 
-from inference.cache.disk_index import DiskIndex
+from inference.cache.blocks import common_tokens
+from inference.cache.disk_index import DiskEntry, DiskIndex
 from inference.cache.disk_records import KEY_BYTES, BlockLabel, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Likes:
+    """Whatever stands behind `parent` and begins as `ids` do: in memory it had the same beginning."""
+
+    parent: bytes
+    ids: bytes = field(repr=False)
+
+    def on_disk(self, index: DiskIndex, ids_of: Callable[[DiskEntry], bytes]) -> list[bytes]:
+        """Costs reading a label each."""
+        return [entry.key for entry in index.behind(self.parent) if common_tokens(ids_of(entry), self.ids)]
+
+    def among(self, queued: Iterable[BlockLabel]) -> list[bytes]:
+        """Of those that wait to be written."""
+        behind = [label for label in queued if label.parent[:KEY_BYTES] == self.parent]
+        return [label.key for label in behind if common_tokens(label.ids, self.ids)]
 
 
 def untrue(keys: Iterable[bytes], index: DiskIndex, queued: Collection[BlockLabel]) -> set[bytes]:

@@ -24,7 +24,7 @@ from inference.cache.disk_outage import THREAD_ENDED
 from inference.cache.disk_plan import Plan, Want, forecast, may_help
 from inference.cache.disk_queue import SaveQueue, Waiting
 from inference.cache.disk_records import BlockLabel, Handle, Stored
-from inference.cache.disk_removals import own, untrue
+from inference.cache.disk_removals import Likes, own, untrue
 from inference.cache.disk_stats import DiskStats, health_of, stats_of
 from inference.cache.disk_steps import take_step
 from inference.prefix_store import DiskHealth
@@ -159,15 +159,18 @@ class DiskThread:
             self._unqueue(gone)
         self._store.drop(gone, spare_pinned=True)
 
-    def distrust(self, keys: Iterable[bytes]) -> None:
-        """These go, whoever has them, with all that stands behind: it was computed from what is not true."""
+    def distrust(self, keys: Iterable[bytes], likes: Likes | None = None) -> None:
+        """These and `likes` go, whoever has them, with all behind them: it was computed from what is not true."""
         named = tuple(keys)
-        self._remove(lambda: self._distrust(named))
+        self._remove(lambda: self._distrust(named, likes))
 
-    def _distrust(self, keys: Iterable[bytes]) -> None:
+    def _distrust(self, keys: Iterable[bytes], likes: Likes | None) -> None:
         """On the thread, where nothing is being written meanwhile."""
+        keys = keys if likes is None else (*keys, *likes.on_disk(self._store.index, self._store.ids))
         with self._change:
-            gone = untrue(keys, self._store.index, [waiting.label for waiting in self._saves])
+            queued = [waiting.label for waiting in self._saves]
+            keys = keys if likes is None else (*keys, *likes.among(queued))
+            gone = untrue(keys, self._store.index, queued)
             self._unqueue(gone)
         self._store.drop(gone)
 

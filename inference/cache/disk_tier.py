@@ -8,7 +8,7 @@ written too, for any may have been the first turn of a conversation, and go firs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from time import monotonic
@@ -17,6 +17,7 @@ from typing import Any, Final
 from inference.cache.disk_fetch import Fetched
 from inference.cache.disk_plan import Plan, Want
 from inference.cache.disk_records import KEY_BYTES, label_of, state_label_of
+from inference.cache.disk_removals import Likes
 from inference.cache.disk_thread import DiskThread
 from inference.cache.node import Admission, Node, Snapshot
 from inference.cache.reuse import Lease, Query, ReuseMode
@@ -162,6 +163,13 @@ class DiskTier:
         """Blocks and states are not true, nor is what was computed behind them and may be on the disk alone."""
         self._overtake()
         self._thread.distrust([*map(label_key, nodes), *(state_label_of(held).key for held in states)])
+
+    def quarantined(self, nodes: Sequence[Node], states: Iterable[Snapshot]) -> None:
+        """As `distrusted`, of a path from its first wrong block on; what holds the beginning of that one goes too."""
+        self._overtake()
+        first = nodes[0] if nodes else None
+        likes = None if first is None or first.parent is None else Likes(label_key(first.parent), first.ids)
+        self._thread.distrust([*map(label_key, nodes), *(state_label_of(held).key for held in states)], likes)
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Also what is not in memory: all of a tree or a model, or everything."""

@@ -22,7 +22,7 @@ def quarantine(store: Store, reuse: Reuse, from_tokens: int) -> list[Evicted]:
     stored = reuse.stored
     if store.disk is not None:
         untrue = [node for node in reuse.nodes if node.end > from_tokens]
-        store.disk.distrusted(untrue, () if stored is None else (stored,))
+        store.disk.quarantined(untrue, () if stored is None else (stored,))
     if stored is not None and stored in store.tree.snapshots:
         store.tree.drop_snapshot(stored)
     now = store.tree.match(reuse.query.root, reuse.query.packed, reuse.depth_tokens).blocks

@@ -206,6 +206,28 @@ def test_what_an_audit_finds_untrue_leaves_the_disk_though_it_has_left_memory_si
         assert len(gone) == (4 if back else 0) and cache.check_integrity() == []
 
 
+def test_what_holds_the_beginning_of_an_untrue_block_leaves_the_disk_with_it(tmp_path: Path) -> None:
+    """It was stored in the same part, and is on the disk alone or about to be there. What begins otherwise stays."""
+    trunk = tuple(range(BLOCK_TOKENS))
+    bad, other = (*trunk, *range(500, 756)), (*trunk, *range(900, 1200))
+    like, late = (*bad[:300], *range(7000, 7400)), (*bad[:280], *range(8000, 8100))
+    with living(tmp_path) as life:
+        cache = PrefixCache(LIMITS, lambda: life.now_s, life.tier)
+        conversation(life, cache, "s", bad)
+        kept, gone = [*chain(other)], [*chain(bad)[1:], *chain(like)[1:], state(like[:290])]
+        for label in (*kept, *gone):
+            life.thread.save(label, paper(label))
+        life.settle()
+        life.files.gate.clear()
+        for label in chain(late)[1:]:
+            life.thread.save(label, paper(label))
+        quarantine(cache.books, cache.lookup(ROOT, (*bad, 1)), BLOCK_TOKENS + 9)
+        life.files.gate.set()
+        life.settle()
+        assert all(life.thread.holds(label.key) for label in kept)
+        assert not any(life.thread.holds(label.key) for label in (*gone, *chain(late)[1:]))
+
+
 def conversation(life: Life, cache: PrefixCache, session: str, ids: tuple[int, ...]) -> None:
     """Reads and leaves the whole blocks of `ids`."""
     lease = cache.hold(cache.lookup(ROOT, (*ids, 1), session=session), session)

@@ -77,9 +77,13 @@ def chain(ids: TokenIds, root: Root = ROOT) -> list[BlockLabel]:
         packed = pack(ids[start : start + BLOCK_TOKENS])
         own = block_name(parent, packed)
         end = min(len(ids), start + BLOCK_TOKENS)
-        labels.append(BlockLabel(Kind.BLOCK, root.key, parent, own, packed, start, end, True, root.model))
+        labels.append(BlockLabel(Kind.BLOCK, root.key, parent, own, packed, start, end, True, *_told(root)))
         parent = own
     return labels
+
+
+def _told(root: Root) -> tuple[str, str, str]:
+    return root.model, root.weights, root.settings
 
 
 def state(ids: TokenIds, root: Root = ROOT) -> BlockLabel:
@@ -88,7 +92,7 @@ def state(ids: TokenIds, root: Root = ROOT) -> BlockLabel:
     whole = chain(ids[:at], root)
     parent, rest = (whole[-1].own if whole else root.key), pack(ids[at:])
     own = state_name(parent, rest)
-    return BlockLabel(Kind.STATE, root.key, parent, own, rest, at, len(ids), False, root.model)
+    return BlockLabel(Kind.STATE, root.key, parent, own, rest, at, len(ids), False, *_told(root))
 
 
 def paper(label: BlockLabel, padding: int = 0) -> Paper:

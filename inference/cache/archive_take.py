@@ -40,7 +40,7 @@ def take_in(store: DiskStore, archive: Archive, contents: Contents | None = None
         taken_bytes += part.entry.nbytes if came == "taken" else 0
         yield
     for manifest in contents.conversations:
-        conversations[_keep(store, manifest)] += 1
+        conversations[_keep(store, trees.get(manifest.tree), manifest)] += 1
         yield
     return Taken(dict(files), taken_bytes, dict(conversations))
 
@@ -81,8 +81,10 @@ def _can_be_reached(store: DiskStore, entry: DiskEntry) -> bool:
     return entry.stands_first or (before is not None and before.root == entry.root and before.is_before(entry))
 
 
-def _keep(store: DiskStore, manifest: Manifest) -> str:
+def _keep(store: DiskStore, tree: Tree | None, manifest: Manifest) -> str:
     """Pins what there is of a saved conversation. One that is saved here and holds as much stays as it is."""
+    if tree is not None and (manifest.weights, manifest.settings) != (tree.weights, tree.settings):
+        return "foreign"
     blocks, states = _present(store, manifest, manifest.blocks), _present(store, manifest, manifest.states)
     keys = [entry.key for entry in (*blocks, *states)]
     before = store.saved.get(manifest.name)
@@ -110,7 +112,7 @@ def _keep(store: DiskStore, manifest: Manifest) -> str:
 def _present(store: DiskStore, manifest: Manifest, keys: Iterable[bytes]) -> list[DiskEntry]:
     """What of these files is here, in the tree that the conversation says it is of."""
     found = [entry for key in keys if (entry := store.index.get(key)) is not None]
-    return [entry for entry in found if entry.root == manifest.root.key[:KEY_BYTES]]
+    return [entry for entry in found if entry.root == manifest.tree[:KEY_BYTES]]
 
 
 def take_in_batch(store: DiskStore, batch: str) -> Steps[Taken]:

@@ -117,10 +117,17 @@ class Root:
     model: str
     weights: str
     settings: str = ""
-    salt: bytes = b""
+    salt: bytes = field(default=b"", repr=False, compare=False)
     template: str = ""
     token_cost: float = 1.0
-    key: bytes = field(init=False, compare=False)
+    key: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", root_key(f"{self.weights}\0{self.settings}", self.salt))
+
+    @classmethod
+    def known_by(cls, key: bytes, model: str, weights: str, settings: str, template: str, token_cost: float) -> Self:
+        """One that was written down, which no salt ever is: it has the key and no salt."""
+        root = cls(model, weights, settings, template=template, token_cost=token_cost)
+        object.__setattr__(root, "key", key)
+        return root

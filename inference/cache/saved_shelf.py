@@ -14,7 +14,7 @@ from typing import Final
 
 from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskIndex
-from inference.cache.saved_manifest import NAME, Manifest, read_manifest
+from inference.cache.saved_manifest import NAME, Manifest, is_outdated, read_manifest
 
 FOLDER: Final = "saved"
 MAX_SAVED: Final = 1000
@@ -53,11 +53,18 @@ class SavedShelf:
                 continue
             manifest = read_manifest(raw)
             if manifest is not None and manifest.name == path.stem:
+                if is_outdated(raw):
+                    self._renew(path, manifest)
                 self._take(manifest)
             else:
                 flawed += 1
                 self._files.remove(path)
         return flawed
+
+    def _renew(self, path: Path, manifest: Manifest) -> None:
+        """What an earlier version wrote holds a salt, which is not to lie on a disk. Tried at each start."""
+        with suppress(OSError):
+            self._files.write(path, [manifest.packed()])
 
     def keep(self, manifest: Manifest) -> None:
         """On the disk before it counts; the one of its name before it is replaced. Raises `OSError`.

@@ -113,7 +113,7 @@ def _manifest(
         weights=root.weights,
         settings=root.settings,
         template=root.template,
-        salt=root.salt,
+        tree=root.key,
         token_cost=root.token_cost,
         blocks=tuple(entry.key for entry in blocks),
         states=tuple(entry.key for entry in entries if entry.kind is Kind.STATE),

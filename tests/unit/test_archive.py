@@ -233,7 +233,7 @@ def test_a_size_that_is_not_there_costs_nothing(tmp_path: Path) -> None:
 def test_parts_of_another_tree_and_orphans_are_refused(tmp_path: Path) -> None:
     codec, label = PaperCodec(), LABELS[1]
     for tree, word in (
-        (Tree(label.root, "model", "", ""), "unreachable"),
+        (Tree(label.root, "model", "weights", ""), "unreachable"),
         (Tree(label.root, "model", "w", ""), "foreign"),
     ):
         file = io.BytesIO()

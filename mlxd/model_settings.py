@@ -47,8 +47,9 @@ class ModelSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """From values that were checked; a null is the same as none."""
-        given = {name: value for name, value in values.items() if value is not None}
+        """From values that were checked; a null is the same as none, and so is what a later version has saved."""
+        known = {one.name for one in fields(cls)}
+        given = {name: value for name, value in values.items() if value is not None and name in known}
         if "aliases" in given:
             given["aliases"] = tuple(given["aliases"])
         return cls(**given)

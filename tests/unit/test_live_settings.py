@@ -136,6 +136,15 @@ def test_pins_and_times_of_single_models_come_before_those_of_all() -> None:
     assert live.rules(()).max_models == 1, "who says a number means it"
 
 
+def test_what_a_later_version_has_saved_is_left_alone(tmp_path: Path) -> None:
+    write_saved(tmp_path / "saved", SavedSettings({"later": 1}, {"a": {"later": 1, "pinned": True}}))
+    loaded = load({}, tmp_path, read_saved(tmp_path / "saved").knobs)
+    live = LiveSettings(loaded, tmp_path / "saved")
+    assert live.model("a") == ModelSettings(pinned=True) and live.config == loaded.config
+    live.change({"max_models": 2})
+    assert read_saved(tmp_path / "saved").models == {"a": {"later": 1, "pinned": True}}
+
+
 def test_models_are_meant_by_whatever_they_answer_to() -> None:
     live = LiveSettings.alone(
         Config(state_dir=Path("x"), pinned_models=("org/a", "quick"), model_aliases=("quick=org/b", "slow=c"))

@@ -64,7 +64,7 @@ async def save(request: ASGIRequest) -> dict[str, Any]:
     title = validate(SaveRequest, body).title
     done = await on_disk(lambda saved: saved.save(name, owner, told, title))
     if done is None:
-        raise NotFound("Nothing is held of such a conversation: it has had no answer since the server started.")
+        raise NotFound("Nothing is held of such a conversation. Its next answer makes it one that can be saved.")
     if isinstance(done, Refused):
         raise Conflict(ROOM.get(done.reason, f"The disk refused it ({done.reason})."), code=f"not_saved_{done.reason}")
     return _shown(done)

@@ -10,7 +10,8 @@ from typing import Any
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 
-from inference.conversation.sandbox import TICK, ChatEnvironment, TemplateLimitError, collect, deadline_tick
+from inference.conversation.bounded import TemplateLimitError
+from inference.conversation.sandbox import TICK, ChatEnvironment, collect, deadline_tick
 from inference.errors import TemplateFailed
 from inference.ports import ChatTemplate
 

@@ -48,9 +48,9 @@ class MlxRunner:
         self._last_logits = LastLogits(model)
         self._queue = PrefillQueue(self._last_logits)
         self._entrance = Entrance(self._queue, lambda: make_prompt_cache(self._model), store)
+        self._auditor = None if store is None else Auditor(model, store, limits, settings.cache.audit_every)
         self._lanes = Lanes()
         self._pace = Pace(settings.prefill_step_tokens)
-        self._auditor = None if store is None else Auditor(model, store, limits, settings.cache.audit_every)
         self._settled: list[StepOutput] = []
 
     @property
@@ -67,12 +67,12 @@ class MlxRunner:
     def kv_bytes(self) -> int:
         return self._lanes.kv_bytes + sum(kv.nbytes(row.state) for row in self._queue)
 
-    def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
-        return self._entrance.lookup(prompt, cache, kv)
     @property
     def auditor(self) -> Auditor | None:
         return self._auditor
 
+    def lookup(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Looked:
+        return self._entrance.lookup(prompt, cache, kv)
 
     def explain(self, prompt: Prompt, cache: CacheScope | None, kv: KVQuantisation | None = None) -> Explained:
         return self._entrance.explain(prompt, cache, kv)
@@ -119,11 +119,11 @@ class MlxRunner:
         return outputs
 
     def close(self) -> None:
-        self._entrance.close()
-        self._leave_lanes()
         if self._auditor is not None:
             self._auditor.close()
             self._auditor = None  # it knows the store, and that how to make empty states
+        self._entrance.close()
+        self._leave_lanes()
         self._settled = []
         self._model = None
         self._last_logits.forget()

@@ -23,10 +23,10 @@ from inference.streaming.pieces import BrokenCall
 from mlxd import runtime as current
 from mlxd.api import policy, small_model
 from mlxd.config import Config
-from mlxd.wiring import tool_call_format
 from mlxd.malformed import MAX_RECORDS, MalformedCalls
 from mlxd.runtime import Runtime, ServedModel
 from mlxd.start_errors import InvalidSetting
+from mlxd.wiring import tool_call_format
 from tests.integration.api_scripted import StandIn, chat, get, post
 from tests.tokenizers_in_code import text_model
 

@@ -76,7 +76,7 @@ class Trail:
         self._guard(work)
 
     def read(self) -> None:
-        """The prompt but for its last token is in the state: a twin may have all of it."""
+        """The prompt, perhaps but for its last token, is in the state: a twin may have all of it."""
         self._guard(lambda: self._commit(self._prompt.ids, [], None, tail=True))
 
     # --- decode -------------------------------------------------------------------------------------------------

@@ -175,10 +175,10 @@ def test_what_can_never_fit_is_refused_for_good_with_both_figures(admit: Callabl
     with pytest.raises(ModelTooLarge, match=r"1000 bytes .* 999 bytes"):
         admit(request(), loaded(999))
     # 5 + 8 tokens: 1000 of weights, 130 of KV, 130 of the assembly copy
-    with pytest.raises(InvalidParameter, match=r"1260 bytes .* 1259 bytes") as refused:
+    with pytest.raises(ModelTooLarge, match=r"1260 bytes .* 1259 bytes") as refused:
         admit(request("hello", max_tokens=8), loaded(1259))
     assert refused.value.param == "max_tokens"
-    with pytest.raises(InvalidParameter) as refused:
+    with pytest.raises(ModelTooLarge) as refused:
         admit(request("hello" * 100, max_tokens=8), loaded(1259))
     assert refused.value.param == "messages"
     admit(request("hello", max_tokens=8), loaded(1260))

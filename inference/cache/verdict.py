@@ -20,7 +20,8 @@ class VerdictName(StrEnum):
     DIVERGED = "diverged"
     """As branched, and what goes on differently is the last request of the same session."""
     FIRST_SEEN = "first_seen"
-    """Nothing stored begins like it, beyond the few tokens with which every prompt of a template begins."""
+    """Nothing stored begins like it, beyond the few tokens with which every prompt of a template begins, and nothing of
+    its own session."""
     EVICTED = "evicted"
     EXPIRED = "expired"
     CLEARED = "cleared"
@@ -112,11 +113,12 @@ def _by_path(seen: Evidence) -> VerdictName:
         return VerdictName.EXACT
     if not seen.at_end and (change := _change_of_root(seen.session_root, seen.root)) is not None:
         return change
-    if seen.matched < min(SHARED_BY_ALL_TOKENS, seen.limit):
+    if seen.parts_at is not None and not seen.at_end:
+        return VerdictName.DIVERGED  # however short: a session's second turn has little before its first answer
+    known = seen.session_root is not None and seen.at_end
+    if seen.matched < (1 if known else min(SHARED_BY_ALL_TOKENS, seen.limit)):
         return VerdictName.FIRST_SEEN
-    if seen.at_end:
-        return VerdictName.EXTENDED
-    return VerdictName.DIVERGED if seen.parts_at is not None else VerdictName.BRANCHED
+    return VerdictName.EXTENDED if seen.at_end else VerdictName.BRANCHED
 
 
 def _change_of_root(before: Root | None, now: Root) -> VerdictName | None:

@@ -82,3 +82,11 @@ def test_a_request_decides_how_much_is_thought(serve: Callable[..., ServedDaemon
         assert asked(client, extra_body={"reasoning": {"exclude": True}}) == ("", content, spent)
         with pytest.raises(openai.BadRequestError, match="contradict"):
             asked(client, extra_body={"thinking": False, "enable_thinking": True})
+        assert second_turn(client, answered=content) == "reasoning_stripped(template)"
+
+
+def second_turn(client: openai.OpenAI, answered: str) -> str:
+    """The verdict of a turn that echoes the first one's words, whose thought the template reads no more."""
+    said = [{"role": "assistant", "content": answered}, {"role": "user", "content": "And 2 + 3?"}]
+    turn = {**SUM, "messages": [*SUM["messages"], *said]}
+    return str(client.chat.completions.with_raw_response.create(**turn).headers["x-mlxd-verdict"])

@@ -25,6 +25,7 @@ from inference.ports import Job
 from inference.prefix_store import AuditResult
 from inference.tokens import TokenIds
 from tests import tiny_models
+from tests.device import settled_bytes
 from tests.engine.disk_process import SOON_S, Process, question
 from tests.engine.harness import Loaded
 from tests.engine.test_zero_counters import blocks_of
@@ -213,8 +214,7 @@ def test_what_is_abandoned_frees_its_memory_and_is_tried_once_more(model: Callab
     auditor = warm.runner.auditor
     assert auditor is not None
     for _ in range(2):
-        mx.clear_cache()
-        before = mx.get_active_memory()
+        before = settled_bytes()
         assert audited(warm, steps=5) == [] and mx.get_active_memory() > before
         auditor.abandon()
         assert mx.get_active_memory() == before
@@ -273,8 +273,7 @@ def test_what_an_hour_ends_in_the_middle_holds_nothing(
 ) -> None:
     warm = model("dense")
     conversation(warm, "dense")
-    mx.clear_cache()
-    before = mx.get_active_memory()
+    before = settled_bytes()
     monkeypatch.setattr("inference.engine.auditor.perf_counter", iter(range(0, 10_000, 100)).__next__)
     assert audited(warm) == [] and mx.get_active_memory() == before
     auditor = warm.runner.auditor

@@ -20,6 +20,7 @@ from inference.engine.recorder import BlockRecorder
 from inference.engine.snapshots import snapshot
 from inference.tokens import TokenIds
 from tests import tiny_models
+from tests.device import settled_bytes
 from tests.engine.harness import Loaded
 from tests.engine.stored_rows import CLOSE, RecordedRow, Stored, answer, bits, read_and_store, resumed, same_bits
 
@@ -143,8 +144,7 @@ def test_rows_of_a_lane_are_captured_as_if_they_were_alone(load: Callable[[str],
 def test_a_block_keeps_nothing_of_the_row_alive(load: Callable[[str], Loaded], architecture: str) -> None:
     """With the row gone, the device holds the bytes that the blocks and snapshots say and no more."""
     model, ids = load(architecture).model, tiny_models.prompt_ids(2000)
-    mx.synchronize()
-    before = mx.get_active_memory()
+    before = settled_bytes()
     stored = read_and_store(model, ids)
     stored.blocks = stored.blocks[3:6]  # cut from the middle of each buffer
     mx.synchronize()
@@ -157,8 +157,7 @@ def test_a_row_keeps_no_block_alive(load: Callable[[str], Loaded], architecture:
     model, ids = load(architecture).model, tiny_models.prompt_ids(700)
     stored = read_and_store(model, ids)
     state = resumed(model, stored, 650)
-    mx.synchronize()
-    with_blocks, said = mx.get_active_memory(), sum(block.nbytes for block in stored.blocks)
+    with_blocks, said = settled_bytes(), sum(block.nbytes for block in stored.blocks)
     del stored
     mx.synchronize()
     assert with_blocks - mx.get_active_memory() >= said

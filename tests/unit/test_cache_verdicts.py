@@ -68,6 +68,15 @@ def test_branched_and_diverged_differ_by_whose_path_it_leaves(driver: Driver) ->
     assert (mine.name, mine.at_token, str(mine)) == (VerdictName.DIVERGED, 600, "diverged(token 600)")
 
 
+def test_a_short_beginning_is_known_to_its_own_session(driver: Driver) -> None:
+    stored(driver, TALK[:20], session="one")
+    for session, name in (("one", VerdictName.EXTENDED), ("", VerdictName.FIRST_SEEN), ("two", VerdictName.FIRST_SEEN)):
+        assert driver.cache.lookup(ROOT, (*TALK[:20], 1, 2), session=session).verdict.name is name
+    for session, name in (("one", VerdictName.DIVERGED), ("two", VerdictName.FIRST_SEEN)):
+        verdict = driver.cache.lookup(ROOT, (*TALK[:16], 1, 2), session=session).verdict
+        assert (verdict.name, verdict.at_token) == (name, 16)
+
+
 def test_too_short(driver: Driver) -> None:
     stored(driver)
     assert driver.cache.lookup(ROOT, TALK[:1]).verdict.name is VerdictName.TOO_SHORT

@@ -10,9 +10,7 @@ from inference.cache.disk import DiskStore
 from inference.cache.disk_fetch import Fetched
 from inference.cache.disk_records import BlockLabel
 from inference.cache.disk_thread import DiskThread
-from tests.disk_shelf import ROOM, SOON_S, FailingFiles, PaperCodec, SwiftFiles, paper
-
-IDS = tuple(range(1000, 1700))
+from tests.disk_shelf import IDS, ROOM, SOON_S, FailingFiles, GatedFiles, PaperCodec, SwiftFiles, chain, paper, want
 
 
 @contextmanager
@@ -35,3 +33,16 @@ def answer(thread: DiskThread) -> Fetched:
     assert thread.settle(SOON_S)
     (found,) = thread.fetched()
     return found
+
+
+@contextmanager
+def being_read(directory: Path) -> Iterator[tuple[DiskThread, GatedFiles]]:
+    """A disk with the chain of IDS, which stands before its shut gate to read it for the job `first`."""
+    files = GatedFiles()
+    with disk(directory, files) as thread:
+        save_all(thread, *chain(IDS))
+        assert thread.settle(SOON_S)
+        files.gate.clear()
+        thread.want("first", want((*IDS, 1)))
+        assert files.came.wait(SOON_S)
+        yield thread, files

@@ -21,6 +21,7 @@ from inference.cache.disk_records import BlockLabel, Flaw, Handle, Kind, Stored,
 from inference.tokens import TokenIds
 
 ROOT = Root("model", "weights")
+IDS = tuple(range(1000, 1700))
 SOON_S = 20.0
 """What a test waits for at most."""
 ROOM = DiskLimits(max_bytes=1 << 40, max_disk_share=1.0)
@@ -97,6 +98,11 @@ def state(ids: TokenIds, root: Root = ROOT) -> BlockLabel:
 
 def paper(label: BlockLabel, padding: int = 0) -> Paper:
     return Paper(f"{label.kind} {label.own.hex()}", label.end - label.start, label.end, padding)
+
+
+def text(found: Stored | None) -> str | None:
+    """What is written on the paper that was read."""
+    return None if found is None else found.handle.text  # type: ignore[union-attr]
 
 
 def want(ids: TokenIds, *, in_memory: int = 0, state: bool = False, bitwise: bool = False, room: int = 1 << 40) -> Want:
@@ -236,6 +242,11 @@ class Shelf:
 
     def write(self, labels: Sequence[BlockLabel], padding: int = 0) -> list[bool]:
         return [self.store.write(label, paper(label, padding)) for label in labels]
+
+    def entry(self, key: bytes) -> DiskEntry:
+        found = self.store.index.get(key)
+        assert found is not None
+        return found
 
     def path(self, entry: DiskEntry) -> Path:
         return path_of(self.directory, entry)

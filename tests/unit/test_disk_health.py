@@ -11,8 +11,8 @@ import pytest
 from inference.cache.disk_outage import PAUSE_S, THREAD_ENDED
 from inference.cache.disk_stats import health_of
 from inference.prefix_store import DiskState
-from tests.disk_life import IDS, disk, save_all
-from tests.disk_shelf import ROOM, SOON_S, FailingFiles, Shelf, SwiftFiles, chain
+from tests.disk_life import disk, save_all
+from tests.disk_shelf import IDS, ROOM, SOON_S, FailingFiles, Shelf, SwiftFiles, chain
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk_life import IDS, disk, save_all
-from tests.disk_shelf import SOON_S, GatedFiles, chain, paper, want
+from tests.disk_life import disk, save_all
+from tests.disk_shelf import IDS, SOON_S, GatedFiles, chain, paper, want
 
 
 def test_what_somebody_waits_for_is_written_first_and_then_he_knows(tmp_path: Path) -> None:

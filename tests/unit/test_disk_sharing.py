@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tests.disk_life import IDS, answer, disk, save_all
-from tests.disk_shelf import SOON_S, GatedFiles, chain, paper, state, want
+from tests.disk_life import answer, being_read, disk, save_all
+from tests.disk_shelf import IDS, SOON_S, GatedFiles, chain, paper, state, want
 
 
 def test_two_jobs_that_want_the_same_blocks_are_given_one_reading(tmp_path: Path) -> None:
@@ -27,16 +27,10 @@ def test_two_jobs_that_want_the_same_blocks_are_given_one_reading(tmp_path: Path
 
 
 def test_what_was_removed_between_two_who_want_it_is_not_shared(tmp_path: Path) -> None:
-    files, labels = GatedFiles(), chain(IDS)
-    with disk(tmp_path, files) as thread:
-        save_all(thread, *labels)
-        assert thread.settle(SOON_S)
-        files.gate.clear()
-        thread.want("first", want((*IDS, 1)))
-        assert files.came.wait(SOON_S)
+    with being_read(tmp_path) as (thread, files):
         thread.want("second", want((*IDS, 1)))
         thread.clear()
-        save_all(thread, labels[0])
+        save_all(thread, chain(IDS)[0])
         files.gate.set()
         assert thread.settle(SOON_S)
         assert [len(found.blocks) for found in thread.fetched()] == [3, 0]

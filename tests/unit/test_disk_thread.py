@@ -9,8 +9,9 @@ from pathlib import Path
 
 from inference.cache.disk import DiskStore
 from inference.cache.disk_thread import DiskThread
-from tests.disk_life import IDS, answer, disk, save_all
+from tests.disk_life import answer, being_read, disk, save_all
 from tests.disk_shelf import (
+    IDS,
     ROOM,
     SOON_S,
     FailingFiles,
@@ -106,14 +107,8 @@ def test_what_is_dropped_is_not_written_after_all(tmp_path: Path) -> None:
 
 def test_nobody_is_given_what_was_removed_before_he_asked(tmp_path: Path) -> None:
     """Though reading comes before everything else that is not urgent."""
-    files, labels = GatedFiles(), chain(IDS)
-    with disk(tmp_path, files) as thread:
-        save_all(thread, *labels)
-        assert thread.settle(SOON_S)
-        files.gate.clear()
-        thread.want("first", want((*IDS, 1)))
-        assert files.came.wait(SOON_S)
-        thread.distrust([labels[1].key])
+    with being_read(tmp_path) as (thread, files):
+        thread.distrust([chain(IDS)[1].key])
         thread.want("second", want((*IDS, 1)))
         files.gate.set()
         assert thread.settle(SOON_S)

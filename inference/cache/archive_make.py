@@ -12,7 +12,7 @@ from inference.cache.archive import ArchiveWriter, Tree, in_order
 from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskEntry
 from inference.cache.disk_place import lying, path_of
-from inference.cache.disk_records import KEY_BYTES, LABEL_BYTES, BlockCodec, BlockLabel, Flaw, Stored
+from inference.cache.disk_records import KEY_BYTES, LABEL_BYTES, BlockCodec, BlockLabel, Flaw
 from inference.cache.saved_manifest import Manifest, read_manifest
 from inference.cache.saved_shelf import FOLDER
 
@@ -105,7 +105,7 @@ class Shelf:
         found = self._codec.decode(raw)
         if isinstance(found, Flaw):
             return str(found)
-        return (raw, found.label) if is_named_by(found, entry) else str(Flaw.FOREIGN)
+        return (raw, found.label) if entry.is_named_by(found.label) else str(Flaw.FOREIGN)
 
     def _model(self, entry: DiskEntry) -> str:
         """Of any file of a tree; "" where that cannot be read."""
@@ -117,9 +117,3 @@ class Shelf:
 
     def _lying(self) -> list[DiskEntry]:
         return [file.entry for file in lying(self._directory, self._files) if file.entry is not None]
-
-
-def is_named_by(found: Stored, entry: DiskEntry) -> bool:
-    """Whether a file holds what its name says."""
-    said = DiskEntry.of(found.label, entry.nbytes)
-    return found.label.is_sound and (said.root, said.name) == (entry.root, entry.name)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from inference.cache.archive import Archive, ArchiveWriter, Contents, NotAnArchive, Part, Tree
-from inference.cache.archive_make import is_named_by
 from inference.cache.disk import DiskStore
 from inference.cache.disk_index import DiskEntry
 from inference.cache.disk_records import KEY_BYTES, Flaw, Stored
@@ -55,7 +54,7 @@ def _take(store: DiskStore, trees: Mapping[bytes, Tree], archive: Archive, part:
         return found
     tree = trees.get(found.label.root)
     told = (found.label.weights, found.label.settings)
-    if tree is None or told != (tree.weights, tree.settings) or not is_named_by(found, entry):
+    if tree is None or told != (tree.weights, tree.settings) or not entry.is_named_by(found.label):
         return "foreign"
     if not _can_be_reached(store, entry):
         return "unreachable"

@@ -172,7 +172,7 @@ class DiskStore:
             self._unreadable(entry, error)
             return None
         found = self.codec.decode(raw) if len(raw) <= entry.nbytes else Flaw.CORRUPT
-        if isinstance(found, Stored) and not _is(found.label, entry, root):
+        if isinstance(found, Stored) and not (entry.is_named_by(found.label) and found.label.root == root):
             found = Flaw.FOREIGN
         if isinstance(found, Flaw):
             self._drop((entry,), str(found))
@@ -265,9 +265,3 @@ class DiskStore:
             self.budget.close()
         except OSError as error:
             self._outage.begin(error)
-
-
-def _is(label: BlockLabel, entry: DiskEntry, root: bytes) -> bool:
-    """Whether a file holds what its name says and belongs to the tree it is wanted for."""
-    told = (label.kind, label.root, label.parent[:KEY_BYTES], label.key, label.start, label.end)
-    return label.is_sound and told == (entry.kind, root, entry.parent, entry.key, entry.start, entry.end)

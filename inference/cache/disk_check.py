@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from inference.cache.disk_files import Files
-from inference.cache.disk_index import DiskEntry
 from inference.cache.disk_place import Lying, lying
-from inference.cache.disk_records import LABEL_BYTES, BlockCodec, BlockLabel, Flaw, Stored
+from inference.cache.disk_records import LABEL_BYTES, BlockCodec, Flaw, Stored
 
 UNREADABLE: Final = "unreadable"
 NOT_OURS: Final = "not_ours"
@@ -58,10 +57,5 @@ def _checked(file: Lying, codec: BlockCodec, files: Files, whole: bool) -> Check
     label = read.label if isinstance(read, Stored) else read
     if isinstance(label, Flaw):
         return flawed(flaw=str(label))
-    flaw = "" if _is_named_by(label, file.entry) else str(Flaw.FOREIGN)
+    flaw = "" if file.entry.is_named_by(label) else str(Flaw.FOREIGN)
     return Checked(file.path, file.nbytes, changed_s, label.model, file.entry.tokens, flaw)
-
-
-def _is_named_by(label: BlockLabel, entry: DiskEntry) -> bool:
-    said = DiskEntry.of(label, entry.nbytes)
-    return label.is_sound and (said.root, said.name) == (entry.root, entry.name)

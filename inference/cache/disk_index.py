@@ -56,6 +56,11 @@ class DiskEntry:
             return None
         return cls(Kind(parts[5]), root, bytes.fromhex(parts[1]), bytes.fromhex(parts[2]), start, end, nbytes)
 
+    def is_named_by(self, label: BlockLabel) -> bool:
+        """Whether a file that says this of itself has the name that it should have, and is named by what it holds."""
+        told = (label.kind, label.root[:KEY_BYTES], label.parent[:KEY_BYTES], label.key, label.start, label.end)
+        return label.is_sound and told == (self.kind, self.root, self.parent, self.key, self.start, self.end)
+
     @property
     def folder(self) -> str:
         return self.key[:1].hex()

@@ -40,17 +40,16 @@ class WriteBudget:
             self._granted_bytes = self.used_bytes = 0
 
     def allows(self, nbytes: int) -> bool:
-        """Whether so much may be written now; it then counts as written. Raises `OSError` when it cannot be noted."""
+        """Whether so much may be written now."""
         self._turn_day()
-        if not self._day_bytes:
-            self.used_bytes += nbytes
-            return True
-        if self.used_bytes + nbytes > self._day_bytes:
-            return False
-        if self.used_bytes + nbytes > self._granted_bytes:
+        return not self._day_bytes or self.used_bytes + nbytes <= self._day_bytes
+
+    def take(self, nbytes: int) -> None:
+        """Counts what is allowed as written. Raises `OSError` when it cannot be noted."""
+        self._turn_day()
+        if self._day_bytes and self.used_bytes + nbytes > self._granted_bytes:
             self._grant(min(self._day_bytes, self.used_bytes + max(nbytes, STEP_BYTES)))
         self.used_bytes += nbytes
-        return True
 
     def close(self) -> None:
         """Gives back what was granted and not used. Raises `OSError`."""

@@ -49,16 +49,21 @@ class DiskRoom:
     def refusal(self, entry: DiskEntry) -> str:
         """Makes room for a file under both limits; what it stands behind stays. "" when it may be written.
 
-        It then counts as written today. Raises `OSError`.
+        It then counts as written today. Nothing goes for a file that the day has no budget for. Raises `OSError`.
         """
+        if entry.nbytes > MAX_FILE_BYTES:
+            return "too_large"
+        if not self._budget.allows(entry.nbytes):
+            return "day_budget"
         over = self._index.nbytes + entry.nbytes - self.limit_bytes
-        if entry.nbytes > MAX_FILE_BYTES or not self._give_back(entry, over):
+        if not self._give_back(entry, over):
             return "too_large"
         used, total = self._files.used_share(self._directory)
         over = used + entry.nbytes - int(total * self._limits.max_disk_share)
         if over > 0 and not (over <= entry.nbytes and self._give_back(entry, over)):
             return DISK_GUARD
-        return "" if self._budget.allows(entry.nbytes) else "day_budget"
+        self._budget.take(entry.nbytes)
+        return ""
 
     def _give_back(self, entry: DiskEntry, nbytes: int) -> bool:
         """Removes the least recently used until so many bytes are free; whether that could be."""

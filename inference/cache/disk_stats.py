@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from inference.cache.disk import DiskStore
 from inference.cache.disk_outage import DISK_GUARD, state_of
+from inference.cache.disk_records import Flaw
 from inference.prefix_store import DiskHealth
+
+_NOT_AS_WRITTEN: Final = (Flaw.CORRUPT, Flaw.FOREIGN, "unreadable")
+"""Files that are stale were what an earlier version wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,5 +83,5 @@ def health_of(store: DiskStore, outage: str) -> DiskHealth:
         read=counted.read_files,
         refused=sum(counted.refused.values()),
         dropped=sum(counted.dropped.values()),
-        corrupt=counted.dropped["corrupt"] + counted.dropped["unreadable"],
+        corrupt=sum(counted.dropped[why] for why in _NOT_AS_WRITTEN),
     )

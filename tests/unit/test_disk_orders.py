@@ -14,7 +14,7 @@ from inference.cache.blocks import BLOCK_TOKENS, pack
 from inference.cache.disk import DiskStore
 from inference.cache.disk_fetch import Fetched
 from inference.cache.disk_records import Flaw, Stored
-from inference.cache.disk_thread import DiskThread
+from inference.cache.disk_thread import QUEUE_BYTES, DiskThread
 from inference.cache.disk_tier import PATIENCE_S, DiskTier
 from inference.cache.limits import CacheLimits
 from inference.cache.prefix_cache import PrefixCache
@@ -55,9 +55,10 @@ class PageCodec(PaperCodec):
 class Life:
     """A tier on a disk that has the blocks of `IDS`, with a clock of its own."""
 
-    def __init__(self, directory: Path, **settings: int) -> None:
+    def __init__(self, directory: Path, *, queue_bytes: int = QUEUE_BYTES) -> None:
         self.files, self.now_s = GatedFiles(), 100.0
-        self.thread = DiskThread(DiskStore(directory, ROOM, PageCodec(), lambda: 1e9, self.files), **settings)
+        store = DiskStore(directory, ROOM, PageCodec(), lambda: 1e9, self.files)
+        self.thread = DiskThread(store, queue_bytes=queue_bytes)
         self.tier = DiskTier(self.thread, lambda: self.now_s)
         self.thread.start()
         for label in chain(IDS):
@@ -79,8 +80,8 @@ class Life:
 
 
 @contextmanager
-def living(directory: Path, **settings: int) -> Iterator[Life]:
-    life = Life(directory, **settings)
+def living(directory: Path, *, queue_bytes: int = QUEUE_BYTES) -> Iterator[Life]:
+    life = Life(directory, queue_bytes=queue_bytes)
     try:
         yield life
     finally:

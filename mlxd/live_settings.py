@@ -55,14 +55,16 @@ class LiveSettings:
     def origin(self, name: str) -> Origin:
         return self._origins[name]
 
-    def model(self, model_id: str) -> ModelSettings:
-        """What was saved for a model, with the aliases that the settings of the process give it."""
+    def model(self, model_id: str, config: Config | None = None) -> ModelSettings:
+        """What was saved for a model, with the aliases that the settings of the process give it, or those of
+        `config`."""
         saved = ModelSettings.of(self._saved.models.get(model_id, {}))
-        return replace(saved, aliases=(*aliases_of(self.config, model_id), *saved.aliases))
+        aliases = dict.fromkeys((*aliases_of(config or self.config, model_id), *saved.aliases))
+        return replace(saved, aliases=tuple(aliases))
 
-    def settled(self, models: Iterable[ServedModel]) -> tuple[ServedModel, ...]:
-        """Models with what each is set to."""
-        return tuple(replace(model, settings=self.model(model.id)) for model in models)
+    def settled(self, models: Iterable[ServedModel], config: Config | None = None) -> tuple[ServedModel, ...]:
+        """Models with what each is set to, or would be with `config`."""
+        return tuple(replace(model, settings=self.model(model.id, config)) for model in models)
 
     def tried(self, changes: Mapping[str, Any]) -> Config:
         """What the settings would be. A null is the value there was before anybody saved one.

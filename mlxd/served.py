@@ -68,8 +68,26 @@ def resolved(
         return default_of(models, resident, default)
     if len(name) <= 256 and MODEL_NAME.fullmatch(name) and len(models) == 1 and not strict:
         return models[0]
-    known = ", ".join(model.id for model in models[:8])
-    raise ModelNotFound(f"There is no model {name[:64]!r} here. Served: {known}.", param="model")
+    raise unknown(name)
+
+
+def unknown(name: str | None) -> ModelNotFound:
+    """For a name that is nobody's, and for one that is not the caller's to use: which of both is not told, and who else
+    is served is only told to those who may use them."""
+    if name is None:
+        return ModelNotFound("Name a model: GET /v1/models lists those there are for you.", param="model")
+    return ModelNotFound(
+        f"There is no model {name[:64]!r} here. GET /v1/models lists those there are for you.", param="model"
+    )
+
+
+def clash(model: ServedModel, models: Sequence[ServedModel]) -> str | None:
+    """What is wrong where an alias of a model is a name of another, or the other way round; in words."""
+    for other in models:
+        for one, held in ((model, other), (other, model)) if other.id != model.id else ():
+            for alias in filter(held.answers_to, one.settings.aliases):
+                return f"{alias[:64]!r} cannot mean both {one.id} and {held.id}."
+    return None
 
 
 def default_of(models: Sequence[ServedModel], resident: Collection[str], default: str = "") -> ServedModel:

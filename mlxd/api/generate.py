@@ -13,7 +13,6 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpResponse
 
 from inference.conversation.volatile_policy import VolatilePolicy
-from inference.errors import ModelNotFound
 from inference.events import Admitted, Event, Failed
 from inference.messages import Conversation, Role
 from inference.params import GenerationParams, Grammar, KVQuantisation
@@ -38,6 +37,7 @@ from mlxd.api.validate import validate
 from mlxd.api.wire import dump, new_id
 from mlxd.keys.access import Caller
 from mlxd.runtime import ServedModel
+from mlxd.served import unknown
 
 OFF_LOOP_BYTES: Final = 1024 * 1024
 ADMITTED_WAIT_S: Final = 2.0
@@ -111,7 +111,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     headers = header_map(request.scope["headers"])
     running, caller = runtime.current(), caller_of(request)
     client = caller.client
-    served = _allowed(caller, running.resolve(ask.body.model))
+    served = _allowed(caller, running.resolve(ask.body.model), ask.body.model)
     session = session_of(fields_of(ask.body), headers, client, partial(running.ledger.knows, client))
     volatile = drift.wanted(headers, served)
     generation = await running.open(
@@ -171,10 +171,10 @@ def cache_salt(body: GenerationRequest, caller: Caller) -> bytes:
     return own + (session_name(caller.client, body.cache_salt).encode() if body.cache_salt else b"")
 
 
-def _allowed(caller: Caller, served: ServedModel) -> ServedModel:
+def _allowed(caller: Caller, served: ServedModel, name: str | None) -> ServedModel:
     """The model, unless the caller's key is for others. Raises `ModelNotFound`."""
-    if caller.key is not None and not caller.may_use(served.id):
-        raise ModelNotFound(f"This key is for other models: {', '.join(caller.key.models)[:256]}.", param="model")
+    if not caller.may_use(served.id):
+        raise unknown(name)
     return served
 
 

@@ -6,7 +6,7 @@ A change is refused as a whole or holds as a whole, at once and after a restart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from mlxd.config import BY_NAME, KNOBS, Config, Knob
 from mlxd.live_settings import LIVE, LiveSettings, scheduler_settings
 from mlxd.model_settings import ModelSettings
 from mlxd.runtime import Runtime
-from mlxd.served import ServedModel, named
+from mlxd.served import ServedModel, clash, named
 from mlxd.start_errors import InvalidSetting, StartError
 
 router = Router(tags=["settings"])
@@ -110,7 +110,7 @@ async def _change_alone(running: Runtime, changes: Mapping[str, Any]) -> None:
         try:
             config = running.settings.tried(changes)
             _policy(config)
-            _check_names(running, config)
+            _check_names(running, config, {name for name, value in changes.items() if value is not None})
         except InvalidSetting as error:
             at = next((name for name in changes if name in error.message), "")
             raise InvalidField(error.message, param=at, code="invalid_setting") from None
@@ -146,25 +146,31 @@ async def _kept(work: Callable[[], object]) -> None:
         raise Conflict(error.message, code="settings_not_saved") from error
 
 
-def _check_names(running: Runtime, config: Config) -> None:
-    """Every model that a setting names is served, and no alias stands for two."""
-    aliases: dict[str, str] = {}
+def _check_names(running: Runtime, config: Config, changed: Set[str]) -> None:
+    """Every model that a changed setting names is served, and no alias stands for two. A flag may have named others."""
+    if "model_aliases" in changed:
+        _check_aliases(running, config)
+    for setting in changed & {"pinned_models", "default_model"}:
+        value = getattr(config, setting)
+        for name in value if isinstance(value, tuple) else filter(None, [value]):
+            if named(running.models, name) is None:
+                raise InvalidSetting(f"{setting}: {name[:64]!r} is not served.")
+
+
+def _check_aliases(running: Runtime, config: Config) -> None:
     for text in config.model_aliases:
         alias, _, model = text.partition("=")
         if not alias or named(running.models, model) is None:
             raise InvalidSetting(f"model_aliases: {text[:64]!r} is not ALIAS=MODEL with a model that is served.")
-        if aliases.setdefault(alias, model) != model:
-            raise InvalidSetting(f"model_aliases: {alias[:64]!r} stands for two models.")
-    for name in (*config.pinned_models, *filter(None, [config.default_model])):
-        if named(running.models, name) is None:
-            raise InvalidSetting(f"default_model and pinned_models: {name[:64]!r} is not served.")
+    models = running.settings.settled(running.models, config)
+    for wrong in filter(None, (clash(model, models) for model in models)):
+        raise InvalidSetting(f"model_aliases: {wrong}")
 
 
 def _check_model(running: Runtime, served: ServedModel, wanted: ModelSettings) -> None:
-    for alias in wanted.aliases:
-        holder = named(running.models, alias)
-        if holder is not None and holder.id != served.id:
-            raise Conflict(f"{alias} means {holder.id} already.", code="alias_taken")
+    wrong = clash(replace(served, settings=wanted), running.models)
+    if wrong is not None:
+        raise Conflict(wrong, code="alias_taken")
     if wanted.kv_bits is None and (wanted.kv_group_size is not None or wanted.quantized_kv_start is not None):
         raise InvalidField("kv_group_size and quantized_kv_start need kv_bits.", param="kv_bits")
     checked_args(wanted.template_args)

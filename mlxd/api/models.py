@@ -27,10 +27,11 @@ from mlxd.api.errors import Conflict, InvalidField
 from mlxd.api.orders import order_of, read_order
 from mlxd.api.plain import plain
 from mlxd.api.schemas.admin import LoadOrder, UnloadOrder
+from mlxd.api.wholly import wholly
 from mlxd.catalog import LocalModel, available, find_allowed
 from mlxd.footprint import footprint_bytes
 from mlxd.runtime import Runtime
-from mlxd.served import ServedModel, named
+from mlxd.served import ServedModel, clash, named
 
 router = Router(tags=["models"])
 admin = AdminBearer()
@@ -94,7 +95,7 @@ async def unload(request: ASGIRequest) -> JsonResponse:
             _refuse_if_used(running, ids)
     else:
         ids = [exactly(running, order.model_id).id]
-    receipts = [await _unload(running, model_id, leave) for model_id in ids]
+    receipts = await wholly(_unload_each(running, ids, leave))
     return JsonResponse({"unloaded": [receipt for receipt in receipts if receipt is not None], **limits(running)})
 
 
@@ -153,7 +154,10 @@ async def _to_load(running: Runtime, wanted: str, name: str | None) -> ServedMod
     model_id = name or found.id
     if named(running.models, model_id) is not None:
         raise Conflict(f"Another model is called {model_id}; give this one a name of its own.", code="model_id_taken")
-    return ServedModel(model_id, found.path, found.created_s, running.settings.model(model_id))
+    fresh = ServedModel(model_id, found.path, found.created_s, running.settings.model(model_id))
+    if (wrong := clash(fresh, running.models)) is not None:
+        raise Conflict(f"Its settings give it names: {wrong} Change one of them first.", code="alias_taken")
+    return fresh
 
 
 async def _bring(running: Runtime, served: ServedModel) -> dict[str, Any]:
@@ -199,6 +203,20 @@ def _refuse_if_used(running: Runtime, ids: list[str]) -> None:
         if open_ones:
             waiting = sum(one.stage == "waiting" for one in open_ones)
             raise ModelInUse(model_id, len(open_ones) - waiting, waiting)
+
+
+async def _unload_each(running: Runtime, ids: list[str], leave: Leave) -> list[Mapping[str, Any] | None]:
+    """One after the other, so that each receipt is of one model. An error ends it after all were tried."""
+    failed: InferenceError | None = None
+    receipts: list[Mapping[str, Any] | None] = []
+    for model_id in ids:
+        try:
+            receipts.append(await _unload(running, model_id, leave))
+        except InferenceError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return receipts
 
 
 async def _unload(running: Runtime, model_id: str, leave: Leave) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from ninja import Router
 
 from inference.conversation.shape import ThinkingControl
-from inference.errors import ModelNotFound, UnsupportedParameter
+from inference.errors import UnsupportedParameter
 from inference.messages import Conversation
 from mlxd import runtime
 from mlxd.api import policy
@@ -25,6 +25,7 @@ from mlxd.api.refusals import refuse_chat, refuse_completion
 from mlxd.api.schemas import ChatRequest, CompletionRequest
 from mlxd.api.wire import new_id
 from mlxd.runtime import ServedModel
+from mlxd.served import unknown
 
 router = Router(tags=["openai"])
 any_key = AnyKey()
@@ -94,7 +95,7 @@ async def model(request: ASGIRequest, model_id: str) -> dict[str, Any]:
     """Only what is listed is found: unlike a request, a look-up is not answered with another model."""
     found = next((served for served in runtime.current().models if served.answers_to(model_id)), None)
     if found is None or not caller_of(request).may_use(found.id):
-        raise ModelNotFound("There is no model of this name here.", param="model")
+        raise unknown(model_id)
     return _model(found, model_id if model_id in found.settings.aliases else found.id)
 
 

@@ -8,12 +8,20 @@ from mlxd import __version__
 from mlxd.config import Config
 
 
-def start_banner(config: Config, url: str, models: Sequence[str], people: int = 0) -> str:
+def start_banner(
+    config: Config,
+    url: str,
+    models: Sequence[str],
+    people: int = 0,
+    missing: Sequence[tuple[str, str]] = (),
+) -> str:
     """The text for a terminal. `url` is where the daemon listens, `models` the ids that clients may name, `people` how
-    many have accounts here where a key is required for that reason, else 0."""
+    many have accounts here where a key is required for that reason, else 0. `missing` are addresses that could not be
+    listened on, with the reason."""
     served = ", ".join(models) if models else "none on this machine: start with --demo or --model"
     lines = [
         f"mlxd {__version__} is ready at {url}",
+        *(f"  not at   {address}: {reason}" for address, reason in missing),
         f"  model{'s' if len(models) > 1 else ''}    {served}",
         f"  clients  OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={'KEY' if config.require_key or people else 'any'}",
         *_about_keys(config, people),

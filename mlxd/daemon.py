@@ -171,8 +171,11 @@ class Daemon:
         self._vitals.start()
         instance.publish(self._state, self.url)
         served, people = [model.id for model in self._runtime.models], policy.current().people
-        print(start_banner(self._config, self.url, served, people), flush=True)  # noqa: T201
+        missing = self._server.bind().missing
+        print(start_banner(self._config, self.url, served, people, missing), flush=True)  # noqa: T201
         events.info("listening", url=self.url, version=__version__, models=len(self._runtime.models))
+        for address, reason in missing:  # whoever gets it later receives what is sent there
+            events.warning("address_not_available", address=address, reason=reason)
         gc.collect()
         gc.freeze()  # what was imported stays: to look through it for garbage held every stream for 85 ms, now and then
         if self._config.models or self._config.demo:  # what merely lies in the cache waits until it is asked for

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
-import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlxd.cli.options import KnobCommand, knob_options, read_settings
 from mlxd.config import Config, refuse_exposed_host
 from mlxd.start_errors import InvalidSetting, PortTaken
+
+if TYPE_CHECKING:
+    from mlxd.transport import PortInUse
 
 
 @click.command(cls=KnobCommand)
@@ -49,24 +50,24 @@ def refuse_taken_port(config: Config) -> None:
     """Raises `PortTaken`, which names who holds the port where that can be found out. Nobody is stopped for it."""
     if config.port == 0:
         return
-    host = config.host.removeprefix("[").removesuffix("]")
-    family, kind, protocol, _, address = socket.getaddrinfo(host, config.port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise _taken(config.port) from None
-            raise InvalidSetting(f"--host {config.host[:64]} port {config.port}: {error.strerror}.") from None
+    from mlxd.transport import BindFailed, PortInUse
+    from mlxd.transport.listen import listen
+
+    try:
+        for opened in listen(config.host, config.port).sockets:
+            opened.close()
+    except PortInUse as error:
+        raise _taken(error) from None
+    except BindFailed as error:
+        raise InvalidSetting(f"--host {config.host[:64]} port {config.port}: {error.reason}.") from None
 
 
-def _taken(port: int) -> PortTaken:
+def _taken(error: PortInUse) -> PortTaken:
     from mlxd.doctor.port_holder import port_holder
 
-    holder = port_holder(port)
+    holder = port_holder(error.port)
     return PortTaken(
-        f"Port {port} is already in use by {holder.describe() if holder else 'another process'}.",
+        f"Port {error.port} of {error.host} is already in use by {holder.describe() if holder else 'another process'}.",
         cure="Choose another with --port, or stop that process; `mlxd doctor` tells more.",
     )
 

@@ -31,7 +31,10 @@ def is_unspecified(host: str) -> bool:
 
 
 def reachable(host: str) -> str:
-    """The host of a URL at which this machine reaches a daemon that listens on `host`."""
+    """The host of a URL at which this machine reaches a daemon that listens on `host`. Never `localhost`: that may lead
+    to an address which we do not have, and somebody else does."""
+    if host == "localhost":
+        return "127.0.0.1"
     bare = host.removeprefix("[").removesuffix("]")
     if is_unspecified(host):
         bare = "::1" if ":" in bare else "127.0.0.1"

@@ -140,7 +140,7 @@ def test_a_key_is_needed_only_where_others_can_come(tmp_path):
 @pytest.mark.parametrize(
     ("host", "url"),
     [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("[::1]", "[::1]"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"),
-     ("192.168.1.2", "192.168.1.2"), ("localhost", "localhost")],
+     ("192.168.1.2", "192.168.1.2"), ("localhost", "127.0.0.1")],
 )  # fmt: skip
 def test_nobody_is_told_to_connect_to_all_addresses(host, url):
     assert reachable(host) == url

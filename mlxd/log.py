@@ -1,24 +1,26 @@
 """Logging: one line per event, as text or JSON, on stderr and in a file that keeps its own size in check.
 
-What a line may hold is decided in `mlxd.log_line`, not at the call.
+What a line may hold is decided in `mlxd.log_line`, not at the call. Nobody who logs waits for the place it goes to, and
+of one kind of trouble ten lines a second are written, and then how many more there were.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from logging.handlers import RotatingFileHandler
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
 import structlog
+from structlog.typing import EventDict, WrappedLogger
 
 from mlxd import log_line
+from mlxd.log_outlet import FLUSH_S, Lane, LogFile, Stream
+from mlxd.log_rate import LineRate
 
 FILE_BYTES, FILES_KEPT = 10 * 1024 * 1024, 5
 OURS = ("mlxd", "inference", "dashboard")
@@ -52,21 +54,19 @@ def configure(
         ],
         foreign_pre_chain=[log_line.first_line, *log_line.PROCESSORS],
     )
-    outputs: list[logging.Handler] = [logging.StreamHandler(stream or sys.stderr)]
-    if directory is not None:
-        outputs.append(PrivateLogFile(directory / "mlxd.log"))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
         old.close()
-    for output in outputs:
-        output.setFormatter(formatter)
-        root.addHandler(output)
+    outlet = Outlet(stream or sys.stderr, directory)
+    outlet.setFormatter(formatter)
+    root.addHandler(outlet)
     _set_levels(logging.DEBUG if debug else logging.getLevelNamesMapping()[level.upper()], debug)
     logging.raiseExceptions = False  # a full disk must not print the failed line, with its arguments, to stderr
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            outlet.drop_excess,
             *log_line.PROCESSORS,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -94,8 +94,8 @@ def _brings_an_exception(record: logging.LogRecord) -> bool:
 def reopen() -> None:
     """Opens the log file anew at the next line; for SIGHUP, after somebody else has moved it."""
     for output in logging.getLogger().handlers:
-        if isinstance(output, PrivateLogFile):
-            output.let_go()
+        if isinstance(output, Outlet):
+            output.reopen()
 
 
 def depth() -> int:
@@ -175,20 +175,61 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, where: Traceb
     structlog.get_logger("mlxd").critical("uncaught exception", exc_info=(kind, error, where))
 
 
-class PrivateLogFile(RotatingFileHandler):
-    """A log file only we can read. The writer rotates it, so its size holds without any other process."""
+class Outlet(logging.Handler):
+    """Formats a line where it is logged, and hands it to the threads that write it."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        super().__init__(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8", delay=True)
+    def __init__(self, stream: TextIO | None, directory: Path | None) -> None:
+        super().__init__()
+        self._rate = LineRate(_tell_left_out)
+        self._lanes = [Lane(Stream(stream), _tell_dropped("stderr"))]
+        self._file: LogFile | None = None
+        if directory is not None:
+            self._file = LogFile(directory / "mlxd.log", most_bytes=FILE_BYTES, kept=FILES_KEPT)
+            self._lanes.append(Lane(self._file, _tell_dropped("mlxd.log")))
 
-    def let_go(self) -> None:
-        with self.lock or nullcontext():
-            stream, self.stream = self.stream, None  # None until the next line opens it
-            if stream is not None:
-                stream.close()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never blocks. Our own records have passed `drop_excess` before they were made."""
+        if isinstance(record.msg, dict) or self._rate.admits((record.name, record.levelno, str(record.msg)[:200])):
+            try:
+                line = self.format(record)
+            except Exception:
+                self.handleError(record)
+                return
+            for lane in self._lanes:
+                lane.put(line)
 
-    def _open(self) -> Any:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self.baseFilename, flags, 0o600)
-        return os.fdopen(descriptor, "a", encoding=self.encoding)
+    def drop_excess(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """A step of structlog's: ends a line of which there were too many of its kind within this second.
+
+        A request that was answered is one of its own: those are as many as there was work.
+        """
+        status = event.get("status")
+        if isinstance(status, int) and status < 400:
+            return event
+        if not self._rate.admits((logger.name, method, event.get("event"), status, event.get("error"))):
+            raise structlog.DropEvent
+        return event
+
+    def reopen(self) -> None:
+        if self._file is not None:
+            self._file.reopen()
+
+    def flush(self) -> None:
+        """Waits a second for what was logged to be written."""
+        for lane in self._lanes:
+            lane.flush(FLUSH_S)
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+        super().close()
+
+
+def _tell_left_out(kind: Hashable, count: int) -> None:
+    name, _, event, *_ = kind if isinstance(kind, tuple) else ("", "", kind)
+    structlog.get_logger("mlxd.log").warning("lines_left_out", like=event, source=name, count=count)
+
+
+def _tell_dropped(place: str) -> Callable[[int], None]:
+    """What had no room, told once there is some."""
+    return lambda count: structlog.get_logger("mlxd.log").warning("lines_dropped", place=place, count=count)

@@ -21,6 +21,19 @@ from mlxd.api import drift
 CANARY = "canary7f3a"
 
 
+class Written(io.StringIO):
+    """Text that another thread writes: whoever reads it reads all that was logged before."""
+
+    def getvalue(self):
+        flush()
+        return super().getvalue()
+
+
+def flush():
+    for output in logging.getLogger().handlers:
+        output.flush()
+
+
 @pytest.fixture
 def lines():
     """Configures JSON logging into a buffer and returns a function that gives the lines so far, parsed."""
@@ -28,7 +41,7 @@ def lines():
     before = root.handlers[:], root.level
     for old in before[0]:
         root.removeHandler(old)  # pytest's own, which must not be closed
-    buffer = io.StringIO()
+    buffer = Written()
 
     def start(**options):
         log.configure(**{"form": "json", "stream": buffer} | options)
@@ -251,7 +264,8 @@ def test_the_file_is_private_and_holds_its_size(lines, tmp_path, monkeypatch):
     monkeypatch.setattr(log, "FILES_KEPT", 2)
     lines(directory=tmp_path / "logs")
     for n in range(100):
-        structlog.get_logger("mlxd").info("line", n=n)
+        structlog.get_logger("mlxd").info(f"line {n % 20}", n=n)
+    flush()
     files = sorted((tmp_path / "logs").iterdir())
     assert [file.name for file in files] == ["mlxd.log", "mlxd.log.1", "mlxd.log.2"]
     assert all(file.stat().st_size <= 2000 and stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
@@ -262,9 +276,11 @@ def test_the_file_is_private_and_holds_its_size(lines, tmp_path, monkeypatch):
 def test_a_file_that_was_moved_away_is_made_anew(lines, tmp_path):
     lines(directory=tmp_path / "logs")
     structlog.get_logger("mlxd").info("first")
+    flush()
     (tmp_path / "logs" / "mlxd.log").rename(tmp_path / "moved")
     log.reopen()
     structlog.get_logger("mlxd").info("second")
+    flush()
     assert "first" in (tmp_path / "moved").read_text()
     assert "second" in (tmp_path / "logs" / "mlxd.log").read_text()
 

@@ -170,7 +170,7 @@ class Recalled:
 
 @dataclass(frozen=True, slots=True)
 class SavedTotals:
-    """All that is saved, the last saved first, of at most `limit_bytes`."""
+    """What an owner has saved, the last saved first: `nbytes` of files. All owners together have `limit_bytes`."""
 
     conversations: tuple[SavedConversation, ...]
     nbytes: int

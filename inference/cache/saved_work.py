@@ -196,9 +196,10 @@ def delete(store: DiskStore, name: str, owner: str) -> Steps[int | None]:
 
 def totals(store: DiskStore, owner: str) -> Steps[SavedTotals]:
     yield
-    found = [told(store, manifest) for manifest in store.saved if manifest.owner == owner]
-    found.sort(key=lambda saved: -saved.saved_s)
-    return SavedTotals(tuple(found), store.saved.nbytes(), int(store.limit_bytes * SAVED_SHARE), store.outage)
+    own = [manifest for manifest in store.saved if manifest.owner == owner]
+    found = sorted((told(store, manifest) for manifest in own), key=lambda saved: -saved.saved_s)
+    nbytes = store.saved.held_bytes({key for manifest in own for key in manifest.keys})
+    return SavedTotals(tuple(found), nbytes, int(store.limit_bytes * SAVED_SHARE), store.outage)
 
 
 def nothing(_store: DiskStore) -> Steps[None]:

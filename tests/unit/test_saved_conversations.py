@@ -91,8 +91,9 @@ def test_another_owner_sees_and_deletes_nothing(tmp_path: Path) -> None:
     saved(shelf, chain(IDS))
     assert recall(shelf, owner="somebody") is None
     assert run(saved_work.delete(shelf.store, NAME, "somebody")) is None
-    assert run(saved_work.totals(shelf.store, "somebody")).conversations == ()
-    assert len(run(saved_work.totals(shelf.store, "")).conversations) == 1
+    theirs, own = (run(saved_work.totals(shelf.store, owner)) for owner in ("somebody", ""))
+    assert (theirs.conversations, theirs.nbytes) == ((), 0)
+    assert len(own.conversations) == 1 and own.nbytes == own.conversations[0].nbytes > 0
 
 
 def test_saving_again_brings_it_up_to_date_and_keeps_its_title(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ A key is told once, when it is made; nothing that is kept can tell it again.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 from django.core.handlers.asgi import ASGIRequest
 from ninja import Router
@@ -19,12 +19,10 @@ from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
 from mlxd.api.wholly import wholly
 from mlxd.keys import access
-from mlxd.keys.key import MAX_MODELS, MAX_SPAN_S, Scope, Usage, make_key, shown
+from mlxd.keys.key import MAX_KEYS, MAX_MODELS, MAX_PER_MINUTE, MAX_SPAN_S, Scope, Usage, make_key, shown
 
 router = Router(tags=["keys"])
 admin = AdminBearer()
-
-MAX_KEYS: Final = 1000
 
 
 class NewKey(Body):
@@ -33,7 +31,7 @@ class NewKey(Body):
     name: Name
     scopes: Annotated[list[Name], Field(max_length=8)] | None = None
     models: Annotated[list[Name], Field(max_length=MAX_MODELS)] | None = None
-    requests_per_minute: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    requests_per_minute: Annotated[int, Field(ge=0, le=MAX_PER_MINUTE)] | None = None
     expires_in_s: Annotated[float, Field(gt=0, le=MAX_SPAN_S, allow_inf_nan=False)] | None = None
 
 

@@ -18,7 +18,10 @@ PREFIX: Final = "mlxd_sk_"
 SECRET_BYTES: Final = 32
 ID_CHARS: Final = 8
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@ -]{0,63}")
+MODEL: Final = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+MAX_KEYS: Final = 1000
 MAX_MODELS: Final = 64
+MAX_PER_MINUTE: Final = 100_000
 MAX_SPAN_S: Final = 3.2e9
 """A hundred years. Later than the year 9999 is no date that could be kept."""
 
@@ -85,7 +88,7 @@ def make_key(
 
     `taken` says whether a name or an id is another key's. Raises `InvalidParameter`.
     """
-    wanted = frozenset(scopes)
+    wanted, models = frozenset(scopes), tuple(models)
     if not NAME.fullmatch(name):
         raise InvalidParameter(
             "name is 1 to 64 of letters, digits and ._@- and begins with one of the first two.", param="name"
@@ -98,6 +101,13 @@ def make_key(
         raise InvalidParameter(
             f"expires_in_s must be at most {MAX_SPAN_S:,.0f}: a hundred years.", param="expires_in_s"
         )
+    if len(models) > MAX_MODELS or not all(map(MODEL.fullmatch, models)):
+        raise InvalidParameter(
+            f"models are at most {MAX_MODELS} names of 1 to 256 characters, none of them control characters.",
+            param="models",
+        )
+    if not 0 <= requests_per_minute <= MAX_PER_MINUTE:
+        raise InvalidParameter(f"requests_per_minute may be 0 to {MAX_PER_MINUTE:,}.", param="requests_per_minute")
     now_s = float(int(time.time()))  # as exact as the database has it
     while True:
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
@@ -105,7 +115,7 @@ def make_key(
             digest=digest(secret),
             name=name,
             scopes=frozenset(map(Scope, wanted)),
-            models=tuple(models),
+            models=models,
             requests_per_minute=requests_per_minute,
             created_s=now_s,
             expires_s=None if expires_in_s is None else now_s + expires_in_s,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mlxd.instance import claim
-from mlxd.keys.key import Usage, make_key, shown
+from mlxd.keys.key import MAX_KEYS, Usage, make_key, shown
 from mlxd.paths import StateDir
 from mlxd.start_errors import StartError
 
@@ -44,11 +44,14 @@ def listed(state: StateDir) -> list[dict[str, Any]]:
 
 
 def added(state: StateDir, name: str, **wanted: Any) -> dict[str, Any]:
-    """A new key, told with what is kept of it. Raises `InvalidParameter`."""
+    """A new key, told with what is kept of it. Raises `InvalidParameter`, `StartError`."""
     with database(state):
         from mlxd.keys.rows import insert_key, stored_keys
 
-        names = {word for key, _ in stored_keys() for word in (key.name, key.id)}
+        keys = [key for key, _ in stored_keys()]
+        if len(keys) >= MAX_KEYS:
+            raise StartError(f"There are {MAX_KEYS} keys.", cure="Remove one: `mlxd keys rm`.")
+        names = {word for key in keys for word in (key.name, key.id)}
         secret, key = make_key(name, names.__contains__, **wanted)
         insert_key(key)
         return {**shown(key, Usage()), "key": secret}

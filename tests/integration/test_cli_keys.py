@@ -51,7 +51,7 @@ def test_a_key_is_made_before_the_first_start_and_told_once(state: Path) -> None
 
     (key,) = (key for key, _ in reopened(state))
     assert (key.digest, key.name, key.models) == (digest(secret), "alice", ("tiny",))
-    assert (key.scopes, key.requests_per_minute) == ({Scope.INFER}, 9)
+    assert (key.scopes, key.requests_per_minute) == (frozenset({Scope.INFER}), 9)
 
     assert "Removed alice" in mlxd(state, "rm", row["id"]).stdout
     assert reopened(state) == []
@@ -65,6 +65,10 @@ def test_a_key_is_made_before_the_first_start_and_told_once(state: Path) -> None
         ["add", "x", "--expires", "soon"],
         ["add", "x", "--expires", "99999999w"],
         ["add", "x", "--scope", "root"],
+        ["add", "x", *["--model", "m"] * 65],
+        ["add", "x", "--model", "m" * 257],
+        ["add", "x", "--model", "a\nb"],
+        ["add", "x", "--model", ""],
         ["rm", "x"],
     ],
 )
@@ -121,3 +125,10 @@ def test_a_database_that_cannot_be_read_lets_nobody_in(tmp_path: Path, django_db
         opened = open_access(StateDir(tmp_path), opened=True)
         assert opened.keyring.rows() == [] and not opened.keyring.opens(Scope.INFER)
         opened.keyring.close()
+
+
+def test_there_are_no_more_keys_than_a_daemon_would_make(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlxd.keys.offline.MAX_KEYS", 1)
+    assert mlxd(state, "add", "one").exit_code == 0
+    assert "1 keys" in str(mlxd(state, "add", "two").exception)
+    assert [key.name for key, _ in reopened(state)] == ["one"]

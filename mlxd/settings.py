@@ -31,7 +31,7 @@ ROOT_URLCONF = "mlxd.urls"
 ASGI_APPLICATION = "mlxd.asgi.application"
 APPEND_SLASH = False
 
-INSTALLED_APPS = ["django.contrib.staticfiles", "ninja", "dashboard", "mlxd", "mlxd.ledger"]
+INSTALLED_APPS = ["django.contrib.staticfiles", "dashboard", "mlxd", "mlxd.ledger"]
 MIDDLEWARE = [
     "mlxd.middleware.json_errors",
     "mlxd.middleware.StaticFiles",

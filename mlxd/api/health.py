@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: constant bodies without a name, path or figure (T62), but for the admin."""
+"""Is it alive, is it ready: constant bodies without a name, path or figure, but for the admin."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def detail() -> dict[str, Any]:
 
 @router.get("/identity", auth=public, summary="Proves that this is the daemon of a state directory")
 async def identity(request: ASGIRequest, challenge: str = "") -> JsonResponse:
-    """Only who can read the directory's secret can tell whether the proof is right, or make one (T20)."""
+    """Only who can read the directory's secret can tell whether the proof is right, or make one."""
     if not CHALLENGE.fullmatch(challenge):
         raise InvalidField("challenge is 64 hex digits.", param="challenge")
     return JsonResponse({"proof": proof(policy.current().secret, challenge)})

@@ -53,7 +53,7 @@ def ask(
 
 
 def _prove(client: httpx.Client, state: StateDir) -> None:
-    """Somebody else may have taken the port of a daemon that has just died, to be sent its token (T20)."""
+    """Somebody else may have taken the port of a daemon that has just died, to be sent its token."""
     from mlxd.instance import proof
 
     challenge = secrets.token_hex(32)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 
 from mlxd.keys import access
 
@@ -15,12 +15,19 @@ type View = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 MARK: Final = "mlxd_access"
 LOGIN: Final = "/login"
+LOOKING: Final = ("GET", "HEAD")
+"""A page is looked at. What changes anything is an operation of the API."""
 
 
 def open_to_all(view: View) -> View:
     """A page that says nothing of what goes on here."""
-    setattr(view, MARK, "all")
-    return view
+
+    @functools.wraps(view)
+    async def looked_at(request: HttpRequest) -> HttpResponse:
+        return await view(request) if request.method in LOOKING else HttpResponseNotAllowed(LOOKING)
+
+    setattr(looked_at, MARK, "all")
+    return looked_at
 
 
 def signed_in(view: View) -> View:
@@ -28,6 +35,8 @@ def signed_in(view: View) -> View:
 
     @functools.wraps(view)
     async def guarded(request: HttpRequest) -> HttpResponse:
+        if request.method not in LOOKING:
+            return HttpResponseNotAllowed(LOOKING)
         if cookie_of(request):
             response = await view(request)
         elif request.GET:

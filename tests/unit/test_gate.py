@@ -32,7 +32,7 @@ def outcome(refusal: Refusal | None) -> tuple[int, str] | None:
     return (refusal.status, refusal.code) if refusal else None
 
 
-# ── What must pass: no agent sends Origin or Sec-Fetch-Site ───────────────────────────────────────────────────────
+# ── What must pass: no agent sends Origin or Sec-Fetch-Site ──────────────────────────────────────────────────────────
 
 CLIENTS: dict[str, Fields] = {
     "openai-python": {
@@ -87,7 +87,7 @@ def test_reads_pass(method: str, target: str) -> None:
     assert judge(method, target) is None
 
 
-# ── T01–T03: Host ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Host ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 FOREIGN_HOSTS = [
     "evil.com", f"evil.com:{PORT}", f"127.0.0.1.evil.com:{PORT}", f"127.0.0.1@evil:{PORT}", "", "127.0.0.1",
@@ -123,7 +123,7 @@ def test_no_other_host_passes(host: str) -> None:
     assert passes == (host.strip().lower() in CONFIG.authorities())
 
 
-# ── T04, T54: what a form or a packed body cannot be ─────────────────────────────────────────────────────────────
+# ── What a form or a packed body cannot be ───────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_identity_is_no_encoding() -> None:
     assert judge("POST", "/v1/messages", {**JSON, "content-encoding": "Identity"}) is None
 
 
-# ── T05–T07: pages ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── Pages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 FOREIGN_ORIGINS = [
     "http://evil.com", "null", "", "file://", "https://127.0.0.1:8080", "http://127.0.0.1", "http://127.0.0.1:8081",
@@ -225,7 +225,7 @@ def test_what_other_sites_may_fetch() -> None:
         assert judge("GET", "/", {"sec-fetch-site": site}) is None
 
 
-# ── T09: WebSocket handshakes ────────────────────────────────────────────────────────────────────────────────────
+# ── WebSocket handshakes ─────────────────────────────────────────────────────────────────────────────────────────────
 
 UPGRADE = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-version": "13", "sec-websocket-key": "eA=="}
 
@@ -254,7 +254,7 @@ def test_odd_handshakes_are_refused(method: str, extra: Fields) -> None:
     assert outcome(judge(method, "/ws/live", fields)) == (400, "invalid_handshake")
 
 
-# ── T12, T13: paths and methods ──────────────────────────────────────────────────────────────────────────────────
+# ── Paths and methods ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_header_syntax(name: str, value: str) -> None:
     assert outcome(judge(fields={name: value})) == (400, "invalid_header")
 
 
-# ── Laws ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Laws ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 REFUSED = [
     judge(host="evil.com"), judge(host=None), judge(target="//a"), judge(target="/a%00"), judge("TRACE"),

@@ -18,14 +18,12 @@ from inference.engine.settings import CacheSettings, EngineSettings
 from inference.engine.text import load_text
 from inference.ports import ModelLoader
 from inference.scheduler import Scheduler
-from mlxd import runtime
 from mlxd.api import policy
 from mlxd.runtime import Runtime, ServedModel
 from tests import tiny_models
 from tests.integration.api_scripted import Answer, browser, get, post
+from tests.integration.installed import ADMIN, TOKEN, installed
 
-TOKEN = "mlxd_admin_" + "t" * 43
-ADMIN = {"authorization": f"Bearer {TOKEN}"}
 CHAT = "/v1/chat/completions"
 SYSTEM = {"role": "system", "content": "The model reads what the user said and the answer is written. " * 12}
 FIRST = {"role": "user", "content": "Say what line 12 of src/main.py holds. " * 8}
@@ -51,12 +49,8 @@ def running(model_path: Path, request: pytest.FixtureRequest) -> Iterator[Runtim
     made = serve(model_path, getattr(request, "param", CacheSettings(memory_bytes=1 << 26)))
     made.scheduler.start()
     made.scheduler.load(made.models[0].ref).result(60)
-    runtime.install(made)
-    policy.install(policy.Policy(admin_digest=policy.digest(TOKEN)))
-    yield made
-    runtime.install(None)
-    policy.install(policy.Policy())
-    made.close()
+    with installed(made):
+        yield made
 
 
 def body(*messages: dict[str, Any], **fields: Any) -> dict[str, Any]:

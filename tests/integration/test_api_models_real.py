@@ -18,8 +18,6 @@ from inference.engine.loader import MlxLoader
 from inference.engine.settings import CacheSettings, EngineSettings
 from inference.engine.text import load_text
 from inference.scheduler import Scheduler, SchedulerSettings
-from mlxd import runtime
-from mlxd.api import policy
 from mlxd.config import Config
 from mlxd.live_settings import LiveSettings
 from mlxd.load_deaths import LoadDeaths, NotedLoader
@@ -29,9 +27,8 @@ from mlxd.served import served_models
 from tests import tiny_models
 from tests.device import settled_bytes
 from tests.integration.api_scripted import Call, get, post
+from tests.integration.installed import ADMIN, installed
 
-TOKEN = "mlxd_admin_" + "t" * 43
-ADMIN = {"authorization": f"Bearer {TOKEN}"}
 LIMIT_BYTES = 64 << 20
 
 
@@ -59,12 +56,8 @@ def running(sound: Path, tmp_path: Path) -> Iterator[Runtime]:
     )
     made.apply_rules()
     scheduler.start()
-    runtime.install(made)
-    policy.install(policy.Policy(admin_digest=policy.digest(TOKEN)))
-    yield made
-    runtime.install(None)
-    policy.install(policy.Policy())
-    made.close()
+    with installed(made):
+        yield made
 
 
 async def order(path: str, body: dict[str, Any], status: int = 200) -> Any:

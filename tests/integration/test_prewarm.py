@@ -14,14 +14,13 @@ from typing import Any
 import pytest
 
 from inference.engine.settings import CacheSettings
-from mlxd import runtime
-from mlxd.api import policy
 from mlxd.prewarm import Prewarmed, read_chosen
 from mlxd.prewarmer import Prewarmer
 from mlxd.runtime import Runtime
 from mlxd.start_errors import InvalidSetting
 from tests import tiny_models
-from tests.integration.test_api_cache import TOKEN, ask, serve, stats
+from tests.integration.installed import installed
+from tests.integration.test_api_cache import ask, serve, stats
 
 SYSTEM = "You are an agent. " + " ".join(f"Rule {number} says do {number * number}." for number in range(40))
 TOOL = {"type": "function", "function": {"name": "look", "description": SYSTEM, "parameters": {"type": "object"}}}
@@ -42,12 +41,8 @@ def running(model_path: Path, request: pytest.FixtureRequest) -> Iterator[Runtim
     made = serve(model_path, getattr(request, "param", CacheSettings(memory_bytes=1 << 26)))
     made.scheduler.start()
     made.scheduler.load(made.models[0].ref).result(60)
-    runtime.install(made)
-    policy.install(policy.Policy(admin_digest=policy.digest(TOKEN)))
-    yield made
-    runtime.install(None)
-    policy.install(policy.Policy())
-    made.close()
+    with installed(made):
+        yield made
 
 
 async def prewarmed(running: Runtime, *texts: str, folder: Path) -> list[Prewarmed]:

@@ -128,6 +128,7 @@ class Daemon:
         """Blocks until the end."""
         token, secret = admin_token(self._state), secret_key(self._state)
         policy.install(policy.Policy.of(self._config, token, secret, people=kept_from_others(self._config)))
+        self._runtime.require_key = policy.current().require_key
         self._runtime.ledger, self._runtime.echoes = recollected(self._config, self._state)
         access.install(guarded_access(self._config, self._state))
         self._runtime.ledger.tally = access.current().keyring.tally

@@ -48,7 +48,8 @@ MAX_COMPILING = 16
 
 @dataclass(frozen=True, slots=True)
 class RuntimeView:
-    """What the process is doing at this moment; immutable, safe to show to an admin. `witness` is what it counted."""
+    """What the process is doing at this moment; immutable, safe to show to an admin. `witness` is what it counted,
+    `require_key` whether clients have to bring a key of this server."""
 
     version: str
     uptime_s: float
@@ -56,6 +57,7 @@ class RuntimeView:
     scheduler: SchedulerView
     ledger: LedgerView
     witness: Mapping[str, int] = field(default_factory=dict)
+    require_key: bool = False
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class Runtime:
     seals: Seals = field(default_factory=Seals)
     settings: LiveSettings = field(default_factory=lambda: LiveSettings.alone(Config(state_dir=Path())))
     prewarmed: list[Prewarmed] = field(default_factory=list)
+    require_key: bool = False
     version: str = ""
     started_s: float = field(default_factory=time.monotonic)
     _texts: dict[str, asyncio.Future[TextModel]] = field(default_factory=dict)
@@ -262,6 +265,7 @@ class Runtime:
             scheduler=self.scheduler.snapshot(),
             ledger=self.ledger.view(),
             witness=self.witness.counts,
+            require_key=self.require_key,
         )
 
     def close(self) -> bool:

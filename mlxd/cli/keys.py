@@ -43,7 +43,7 @@ def add(
     as_json: bool,
     state_dir: str | None,
 ) -> None:
-    """Make a key called NAME and print it, this once, as lines for a shell.
+    """Make a key called NAME and print it, this once, as lines for a shell; alone if it is good for /api only.
 
     It counts at once in a running mlxd. Only its digest is kept.
     """
@@ -59,8 +59,10 @@ def add(
     if as_json:
         click.echo(json.dumps(told, indent=2))
         return
-    click.echo(f"# Key {told['name']} ({told['id']}), scope {' and '.join(told['scopes'])}. Shown this once.", err=True)
-    for line in _exports(state, told["key"]):
+    use = "" if "infer" in told["scopes"] else " For /api, as Authorization: Bearer KEY."
+    scope = " and ".join(told["scopes"])
+    click.echo(f"# Key {told['name']} ({told['id']}), scope {scope}. Shown this once.{use}", err=True)
+    for line in _lines(state, told):
         click.echo(line)
 
 
@@ -118,10 +120,14 @@ def _offline_rows(state: StateDir) -> list[dict[str, Any]]:
     return offline.listed(open_state_dir(state.root)) if state.database.exists() else []
 
 
-def _exports(state: StateDir, key: str) -> list[str]:
+def _lines(state: StateDir, told: dict[str, Any]) -> list[str]:
+    """What a shell is given: clients of the models know these names. A key that answers no prompt is for none of them,
+    and stands alone."""
+    if "infer" not in told["scopes"]:
+        return [told["key"]]
     daemon = running(state)
     base = [] if daemon is None else [f"export OPENAI_BASE_URL={daemon.url}/v1"]
-    return [*base, f"export OPENAI_API_KEY={key}", f"export ANTHROPIC_API_KEY={key}"]
+    return [*base, f"export OPENAI_API_KEY={told['key']}", f"export ANTHROPIC_API_KEY={told['key']}"]
 
 
 def _seconds(span: str) -> float:

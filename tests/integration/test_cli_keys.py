@@ -57,6 +57,15 @@ def test_a_key_is_made_before_the_first_start_and_told_once(state: Path) -> None
     assert reopened(state) == []
 
 
+@pytest.mark.parametrize(("scopes", "lines"), [(("infer",), 2), (("admin",), 1), (("admin", "infer"), 2)])
+def test_a_shell_is_given_a_key_where_clients_of_the_models_can_use_it(
+    scopes: tuple[str, ...], lines: int, state: Path
+) -> None:
+    made = mlxd(state, "add", "k", *(word for scope in scopes for word in ("--scope", scope)))
+    assert len(made.stdout.splitlines()) == lines and made.stdout.count("mlxd_sk_") == lines
+    assert ("OPENAI" in made.stdout) is ("infer" in scopes) is ("Bearer" not in made.stderr)
+
+
 @pytest.mark.parametrize(
     "words",
     [

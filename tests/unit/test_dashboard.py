@@ -69,12 +69,13 @@ class Shape(HTMLParser):
         self.seen.append(("comment", data))
 
 
-def page(text: str) -> str:
+def page(text: str, *, require_key: bool = False) -> str:
     """The status page with `text` wherever something stands that is not ours, or may not be."""
     row = ModelRow(text, text, text, text, 5, 5, 1)
     scheduler = {"alive": True, "rows": [{"id": text, "model_id": text, "prompt_tokens": 5, "done_tokens": 1}]}
     context = {
-        "view": {"version": text}, "scheduler": scheduler, "models": [row], "faults": [(text, 1)], "ready": False,
+        "view": {"version": text, "require_key": require_key},
+        "scheduler": scheduler, "models": [row], "faults": [(text, 1)], "ready": False,
         "reason": text, "uptime": text, "base_url": text,
     }  # fmt: skip
     return render_to_string("dashboard/status.html", context)
@@ -89,3 +90,9 @@ def test_whatever_stands_on_the_page_it_has_the_same_shape(payload: str) -> None
 def test_a_page_that_escaped_nothing_would_be_found() -> None:
     raw = page("plain").replace("plain", PAYLOADS[1])
     assert Shape(raw).seen != Shape(page("plain")).seen
+
+
+def test_the_page_tells_what_a_client_has_to_be_given() -> None:
+    keyless, guarded = page("x"), page("x", require_key=True)
+    assert "OPENAI_API_KEY=any" in keyless and "OPENAI_API_KEY=KEY" not in keyless
+    assert "OPENAI_API_KEY=KEY" in guarded and "A key of this server is required" in guarded and "any<" not in guarded

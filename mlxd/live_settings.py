@@ -71,13 +71,15 @@ class LiveSettings:
 
         Raises `InvalidSetting` and changes nothing.
         """
-        for name in changes:
+        for name, value in changes.items():
             if name not in BY_NAME:
                 raise InvalidSetting(f"There is no setting {name[:64]!r}.")
             if name not in LIVE:
                 raise InvalidSetting(
                     f"{name} is read at start only; set it by {BY_NAME[name].flag} or {BY_NAME[name].env}."
                 )
+            if not BY_NAME[name].takes(value):
+                raise InvalidSetting(f"{name} must be {BY_NAME[name].json_text}.")
         beneath = self._beneath.config
         values = {name: getattr(beneath, name) if value is None else value for name, value in changes.items()}
         return amended(self.config, values)
@@ -85,7 +87,7 @@ class LiveSettings:
     def change(self, changes: Mapping[str, Any]) -> Config:
         """Keeps changes that were tried. Raises `InvalidSetting`, `UnsafeStateDir`; then all is as it was."""
         config = self.tried(changes)
-        kept = {name: value for name, value in self._saved.knobs.items() if changes.get(name, value) is not None}
+        kept = {name: value for name, value in self._saved.knobs.items() if name not in changes}
         kept |= {name: _plain(getattr(config, name)) for name, value in changes.items() if value is not None}
         self._save(replace(self._saved, knobs=kept))
         for name, value in changes.items():

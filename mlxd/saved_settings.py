@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from mlxd.config import BY_NAME
+from mlxd.model_schema import OwnSettings
 from mlxd.paths import read_private, write_private
 from mlxd.start_errors import InvalidSetting
 
@@ -23,7 +27,8 @@ class SavedSettings:
 
 
 def read_saved(path: Path) -> SavedSettings:
-    """Empty where there is no file. Raises `InvalidSetting` for another's file, `UnsafeStateDir` as for secrets."""
+    """Empty where there is no file. Raises `InvalidSetting` for another's file and for one in which something is not
+    what it should be, with its name, `UnsafeStateDir` as for secrets."""
     text = read_private(path, MAX_CHARS)
     if text is None:
         return SavedSettings()
@@ -38,7 +43,33 @@ def read_saved(path: Path) -> SavedSettings:
         or not all(isinstance(one, dict) for one in models.values())
     ):
         raise _unreadable(path)
+    _check_knobs(path, knobs)
+    _check_models(path, models)
     return SavedSettings(knobs, models)
+
+
+def _check_knobs(path: Path, knobs: Mapping[str, Any]) -> None:
+    """Their types; the ranges are looked at with those of flags and variables."""
+    for name, value in knobs.items():
+        if name in BY_NAME and not BY_NAME[name].takes(value):
+            raise _wrong(path, name, f"must be {BY_NAME[name].json_text}")
+
+
+def _check_models(path: Path, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """What a later version has saved is left alone."""
+    for model_id, values in models.items():
+        known = {name: value for name, value in values.items() if name in OwnSettings.model_fields}
+        try:
+            OwnSettings.model_validate(known)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise _wrong(
+                path, ".".join(map(str, first["loc"])), f"of model {model_id[:64]!r}: {first['msg']}"
+            ) from None
+
+
+def _wrong(path: Path, name: str, why: str) -> InvalidSetting:
+    return InvalidSetting(f"{path}: {name} {why}.", cure=f"Mend it, or begin without them: mv {path} {path}.old")
 
 
 def write_saved(path: Path, saved: SavedSettings) -> None:

@@ -21,11 +21,12 @@ from mlxd.api.errors import Conflict, InvalidField
 from mlxd.api.models import exactly, limits, shown
 from mlxd.api.orders import body_of, read_order
 from mlxd.api.reasoning import checked_args
-from mlxd.api.schemas.admin import ModelCache, OwnSettings
+from mlxd.api.schemas.admin import ModelCache
 from mlxd.api.strict_json import parse_object
 from mlxd.api.wholly import wholly
 from mlxd.config import BY_NAME, KNOBS, Config, Knob
 from mlxd.live_settings import LIVE, LiveSettings, scheduler_settings
+from mlxd.model_schema import OwnSettings
 from mlxd.model_settings import ModelSettings
 from mlxd.runtime import Runtime
 from mlxd.served import ServedModel, clash, named

@@ -54,6 +54,25 @@ class Knob:
         """Whether mlxd chooses where nobody does, for which None stands."""
         return self.optional and (self.kind is bool or self.name.endswith("_bytes"))
 
+    def takes(self, value: Any) -> bool:
+        """Whether a JSON value has the type of this setting; null has that of each. The range is another matter."""
+        if value is None or (self.has_auto and value == AUTO):
+            return True
+        if self.kind in (bool, tuple) or isinstance(value, bool):
+            listed = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+            return listed if self.kind is tuple else self.kind is bool and isinstance(value, bool)
+        if self.kind in (int, float):
+            return isinstance(value, int | float) or (self.name.endswith("_bytes") and isinstance(value, str))
+        return isinstance(value, str)
+
+    @property
+    def json_text(self) -> str:
+        """The type of its JSON values."""
+        if self.kind in (int, float):
+            return 'a number of bytes, or a size as in "48GiB"' if self.name.endswith("_bytes") else "a number"
+        others: dict[type, str] = {bool: "true or false", tuple: "a list of texts"}
+        return others.get(self.kind, "a text")
+
     @property
     def default_text(self) -> str:
         """The default as a person would write it."""

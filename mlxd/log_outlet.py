@@ -127,7 +127,8 @@ class LogFile:
     """A log file that only we can read. It is moved aside at its size, so that holds without any other process."""
 
     def __init__(self, path: Path, *, most_bytes: int, kept: int) -> None:
-        """`kept` older files stand beside it: `<path>.1` is the newest of them."""
+        """`kept` older files stand beside it: `<path>.1` is the newest of them. Its directory is made."""
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         self._path = path
         self._most_bytes = most_bytes
         self._kept = kept
@@ -159,7 +160,6 @@ class LogFile:
             os.close(descriptor)
 
     def _open(self) -> None:
-        self._path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         self._descriptor = os.open(self._path, flags, 0o600)
         self._size = os.fstat(self._descriptor).st_size

@@ -22,8 +22,9 @@ from mlxd.api.conv_kv import on_disk
 from mlxd.api.errors import InvalidField, NotFound
 from mlxd.api.generate import OFF_LOOP_BYTES, cache_salt, no_calls
 from mlxd.api.openai import ask_chat, ask_completion
-from mlxd.api.orders import body_of
+from mlxd.api.orders import body_of, either_of
 from mlxd.api.plain import plain
+from mlxd.api.schemas import ChatRequest, CompletionRequest
 from mlxd.api.schemas.types import Body, Name
 from mlxd.api.sessions import fields_of, header_map, name_of, session_of
 from mlxd.api.strict_json import parse_object
@@ -63,7 +64,12 @@ async def stats(request: ASGIRequest) -> dict[str, Any]:
     return {**(OFF if found is None else {"enabled": True, **plain(found)}), **beside}
 
 
-@router.post("/explain", auth=admin, summary="What a request would begin with, and why not with more")
+@router.post(
+    "/explain",
+    auth=admin,
+    summary="What a request would begin with, and why not with more",
+    openapi_extra=either_of(ChatRequest, CompletionRequest),
+)
 async def explain(request: ASGIRequest, owner: str = "") -> dict[str, Any]:
     """Takes the body of a chat request or a completion, and as `owner` the name of the key it would come with. Nothing
     is computed, locked or counted."""
@@ -121,7 +127,12 @@ async def clear(request: ASGIRequest, owner: str = "") -> dict[str, Any]:
     return OFF if done is None else {"enabled": True, "cleared": asdict(done[0]), "held_bytes": done[1]}
 
 
-@router.post("/import", auth=admin, summary="Take in stored prefixes that `mlxd cache import` has put there")
+@router.post(
+    "/import",
+    auth=admin,
+    summary="Take in stored prefixes that `mlxd cache import` has put there",
+    openapi_extra=body_of(ImportRequest),
+)
 async def take_in(request: ASGIRequest) -> dict[str, Any]:
     """Answers with what became of files and saved conversations, counted by a word."""
     batch = validate(ImportRequest, parse_object(request.body)).batch

@@ -22,6 +22,7 @@ from pydantic import StringConstraints
 from mlxd.api import policy
 from mlxd.api.auth import AdminBearer, Public, is_admin_token
 from mlxd.api.errors import Conflict, InsufficientScope, InvalidField, InvalidKey, TooOften
+from mlxd.api.orders import body_of
 from mlxd.api.schemas.types import Body
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
@@ -54,7 +55,9 @@ async def login_code(request: ASGIRequest) -> dict[str, Any]:
     return {"code": access.current().codes.mint(time.monotonic()), "expires_in_s": CODE_S}
 
 
-@router.post("/login", auth=public, summary="Sign a browser in, from the login page only")
+@router.post(
+    "/login", auth=public, summary="Sign a browser in, from the login page only", openapi_extra=body_of(LoginRequest)
+)
 async def login(request: ASGIRequest) -> HttpResponse:
     if not from_own_page(request):
         raise InsufficientScope("Signing in is for the login page of this server.")

@@ -7,8 +7,12 @@ from typing import Any, Final
 
 from django.core.handlers.asgi import ASGIRequest
 from ninja import Router
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from mlxd.api.auth import AdminBearer
+from mlxd.api.orders import REFERENCE
+from mlxd.api.schemas import ChatRequest, CompletionRequest
 
 router = Router(tags=["openapi"])
 admin = AdminBearer()
@@ -26,7 +30,7 @@ def described(whole: dict[str, Any]) -> dict[str, Any]:
     """What is said of `/api`, with how to be let in and what an error looks like."""
     whole = deepcopy(whole)  # what operations say of themselves is theirs
     paths = {path: item for path, item in whole["paths"].items() if path.startswith("/api/")}
-    schemas = {**whole.get("components", {}).get("schemas", {}), "Error": _ERROR_SCHEMA}
+    schemas = {**whole.get("components", {}).get("schemas", {}), **_requests(), "Error": _ERROR_SCHEMA}
     for item in paths.values():
         for operation in item.values():
             schemas |= _taken_out(operation)
@@ -34,6 +38,13 @@ def described(whole: dict[str, Any]) -> dict[str, Any]:
             operation["responses"] = {**operation.get("responses", {}), "default": _ERROR}
     components = {"schemas": schemas, "securitySchemes": {SCHEME: {"type": "http", "scheme": "bearer"}}}
     return {**whole, "paths": paths, "components": components}
+
+
+def _requests() -> dict[str, Any]:
+    """The schemas of what clients send, to which operations refer."""
+    sent: list[type[BaseModel]] = [ChatRequest, CompletionRequest]
+    found: dict[str, Any] = models_json_schema([(one, "validation") for one in sent], ref_template=REFERENCE)[1]
+    return dict(found["$defs"])
 
 
 def _taken_out(operation: dict[str, Any]) -> dict[str, Any]:

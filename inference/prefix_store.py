@@ -78,6 +78,29 @@ class StoreTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """How much a store of prefixes may hold in memory, and for how long; it may change while rows run.
+
+    `memory_bytes` is for the blocks of conversations (None: a third of what the device may use), as far as weights and
+    running rows leave room for it, for they come first; `snapshot_memory_bytes` for recurrent states (None: a quarter
+    of that), `side_memory_bytes` for titles and other one-shots (None: a sixteenth). Blocks unused for `ttl_s` go, and
+    what only a session holds that had no request for `idle_s`. Above `max_sessions` and `max_entries_per_session` the
+    least recent go, and what is deeper than `max_conversation_tokens` is not stored. 0 is no limit for these five. A
+    match of fewer than `min_reuse_tokens` is not reused.
+    """
+
+    memory_bytes: int | None = None
+    snapshot_memory_bytes: int | None = None
+    side_memory_bytes: int | None = None
+    ttl_s: float = 0.0
+    idle_s: float = 0.0
+    max_sessions: int = 0
+    max_entries_per_session: int = 0
+    max_conversation_tokens: int = 0
+    min_reuse_tokens: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class StoreRemoval:
     """What left a store in one act. `nbytes` is device memory, that of recurrent `snapshots` included."""
 
@@ -249,6 +272,9 @@ class PrefixStore(Protocol):
 
     def keep_within(self, ceiling_bytes: int | None) -> None:
         """From now on nothing is stored above this; what is there already stays. None: only the budgets hold."""
+
+    def limit(self, limits: StoreLimits) -> StoreRemoval:
+        """Other limits from now on. What is above them goes, what running rows stand on when these end."""
 
     def free(self, nbytes: int, by: str, *, locked: bool = False) -> int:
         """Gives about `nbytes` back; how many it were. What running rows stand on goes last, and only if `locked`."""

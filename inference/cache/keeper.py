@@ -9,12 +9,21 @@ from dataclasses import asdict
 from typing import Any
 
 from inference.cache.eviction import Evicted
+from inference.cache.limits import limits_of
 from inference.cache.node import Admission
 from inference.cache.pins import Pins
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.proofs import Proof
 from inference.cache.saved import SavedOnDisk
-from inference.prefix_store import DiskHealth, DiskState, Pinned, SavedConversations, StoreRemoval, StoreTotals
+from inference.prefix_store import (
+    DiskHealth,
+    DiskState,
+    Pinned,
+    SavedConversations,
+    StoreLimits,
+    StoreRemoval,
+    StoreTotals,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +33,15 @@ CLOSE_S = 4.0
 
 class StoreKeeper:
     """Implements `PrefixStore`. `give_back` returns freed buffers to the device, once for a batch of evictions; `proof`
-    is a digest of a block's KV."""
+    is a digest of a block's KV. Limits that are not set are parts of `device_bytes`."""
 
-    def __init__(self, cache: PrefixCache, give_back: Callable[[], None], proof: Proof | None = None) -> None:
+    def __init__(
+        self, cache: PrefixCache, give_back: Callable[[], None], proof: Proof | None = None, device_bytes: int = 0
+    ) -> None:
         self._cache = cache
         self._give_back = give_back
         self._proof = proof
+        self._device_bytes = device_bytes
         self._pins = Pins(cache.books)
 
     @property
@@ -49,6 +61,9 @@ class StoreKeeper:
         if self._proof is not None and (gone := self._cache.prove(self._proof)):
             log.error("stored KV had changed: %d blocks are dropped", gone)
             self._give_back()
+
+    def limit(self, limits: StoreLimits) -> StoreRemoval:
+        return self._gone(self._cache.limit(limits_of(limits, self._device_bytes)))
 
     @property
     def saved(self) -> SavedConversations | None:
@@ -77,12 +92,13 @@ class StoreKeeper:
 
     def totals(self) -> StoreTotals:
         cache, counted, disk = self._cache, self._cache.counters, self._cache.disk
+        tree = cache.books.tree
         return StoreTotals(
             held_bytes=cache.held_bytes,
-            block_bytes=cache.class_bytes(Admission.MAIN),
-            side_bytes=cache.class_bytes(Admission.ONE_SHOT),
-            snapshot_bytes=cache.snapshot_bytes,
-            budget_bytes=cache.limits.budget_bytes,
+            block_bytes=tree.block_bytes[Admission.MAIN],
+            side_bytes=tree.block_bytes[Admission.ONE_SHOT],
+            snapshot_bytes=tree.snapshot_bytes,
+            budget_bytes=cache.books.limits.budget_bytes,
             ceiling_bytes=cache.ceiling_bytes,
             requests=counted.requests,
             prompt_tokens=counted.prompt_tokens,

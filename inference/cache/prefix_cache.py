@@ -136,7 +136,7 @@ class PrefixCache:
             evicted += store.trim(entry, VerdictName.EVICTED, lease.request_id)
         for name in store.sessions.beyond(store.limits.max_sessions):
             evicted += store.forget_session(name, VerdictName.EVICTED, lease.request_id)
-        return self._counted(evicted)
+        return self._counted(evicted + store.shrink(now_s))
 
     def discard(self, lease: Lease) -> None:
         """Ends a lease whose KV cannot be trusted: every block and snapshot it stored goes, and all behind them.
@@ -256,24 +256,18 @@ class PrefixCache:
         return self._store
 
     @property
-    def limits(self) -> CacheLimits:
-        return self._store.limits
-
-    @property
     def ceiling_bytes(self) -> int | None:
         return self._store.ceiling_bytes
-
-    def class_bytes(self, admission: Admission) -> int:
-        """What the blocks of one class hold."""
-        return self._store.tree.block_bytes[admission]
-
-    @property
-    def snapshot_bytes(self) -> int:
-        return self._store.tree.snapshot_bytes
 
     def keep_within(self, ceiling_bytes: int | None) -> None:
         """From now on nothing is stored above this, whatever the budgets say; what is there already stays."""
         self._store.ceiling_bytes = ceiling_bytes
+
+    def limit(self, limits: CacheLimits) -> tuple[Evicted, ...]:
+        """Other limits from now on. What is above them goes, but for what rows stand on: that goes when they end."""
+        now_s, self._store.limits = self._clock(), limits
+        self._due_s = now_s
+        return self._counted(self._store.shrink(now_s))
 
     def clear(
         self,

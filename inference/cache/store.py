@@ -52,6 +52,18 @@ class Store:
     def _fits(self, admission: Admission, need_bytes: int) -> bool:
         return self.tree.block_bytes[admission] + need_bytes <= self._budget(admission)
 
+    def shrink(self, now_s: float) -> list[Evicted]:
+        """Keeps to the budgets with what is there, but for locked paths. Costs nothing while nothing is above them."""
+        evicted: list[Evicted] = []
+        for admission in (Admission.ONE_SHOT, Admission.MAIN):
+            if self.tree.block_bytes[admission] > self.limits.block_budget(admission):
+                evicted += self.room(admission, 0, now_s, "")[1]
+        if self.tree.snapshot_bytes > self.limits.snapshot_budget_bytes:
+            evicted += self.snapshot_room(0, now_s, "")[1]
+        for name in self.sessions.beyond(self.limits.max_sessions):
+            evicted += self.forget_session(name, VerdictName.EVICTED)
+        return evicted
+
     def _make_room(
         self, admission: Admission, need_bytes: int, budget_bytes: int, now_s: float, by: str
     ) -> list[Evicted]:

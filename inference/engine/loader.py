@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 from inference.cache.disk_thread import DiskThread
 from inference.cache.disk_tier import DiskTier
 from inference.cache.keeper import StoreKeeper
-from inference.cache.limits import CacheLimits
+from inference.cache.limits import limits_of
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.reuse import ReuseMode
 from inference.engine import kv, memory
@@ -58,7 +58,9 @@ class MlxLoader:
         if settings.cache.enabled:
             disk = None if settings.disk is None else disk_tier(settings.disk, settings.cache.ttl_s)
             self._cache = prefix_cache(settings.cache, self._limit_bytes, disk)
-        self._keeper = None if self._cache is None else StoreKeeper(self._cache, mx.clear_cache, proof)
+        self._keeper = (
+            None if self._cache is None else StoreKeeper(self._cache, mx.clear_cache, proof, self._limit_bytes)
+        )
 
     @property
     def store(self) -> PrefixStore | None:
@@ -164,20 +166,7 @@ def disk_tier(settings: DiskSettings, ttl_s: float = 0.0) -> DiskTier:
 
 def prefix_cache(settings: CacheSettings, limit_bytes: int, disk: DiskTier | None = None) -> PrefixCache:
     """An empty one, its budgets taken from the device where they are not set."""
-    blocks_bytes = limit_bytes // 3 if settings.memory_bytes is None else settings.memory_bytes
-    snapshots_bytes, side_bytes = settings.snapshot_memory_bytes, settings.side_memory_bytes
-    limits = CacheLimits(
-        budget_bytes=blocks_bytes,
-        snapshot_budget_bytes=blocks_bytes // 4 if snapshots_bytes is None else snapshots_bytes,
-        side_budget_bytes=blocks_bytes // 16 if side_bytes is None else side_bytes,
-        ttl_s=settings.ttl_s,
-        idle_s=settings.idle_s,
-        max_sessions=settings.max_sessions,
-        max_entries_per_session=settings.max_entries_per_session,
-        max_conversation_tokens=settings.max_conversation_tokens,
-        min_reuse_tokens=settings.min_reuse_tokens,
-    )
-    return PrefixCache(limits, time.monotonic, disk)
+    return PrefixCache(limits_of(settings, limit_bytes), time.monotonic, disk)
 
 
 def measure(model: Any, config: dict[str, Any], max_batch: int) -> ModelLimits:

@@ -6,31 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference.prefix_store import StoreLimits
+
 GRID_TOKENS = 256
 """Prefill is cut where the absolute position is a multiple of this: the same grid is what makes warm equal cold."""
 
 
 @dataclass(frozen=True, slots=True)
-class CacheSettings:
-    """How much of what was computed is kept, and how long.
+class CacheSettings(StoreLimits):
+    """How much of what was computed is kept, and how long, and how it is looked after.
 
-    `memory_bytes` is for the blocks of conversations (None: a third of what the device may use, 0: nothing is kept),
-    as far as weights and running rows leave room for it, for they come first;
-    `snapshot_memory_bytes` for recurrent states (None: a quarter of that), `side_memory_bytes` for titles and other
-    one-shots (None: a sixteenth). The other limits are those of `CacheLimits`; 0 is none. `bitwise` reuses whole blocks
-    made by prefill only, so that on a CPU every bit is that of a cold run. One in `audit_every` warm requests is
-    computed once more from nothing when there is nothing else to do (0: none).
+    With `memory_bytes` 0 nothing is ever kept. `bitwise` reuses whole blocks made by prefill only, so that on a CPU
+    every bit is that of a cold run. One in `audit_every` warm requests is computed once more from nothing when there is
+    nothing else to do (0: none).
     """
 
-    memory_bytes: int | None = None
-    snapshot_memory_bytes: int | None = None
-    side_memory_bytes: int | None = None
-    ttl_s: float = 0.0
-    idle_s: float = 0.0
-    max_sessions: int = 0
-    max_entries_per_session: int = 0
-    max_conversation_tokens: int = 0
-    min_reuse_tokens: int = 1
     bitwise: bool = False
     audit_every: int = 64
 

@@ -37,7 +37,8 @@ def warm(driver: Driver, ids: tuple[int, ...]) -> int:
 def held(driver: Driver) -> tuple[int, int]:
     """Bytes of conversations and of one-shots."""
     driver.check_always()
-    return driver.cache.class_bytes(Admission.MAIN), driver.cache.class_bytes(Admission.ONE_SHOT)
+    held = driver.cache.books.tree.block_bytes
+    return held[Admission.MAIN], held[Admission.ONE_SHOT]
 
 
 def forget(driver: Driver, session: str) -> tuple[Evicted, ...]:

@@ -9,7 +9,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,8 @@ from django.db import DatabaseError, connection
 from mlxd.ledger.database import close_connection
 from mlxd.ledger.journal import outage_name
 from mlxd.ledger.ledger import LedgerUnavailable
+
+CLOSE_S = 2.0
 
 
 class Reader:
@@ -49,9 +51,10 @@ class Reader:
             self._give_up(work, answer)
 
     def close(self) -> None:
-        """Ends when the thread has done what it was given."""
-        self._thread.submit(close_connection)
+        """Blocks until the thread has done what it was given, `CLOSE_S` at most; the rest is done behind it."""
+        closed = self._thread.submit(close_connection)
         self._thread.shutdown(wait=False)
+        wait([closed], CLOSE_S)
 
     def _answer[T](self, work: Callable[[], T]) -> T:
         connection.ensure_connection()

@@ -7,7 +7,7 @@ miss: it is counted and the file removed. One thread does all of this; nothing h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +16,13 @@ from inference.cache.disk_counters import DiskCounters
 from inference.cache.disk_files import Files
 from inference.cache.disk_index import DiskEntry, DiskIndex
 from inference.cache.disk_limits import DiskLimits
-from inference.cache.disk_outage import DISK_FULL, Outage, is_passing
+from inference.cache.disk_outage import DISK_FULL, DISK_GUARD, Outage, is_passing
 from inference.cache.disk_place import LAYOUT, lying, path_of, sweep_other_layouts
 from inference.cache.disk_records import KEY_BYTES, LABEL_BYTES, BlockCodec, BlockLabel, Flaw, Handle, Stored
 from inference.cache.disk_room import DiskRoom
 from inference.cache.saved_shelf import SavedShelf
+from inference.cache.session_record import SessionRecord
+from inference.cache.session_shelf import SessionShelf
 
 DAY_S: Final = 86_400
 
@@ -46,6 +48,7 @@ class DiskStore:
         self._now_s = now_s
         self._outage = Outage(now_s)
         self.saved = SavedShelf(directory, self._files, self.index)
+        self.sessions = SessionShelf(directory, self._files, self.index)
         self.budget = WriteBudget(directory / "budget.json", limits.day_bytes, self._files, self._today)
         self._room = DiskRoom(directory, limits, self.index, self._files, self.budget, self._drop)
 
@@ -65,7 +68,7 @@ class DiskStore:
 
     def open(self) -> None:
         """Learns what is there by names alone, and removes what no prompt can begin with. Never raises `OSError`."""
-        first = (self._make_folder, self._sweep, self.budget.open, self._open_saved)
+        first = (self._make_folder, self._sweep, self.budget.open, self._open_saved, self.sessions.open)
         for step in (*first, self._fill, self._room.measure):
             try:
                 step()
@@ -143,6 +146,15 @@ class DiskStore:
         self.index.add(entry, first_to_go=first_to_go)
         self.counters.wrote(entry.nbytes)
         return True
+
+    def note(self, record: SessionRecord, passed: Collection[bytes]) -> None:
+        """Writes down where a session ended, having `passed` these blocks, unless the disk takes nothing just now."""
+        if self._outage.pauses or self.refusal == DISK_GUARD:
+            return
+        try:
+            self.sessions.keep(record, passed)
+        except OSError as error:
+            self._outage.begin(error)
 
     def _is_there(self, label: BlockLabel) -> bool:
         entry = self.index.get(label.key)
@@ -238,6 +250,20 @@ class DiskStore:
         keys = [entry.key for entry in gone]
         whole = root is None and not model
         self.saved.drop_those_of([key for manifest in self.saved for key in manifest.keys] if whole else keys)
+        if whole:
+            self.sessions.clear()
+
+    def left_of(self, end: bytes, session: str) -> set[bytes]:
+        """Forgets a session; the keys of what it stands on: up to the block `end`, and up to where it is known to have
+        ended, but there nothing that others stand on."""
+        record = self.sessions.drop(session)
+        keys = set() if record is None else self._below(record)
+        for other in self.sessions.others(session) if keys else ():
+            keys -= self._below(other)
+        return keys | self.index.path(end)
+
+    def _below(self, record: SessionRecord) -> set[bytes]:
+        return {key for end in record.keys for key in self.index.path(end)}
 
     def _model(self, entry: DiskEntry) -> str:
         """Of any file of a tree; "" where that cannot be read."""

@@ -43,6 +43,21 @@ class Files:
             raise
         self.flush_folder(path.parent)
 
+    def jot(self, path: Path, raw: bytes) -> None:
+        """As `write` of a few bytes, but not flushed: a power cut may leave nothing of it, or an empty file."""
+        self.make_folder(path.parent)
+        beside = path.with_name(_BESIDE + secrets.token_hex(8))
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                self._put(descriptor, memoryview(raw))
+            finally:
+                os.close(descriptor)
+            self.rename(beside, path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+
     def make_folder(self, path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -106,6 +121,15 @@ class Files:
                 return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
+
+    def by_age(self, path: Path) -> list[str]:
+        """Names of the files in a directory, the one that changed first before others; none where there is none."""
+        try:
+            with os.scandir(path) as entries:
+                found = [(one.stat(follow_symlinks=False).st_mtime_ns, one.name) for one in entries if one.is_file()]
+        except FileNotFoundError:
+            return []
+        return [name for _, name in sorted(found)]
 
     def sweep_beside(self, path: Path) -> int:
         """Removes what a crash left while it was being written in a directory; how many files."""

@@ -6,7 +6,7 @@ It locks nothing: whoever uses it holds the lock of the disk's thread.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,6 +54,10 @@ class SaveQueue:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(tuple(self._waiting.values()))
 
+    @property
+    def labels(self) -> list[BlockLabel]:
+        return [waiting.label for waiting in self._waiting.values()]
+
     def get(self, key: bytes) -> Waiting | None:
         return self._waiting.get(key)
 
@@ -80,6 +84,11 @@ class SaveQueue:
         for barrier in self._barriers:
             barrier.keys.discard(key)
         self._open(lambda barrier: not barrier.keys)
+
+    def drop(self, keys: Iterable[bytes]) -> None:
+        """None of them will be written."""
+        for key in keys:
+            self.remove(key)
 
     # --- barriers -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
+from secrets import token_hex
 from time import monotonic
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ from inference.cache.disk_removals import Likes
 from inference.cache.disk_thread import DiskThread
 from inference.cache.node import Admission, Node, Snapshot
 from inference.cache.reuse import Lease, Query, ReuseMode
+from inference.cache.saved_manifest import NAME
+from inference.cache.session_record import record_of
+from inference.cache.sessions import Session
 from inference.cache.tree import Match, PrefixTree, Removed
 from inference.ports import Clock
 from inference.prefix_store import DiskHealth
@@ -41,6 +45,7 @@ class DiskTier:
         self._come: list[Fetched] = []
         self._late: set[str] = set()
         self._owing: dict[Node, tuple[str, bool]] = {}
+        self._process = token_hex(8)
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -153,11 +158,16 @@ class DiskTier:
             gone += [state_label_of(held).key for held in removed.snapshots]
             self._thread.let_go(gone)
 
-    def left_session(self, end: bytes, still: Iterable[Node]) -> None:
+    def ended(self, session: Session | None) -> None:
+        """A request of a session has ended: a later process is to know where."""
+        if session is not None and NAME.fullmatch(session.name) and (record := record_of(session, self._process)):
+            self._thread.note(record, frozenset(map(label_key, session.entries[-1].upwards())))
+
+    def left_session(self, name: str, end: bytes, still: Iterable[Node]) -> None:
         """A session is to be forgotten whose last request ended at the block `end`: what memory no longer held of it
-        goes too, but nothing that others hold there `still`."""
+        goes too, or never did in this process, but nothing that others hold there `still`."""
         self._overtake()
-        self._thread.let_go((), end=end[:KEY_BYTES], spare=map(label_key, still))
+        self._thread.let_go((), end=end[:KEY_BYTES], name=name, spare=map(label_key, still))
 
     def distrusted(self, nodes: Iterable[Node], states: Iterable[Snapshot] = ()) -> None:
         """Blocks and states are not true, nor is what was computed behind them and may be on the disk alone."""

@@ -132,6 +132,8 @@ class PrefixCache:
         if lease.tip.attached:
             touch(lease.tip, now_s)
             store.sessions.ended(session, lease.tip, one_shot=one_shot)
+        if self.disk is not None:
+            self.disk.ended(store.sessions.get(session))
         for entry in store.sessions.over(session, store.limits.max_entries_per_session):
             evicted += store.trim(entry, VerdictName.EVICTED, lease.request_id)
         for name in store.sessions.beyond(store.limits.max_sessions):

@@ -73,7 +73,7 @@ def gather(session: Session) -> Gathered:
     return Gathered(
         session.root,
         [*blocks, *((state_label_of(held), held.handle) for held in states)],
-        session.end[:KEY_BYTES],
+        (session.end[:KEY_BYTES],),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -12,6 +12,7 @@ from inference.cache.disk_index import DiskEntry
 from inference.cache.disk_records import BlockLabel, Handle, Kind
 from inference.cache.saved_manifest import Manifest
 from inference.cache.saved_shelf import MAX_SAVED
+from inference.cache.session_record import SessionRecord
 from inference.prefix_store import Recalled, Refused, SavedConversation, SavedTotals
 
 SAVED_SHARE: Final = 0.5
@@ -37,12 +38,12 @@ type Steps[Answer] = Generator[None, None, Answer]
 class Gathered:
     """What memory knows of a conversation: `pieces` are its blocks, each behind those before it, then its states.
 
-    `end` is the key of the block at which its last request ended, b"" where that is not known: the disk may know more.
+    `ends` are keys of blocks at which requests of it ended: the disk may know more.
     """
 
     root: Root
     pieces: Sequence[tuple[BlockLabel, Handle]] = field(repr=False)
-    end: bytes
+    ends: tuple[bytes, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def save(
     """Pins, writes what is not there yet, then the manifest. A refusal leaves nothing pinned."""
     before = _of(store, wish.name, wish.owner)
     yield
+    gathered = _with_the_earlier(gathered, store.sessions.get(wish.name))
     if gathered is None or not (keys := _keys(store, gathered)):
         return None if before is None else _retitled(store, before, wish)
     if before is None and len(store.saved) >= MAX_SAVED:
@@ -89,12 +91,26 @@ def save(
 def _keys(store: DiskStore, gathered: Gathered) -> dict[bytes, None]:
     """Of all that is to be kept, in memory or on the disk."""
     keys = dict.fromkeys(label.key for label, _ in gathered.pieces)
-    path = [entry for key in store.index.path(gathered.end) if (entry := store.index.get(key)) is not None]
+    return keys | dict.fromkeys(entry.key for end in gathered.ends for entry in _further(store, end, keys))
+
+
+def _further(store: DiskStore, end: bytes, keys: Container[bytes]) -> list[DiskEntry]:
+    """What the disk has from the beginning up to an end that is not among `keys`, and the states near the end."""
+    path = [entry for key in store.index.path(end) if (entry := store.index.get(key)) is not None]
     whole = any(entry.stands_first for entry in path)
     further = sorted((entry for entry in path if whole and entry.key not in keys), key=_start)
     for entry in further[-_STATES_BEHIND:]:
         further += [state for state in store.index.behind(entry.key) if state.kind is Kind.STATE]
-    return keys | dict.fromkeys(entry.key for entry in further)
+    return further
+
+
+def _with_the_earlier(gathered: Gathered | None, record: SessionRecord | None) -> Gathered | None:
+    """With what processes before this one knew of the conversation, where the same model goes on with it."""
+    if record is None:
+        return gathered
+    if gathered is None:
+        return Gathered(record.root, (), record.keys)
+    return replace(gathered, ends=(*gathered.ends, *record.keys)) if record.tree == gathered.root.key else gathered
 
 
 def _manifest(

@@ -135,9 +135,9 @@ class Store:
         session = self.sessions.get(name)
         entries = self.sessions.forget(name)
         evicted = [gone for entry in entries for gone in self.trim(entry, reason, by)]
-        if self.disk is not None and session is not None and reason is not VerdictName.EVICTED:
+        if self.disk is not None and reason is not VerdictName.EVICTED:
             still = {node for entry in entries for node in entry.upwards() if node.attached}
-            self.disk.left_session(session.end, still)
+            self.disk.left_session(name, b"" if session is None else session.end, still)
         return evicted
 
     def expire(self, moment_s: float) -> list[Evicted]:

@@ -40,7 +40,7 @@ def filled(directory: Path, *, save: bool = False) -> Shelf:
     shelf = Shelf(directory)
     assert all(shelf.write(LABELS))
     if save:
-        gathered = Gathered(ROOT, [(label, paper(label)) for label in LABELS], LABELS[-1].key)
+        gathered = Gathered(ROOT, [(label, paper(label)) for label in LABELS], (LABELS[-1].key,))
         told = run(saved_work.save(shelf.store, Wish(NAME, "", "the one", "Rules"), gathered, 5.0))
         assert isinstance(told, SavedConversation)
     return shelf

@@ -31,7 +31,7 @@ def run[Answer](steps: Generator[None, None, Answer]) -> Answer:
 
 
 def gathered(labels: list[BlockLabel], padding: int = 0) -> Gathered:
-    return Gathered(ROOT, [(label, paper(label, padding)) for label in labels], labels[-1].key)
+    return Gathered(ROOT, [(label, paper(label, padding)) for label in labels], (labels[-1].key,))
 
 
 def save(

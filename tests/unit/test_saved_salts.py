@@ -32,7 +32,7 @@ def filled(directory: Path) -> tuple[Shelf, Manifest]:
     """A saved conversation of a client with a salt."""
     shelf = Shelf(directory)
     labels = [*chain(IDS, ROOT), state(IDS, ROOT)]
-    gathered = Gathered(ROOT, [(label, paper(label)) for label in labels], labels[-2].key)
+    gathered = Gathered(ROOT, [(label, paper(label)) for label in labels], (labels[-2].key,))
     told = run(saved_work.save(shelf.store, Wish(NAME, "", "the one", "Rules"), gathered, 5.0))
     assert isinstance(told, SavedConversation)
     manifest = shelf.store.saved.get(NAME)

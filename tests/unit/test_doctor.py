@@ -1,63 +1,29 @@
 """Each check of `mlxd doctor` finds its fault when it is planted, names a cure, and is content without it."""
 
-import json
-import socket
-import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from mlxd import instance
-from mlxd.catalog import LocalModel
-from mlxd.config import Config
 from mlxd.doctor import (
     CHECKS,
-    Scene,
     Status,
     examine,
     machine,
     model_files,
-    network,
     other_people,
     python_env,
     settings,
 )
-from mlxd.doctor.port_holder import PortHolder, port_holder
-from mlxd.paths import StateDir, write_private
 from mlxd.shadowing import shadowed_packages
+from tests.doctor_scene import healthy, ill
 
 GIB = 1 << 30
 HOME = Path(python_env.__file__).parents[2]
 
 
-@pytest.fixture
-def scene(tmp_path):
-    root = tmp_path / "state"
-    root.mkdir(mode=0o700)
-
-    def build(environ=None, warnings=(), **knobs):
-        return Scene(Config(state_dir=root, **knobs), StateDir(root), environ or {}, tuple(warnings))
-
-    return build
-
-
-def healthy(finding):
-    assert finding.status is Status.OK, finding
-    assert not finding.cure
-    return finding.what
-
-
-def ill(finding, status=Status.FAIL):
-    assert finding.status is status, finding
-    assert finding.cure
-    return f"{finding.what}\n{finding.cure}"
-
-
-# --- Python -----------------------------------------------------------------------------------------------------
+# --- Python -----------------------------------------------------------------------------------------------------------
 
 
 def test_versions_of_everything_that_matters(scene):
@@ -131,7 +97,7 @@ def test_shadowed_packages(scene, tmp_path):
     assert shadowed_packages([str(tmp_path / "nowhere")]) == {"inference": None, "dashboard": None}
 
 
-# --- the machine ------------------------------------------------------------------------------------------------
+# --- the machine ------------------------------------------------------------------------------------------------------
 
 
 def test_metal_is_macos_only(scene):
@@ -183,88 +149,7 @@ def test_the_state_directory(scene, tmp_path):
     assert not (tmp_path / "state").exists()
 
 
-# --- models -----------------------------------------------------------------------------------------------------
-
-LLAMA = {
-    "max_position_embeddings": 131072,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "hidden_size": 4096,
-}
-
-
-@pytest.fixture
-def model(tmp_path):
-    root = tmp_path / "model"
-    root.mkdir()
-    (root / "config.json").write_text(json.dumps(LLAMA))
-    (root / "tokenizer.json").write_text("{}")
-    (root / "model.safetensors").write_bytes(b"x")
-    return root
-
-
-def test_a_whole_model(scene, model):
-    healthy(model_files.configured_models(scene(models=(f"name={model}",))))
-    healthy(model_files.configured_models(scene()))
-
-
-@pytest.mark.parametrize("lost", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_model_that_will_not_load(lost, scene, model):
-    (model / lost).unlink()
-    ill(model_files.configured_models(scene(models=(str(model),))))
-
-
-def test_a_model_with_a_missing_shard(scene, model):
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
-    (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "model-2.safetensors" in ill(model_files.configured_models(scene(models=(str(model),))))
-
-
-def test_a_model_that_is_not_here(scene, tmp_path):
-    assert "not on this machine" in ill(model_files.configured_models(scene(models=(str(tmp_path / "no"),))))
-
-
-def test_a_model_that_brought_code(scene, model):
-    healthy(model_files.came_with_code(scene(models=(f"name={model}",))))
-    (model / "modeling.py").write_text("raise SystemExit")
-    assert "name" in ill(model_files.came_with_code(scene(models=(f"name={model}",))), Status.WARN)
-
-
-def test_what_a_config_says(model):
-    shape = model_files.read_shape(model)
-    assert shape == model_files.Shape(131072, vision=False, kv_bytes_per_token=2 * 2 * 8 * 128 * 32)
-    (model / "config.json").write_text(json.dumps({"text_config": LLAMA, "vision_config": {}}))
-    assert model_files.read_shape(model) == model_files.Shape(131072, True, shape.kv_bytes_per_token)
-    hybrid = LLAMA | {"layer_types": ["linear_attention"] * 24 + ["full_attention"] * 8, "head_dim": 256}
-    (model / "config.json").write_text(json.dumps(hybrid))
-    assert model_files.read_shape(model).kv_bytes_per_token == 2 * 2 * 8 * 256 * 8
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{", "[" * 100_000, '{"num_hidden_layers": "x", "head_dim": -1}', '{"text_config": 7}']
-)
-def test_a_damaged_config_says_nothing(text, model):
-    (model / "config.json").write_text(text)
-    assert model_files.read_shape(model) == model_files.Shape(0, False, 0)
-
-
-@pytest.mark.parametrize(
-    ("weights_gib", "total_gib", "verdict"), [(4, 16, "fits ("), (7, 16, "fits, barely"), (10, 16, "does not fit")]
-)
-def test_a_verdict_on_memory_before_the_load(weights_gib, total_gib, verdict, scene, model):
-    local = LocalModel("m", model, weights_gib * GIB)  # plus 4 GiB of KV for 32,768 tokens
-    finding = model_files.fits(scene(), [local], total_gib * GIB)
-    assert verdict in (ill(finding, Status.WARN) if "not" in verdict else healthy(finding))
-
-
-def test_a_configured_limit_counts_instead_of_the_machine(scene, model):
-    local = LocalModel("m", model, 4 * GIB)
-    ill(model_files.fits(scene(memory_limit_bytes=6 * GIB), [local], 64 * GIB), Status.WARN)
-    healthy(model_files.fits(scene(), [], GIB))
-
-
-# --- settings ---------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 def test_names_nobody_reads(scene):
@@ -287,154 +172,7 @@ def test_settings_that_slow_it_down(scene):
     ill(settings.pace(scene(debug=3)), Status.WARN)
 
 
-# --- the port and the daemon ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def listener():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield server.getsockname()[1]
-
-
-def start_listener(*words):
-    """A process that listens and whose command line ends with `words`; returns it and its port."""
-    code = (
-        "import socket, sys; s = socket.create_server(('127.0.0.1', 0))\n"
-        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    return process, int(process.stdout.readline())
-
-
-def test_a_free_port(scene, listener):
-    assert port_holder(listener) is not None
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free = server.getsockname()[1]
-    assert port_holder(free) is None
-    healthy(network.port(scene(port=free)))
-    healthy(network.port(scene(port=0)))
-
-
-def test_a_foreign_process_is_named_and_left_alone(scene):
-    process, port = start_listener()
-    try:
-        said = ill(network.port(scene(port=port)))
-        assert f"process {process.pid}" in said and "not mlxd" in said and "--port" in said
-        assert process.poll() is None
-    finally:
-        process.communicate()
-
-
-def test_an_mlxd_of_another_state_directory_is_told_apart(scene):
-    process, port = start_listener("mlxd", "serve")
-    try:
-        assert f"kill {process.pid}" in ill(network.port(scene(port=port)), Status.WARN)
-    finally:
-        process.communicate()
-
-
-def test_our_own_daemon_may_hold_the_port(scene, listener):
-    with instance.claim(scene().state):
-        healthy(network.port(scene(port=listener)))
-
-
-@pytest.mark.parametrize(
-    ("command", "ours"),
-    [
-        ("/venv/bin/python /venv/bin/mlxd serve --demo", True),
-        ("python -m mlxd serve", True),
-        ("/venv/bin/mlxd chat", False),
-        ("vim mlxd.py", False),
-        ("node serve", False),
-    ],
-)
-def test_which_commands_are_ours(command, ours):
-    assert PortHolder(1, command).is_mlxd is ours
-
-
-@pytest.fixture
-def answering(scene):
-    """A real HTTP server with the statuses given, published as this state directory's daemon."""
-    servers = []
-
-    def start(statuses):
-        class Answers(BaseHTTPRequestHandler):
-            def do_GET(self):
-                status, body = statuses[self.path]
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(json.dumps(body).encode())
-
-            def log_message(self, *_):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        instance.publish(scene().state, f"http://127.0.0.1:{server.server_port}")
-
-    with instance.claim(scene().state):
-        yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_daemon_that_answers(scene, answering):
-    answering({"/health/ready": (200, {}), "/health/live": (200, {})})
-    healthy(network.daemon(scene()))
-
-
-def test_a_daemon_that_is_loading(scene, answering):
-    answering({"/health/ready": (503, {"reason": "model_loading"}), "/health/live": (200, {})})
-    assert "model_loading" in ill(network.daemon(scene()), Status.WARN)
-
-
-def test_a_daemon_whose_engine_hangs(scene, answering):
-    answering({"/health/ready": (503, {}), "/health/live": (503, {})})
-    assert "kill" in ill(network.daemon(scene()))
-
-
-def test_a_daemon_that_holds_the_lock_and_does_not_answer(scene, answering, listener):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        dead = server.getsockname()[1]
-    instance.publish(scene().state, f"http://127.0.0.1:{dead}")
-    assert "does not answer" in ill(network.daemon(scene()))
-
-
-def test_a_daemon_that_does_not_listen_yet(scene):
-    with instance.claim(scene().state):
-        ill(network.daemon(scene()), Status.WARN)
-
-
-def test_no_daemon_explains_connection_refused(scene):
-    write_private(scene().state.daemon, '{"pid": 1, "url": "http://127.0.0.1:9"}')  # left by a killed one
-    assert "connection refused" in healthy(network.daemon(scene()))
-
-
-def test_a_proxy_in_the_environment_does_not_get_between(scene, answering, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    answering({"/health/ready": (200, {}), "/health/live": (200, {})})
-    healthy(network.daemon(scene()))
-
-
-@pytest.mark.parametrize("name", ["OPENAI_BASE_URL", "MLX_LM_URL"])
-def test_base_urls_without_v1(name, scene):
-    for url in ("http://127.0.0.1:8080", "http://localhost:8080/"):
-        assert "/v1" in ill(network.client_addresses(scene({name: url})), Status.WARN)
-    for url in ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080/v1/", "https://api.example/x", "", "http://[", "x"):
-        healthy(network.client_addresses(scene({name: url})))
-
-
-def test_the_anthropic_dialect_is_not_here_yet(scene):
-    environ = {"ANTHROPIC_BASE_URL": "http://localhost:8080/anthropic"}
-    ill(network.client_addresses(scene(environ)), Status.WARN)
-
-
-# --- the round --------------------------------------------------------------------------------------------------
+# --- the round --------------------------------------------------------------------------------------------------------
 
 
 def test_a_broken_check_does_not_hide_the_others(scene):
@@ -460,7 +198,7 @@ def test_every_check_is_in_the_troubleshooting_page(scene):
         assert f"`{finding.name}`" in page, finding.name
 
 
-# --- other people -----------------------------------------------------------------------------------------------
+# --- other people -----------------------------------------------------------------------------------------------------
 
 
 def test_without_keys_a_machine_is_one_persons(scene, monkeypatch):

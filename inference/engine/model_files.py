@@ -16,7 +16,9 @@ from inference.engine.model_json import read_object
 from inference.engine.safetensors_check import CorruptFileError, TensorFile, check_safetensors
 from inference.errors import InvalidModel, UnsafeModel
 
-MAX_INDEX_BYTES = 64 * 1024**2
+MAX_INDEX_BYTES = 32 * 1024**2
+MAX_INDEX_VALUES = 500_000
+"""Counted before it is parsed, for `[],` is three bytes and its list 72. The largest models name 140,000 tensors."""
 _MAX_ENTRIES = 10_000
 _INDEX = "model.safetensors.index.json"
 _SIDES = ("generation_config.json", "hf_quant_config.json")
@@ -43,6 +45,12 @@ def check_model_files(directory: Path) -> ModelFiles:
     if (directory / _INDEX).exists():
         _check_index(directory / _INDEX, held)
     return ModelFiles(weights, sum(file.tensor_bytes for file in held.values()))
+
+
+def weight_files(directory: Path) -> tuple[str, ...]:
+    """Names the index of a directory gives; none where it has no index. Raises `InvalidModel`, `UnsafeModel`."""
+    file = directory / _INDEX
+    return tuple(sorted({_plain(name) for name in _weight_map(file).values()})) if file.exists() else ()
 
 
 def _refuse(entries: list[Path]) -> NoReturn:
@@ -91,19 +99,26 @@ def _checked(path: Path, roots: tuple[Path, ...]) -> TensorFile:
 
 def _check_index(path: Path, held: dict[str, TensorFile]) -> None:
     for tensor, name in _weight_map(path).items():
-        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise UnsafeModel(f"{_INDEX} maps a tensor to something that is not a file of the directory.")
-        if name not in held:
+        if _plain(name) not in held:
             raise InvalidModel(f"{_INDEX} names a weight file that is missing: {name[:100]}.")
         if tensor not in held[name].names:
             raise InvalidModel(f"{_INDEX} names a tensor that {name[:100]} does not hold.")
 
 
+def _plain(name: object) -> str:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise UnsafeModel(f"{_INDEX} maps a tensor to something that is not a file of the directory.")
+    return name
+
+
 def _weight_map(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file() or path.stat().st_size > MAX_INDEX_BYTES:
-            raise InvalidModel(f"{_INDEX} is not a file of at most 64 MB.")
-        index = json.loads(path.read_bytes().decode())
+            raise InvalidModel(f"{_INDEX} is not a file of at most {MAX_INDEX_BYTES >> 20} MB.")
+        raw = path.read_bytes()
+        if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_INDEX_VALUES:
+            raise InvalidModel(f"{_INDEX} holds more than {MAX_INDEX_VALUES} values.")
+        index = json.loads(raw.decode())
     except (OSError, ValueError, RecursionError):
         raise InvalidModel(f"{_INDEX} is not JSON.") from None
     mapped = index.get("weight_map") if isinstance(index, dict) else None

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from inference.errors import ModelNotFound
-from mlxd.catalog.local import LocalModel, cache_root, find_cached, local_models, read_model
+from mlxd.catalog.local import LocalModel, cache_root, cached_id, find_cached, local_models, read_model
+from mlxd.catalog.names import PLAIN_ID
 
-PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 MAX_PATH_CHARS = 1024
 MAX_FOLDERS = 10_000
 """Folders looked at below a root, in all: what is no collection of models must not keep a thread busy."""
@@ -69,9 +69,8 @@ def _own_id(name: str, place: Path) -> str:
     """An id stays; a path is called by its last part, a repository of the cache by its own name."""
     if PLAIN_ID.fullmatch(name):
         return name
-    repo = place.parent.parent.name
-    if place.parent.name == "snapshots" and repo.startswith("models--"):
-        return repo.removeprefix("models--").replace("--", "/", 1)
+    if place.parent.name == "snapshots" and (repo_id := cached_id(place.parent.parent)):
+        return repo_id
     return re.sub(r"[^A-Za-z0-9._-]", "-", place.name).lstrip("-._")[:96] or "model"
 
 

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from inference.errors import InvalidModel, ModelNotFound
-from mlxd.catalog.local import REPO_ID
+from inference.errors import InferenceError, ModelNotFound
+from mlxd.catalog.local import repo_folder
+from mlxd.catalog.names import REPO_ID
 
-ALLOWED_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-"""Weights, configs, templates and vocabularies. Code and pickles stay where they are."""
+if TYPE_CHECKING:
+    from mlxd.catalog.fetch import Progress, Waiting
 
 
-def download(repo_id: str, *, endpoint: str | None = None) -> Path:
-    """Fetches a repository, with a progress bar on a terminal, and returns its directory.
+def download(
+    repo_id: str,
+    *,
+    endpoint: str,
+    progress: Callable[[Progress], None] = lambda _: None,
+    waiting: Callable[[Waiting], None] = lambda _: None,
+) -> Path:
+    """Fetches a repository and returns its directory. What is here already is verified and not fetched again.
 
-    Files already there are not fetched again. Raises `ModelNotFound` or `InvalidModel` with a message for a person.
+    Raises `ModelNotFound`, `InvalidModel`, `UnsafeModel` or `DownloadFailed`, each with a message for a person.
     """
     if not REPO_ID.fullmatch(repo_id):
-        raise ModelNotFound(f"{repo_id!r} is neither a directory nor a repository id (owner/name).")
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # progress and Ctrl-C stay with us
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+        raise ModelNotFound(f"{repo_id[:200]!r} is neither a directory nor a repository id (owner/name).")
+    from huggingface_hub import constants, get_token  # 1 s with what it imports, for those who download
 
+    from mlxd.catalog.fetch import DownloadFailed, Hub, fetch
+
+    if constants.HF_HUB_OFFLINE:
+        raise DownloadFailed(f"{repo_id} is not on this machine, and HF_HUB_OFFLINE says to ask nobody for it.")
     try:
-        path = Path(snapshot_download(repo_id, allow_patterns=list(ALLOWED_FILES), endpoint=endpoint))
-    except GatedRepoError as error:
-        raise ModelNotFound(f"{repo_id} is gated: accept its licence and run `hf auth login` first.") from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFound(f"There is no repository {repo_id} that this machine may read.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelNotFound(f"{repo_id} could not be downloaded: {type(error).__name__}.") from error
-    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-        raise InvalidModel(f"{repo_id} has no config.json with safetensors weights, so it is not an MLX model.")
-    return path
+        with closing(Hub(endpoint, get_token(), waiting)) as hub:
+            return fetch(hub, repo_id, repo_folder(repo_id), progress)
+    except OSError as error:
+        raise DownloadFailed(f"{repo_id} cannot be written to the cache: {error.strerror}.") from error
+    except InferenceError as error:
+        if repo_id in error.message:
+            raise
+        raise type(error)(f"{repo_id} could not be downloaded. {error.message}") from error

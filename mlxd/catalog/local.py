@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference.engine.model_files import weight_files
 from inference.engine.model_json import read_object
-from inference.errors import InvalidModel
-
-REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+from inference.errors import InvalidModel, ModelError
+from mlxd.catalog.names import REPO_ID, REVISION
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +28,19 @@ class LocalModel:
 
 def read_model(model_id: str, path: Path) -> LocalModel | None:
     """The model in a directory, or None where there is no config or no safetensors weights."""
-    weights = sorted(path.glob("*.safetensors"))
+    weights = [file for file in path.glob("*.safetensors") if file.is_file()]  # not a link to what is gone
     if not weights or not (path / "config.json").is_file():
         return None
     return LocalModel(model_id, path, sum(file.stat().st_size for file in weights))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every weight file is there that the index names or a link promises. What is in them the loader says."""
+    try:
+        names = {"config.json", *weight_files(path), *(file.name for file in path.glob("*.safetensors"))}
+    except ModelError:
+        return False
+    return len(names) > 1 and all((path / name).is_file() for name in names)
 
 
 def find_local(name: str) -> Path | None:
@@ -48,7 +55,7 @@ def find_local(name: str) -> Path | None:
 
 def find_cached(repo_id: str) -> Path | None:
     """The directory of a repository in the cache; None where it has none."""
-    return _snapshot(_repo_folder(repo_id)) if REPO_ID.fullmatch(repo_id) else None
+    return _snapshot(repo_folder(repo_id)) if REPO_ID.fullmatch(repo_id) else None
 
 
 def is_directory(name: str) -> bool:
@@ -63,8 +70,8 @@ def local_models() -> Iterator[LocalModel]:
     """Every language model in the Hugging Face cache that has weights and a config, by id."""
     root = cache_root()
     for folder in sorted(root.glob("models--*--*")) if root.is_dir() else ():
-        snapshot = _snapshot(folder)
-        found = snapshot and read_model(folder.name.removeprefix("models--").replace("--", "/", 1), snapshot)
+        repo_id, snapshot = cached_id(folder), _snapshot(folder)
+        found = repo_id and snapshot and read_model(repo_id, snapshot)
         if found and _generates_text(found.path):
             yield found
 
@@ -76,7 +83,14 @@ def cache_root() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _repo_folder(repo_id: str) -> Path:
+def cached_id(folder: Path) -> str:
+    """The repository that a folder of the cache is of; "" for what is no such folder."""
+    repo_id = folder.name.removeprefix("models--").replace("--", "/", 1)
+    return repo_id if folder.name.startswith("models--") and REPO_ID.fullmatch(repo_id) else ""
+
+
+def repo_folder(repo_id: str) -> Path:
+    """Where the cache keeps a repository of a checked name, whether or not it is there."""
     return cache_root() / ("models--" + repo_id.replace("/", "--"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inference.engine.demo import DEMO_MODEL_ID, demo_model_dir
 from inference.errors import InvalidModel, ModelNotFound
-from mlxd.catalog.local import find_local, is_directory, local_models, read_model
+from mlxd.catalog.local import find_local, is_directory, is_whole, local_models, read_model
 from mlxd.config import model_argument
 
 
@@ -18,8 +18,8 @@ def named_models(
     """(id, directory) of each `DIRECTORY`, `REPO` or `NAME=either`, in order; the demo model last.
 
     With no spec and no demo: every model in the Hugging Face cache. `fetch` brings a repository that is not on this
-    machine; without it that is `ModelNotFound`. Raises `InvalidModel` for a directory without a model and for two
-    models of one name.
+    machine, or not wholly; without it the first is `ModelNotFound`. Raises `InvalidModel` for a directory without a
+    model and for two models of one name.
     """
     named = [_named(spec, fetch) for spec in specs]
     if demo:
@@ -37,10 +37,10 @@ def _named(spec: str, fetch: Callable[[str], Path] | None) -> tuple[str, Path]:
     argument = model_argument(spec)
     path = find_local(argument.source)
     model_id = argument.name or _own_name(argument.source, path)
-    if path is None:
-        if fetch is None:
-            raise ModelNotFound(f"{argument.source[:200]} is neither a directory nor a repository on this machine.")
+    if fetch is not None and (path is None or not (is_directory(argument.source) or is_whole(path))):
         path = fetch(argument.source)
+    if path is None:
+        raise ModelNotFound(f"{argument.source[:200]} is neither a directory nor a repository on this machine.")
     if read_model(model_id, path) is None:
         raise InvalidModel(f"{path} holds no model: it needs config.json and *.safetensors files.")
     return model_id, path

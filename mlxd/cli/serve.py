@@ -76,13 +76,15 @@ def fetch_models(config: Config) -> None:
     """Sees to it that every `--model` is on this machine and is a model. Raises `InvalidSetting`."""
     from inference.errors import InferenceError
     from mlxd.catalog import download, named_models
-    from mlxd.catalog.local import REPO_ID
+    from mlxd.catalog.names import REPO_ID
+    from mlxd.cli.download_bar import DownloadBar
 
     def fetch(repo_id: str) -> Path:
         if not REPO_ID.fullmatch(repo_id):
             raise InvalidSetting(f"--model {repo_id[:200]}: there is no such directory, and it names no repository.")
         click.echo(f"Downloading {repo_id} from {config.hf_endpoint} (once; it is kept on this machine).", err=True)
-        return download(repo_id, endpoint=config.hf_endpoint)
+        bar = DownloadBar()
+        return download(repo_id, endpoint=config.hf_endpoint, progress=bar.progress, waiting=bar.waiting)
 
     try:
         named_models(config.models, demo=config.demo, fetch=fetch)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inference.engine.left_unread import foreign_files
-from inference.engine.model_files import MAX_INDEX_BYTES
+from inference.engine.model_files import weight_files
 from inference.engine.model_json import read_object
-from inference.errors import InvalidModel
+from inference.errors import InvalidModel, ModelError
 from mlxd.catalog import LocalModel, find_local, local_models
 from mlxd.config import model_argument
 from mlxd.doctor.findings import Finding, Scene, fail, ok, warn
@@ -84,20 +83,13 @@ def _trouble(text: str) -> str:
         return f"{source[:100]} has no config.json"
     if not any((path / name).is_file() for name in TOKENIZERS):
         return f"{source[:100]} has no tokenizer"
-    missing = [name for name in _weight_files(path) if not (path / name).is_file()]
+    try:
+        missing = [name for name in weight_files(path) if not (path / name).is_file()]
+    except ModelError as error:
+        return f"{source[:100]}: {error.message.removesuffix('.')}"
     if missing:
         return f"{source[:100]} lacks {', '.join(missing[:3])}"
     return "" if any(path.glob("*.safetensors")) else f"{source[:100]} has no safetensors weights"
-
-
-def _weight_files(path: Path) -> list[str]:
-    file = path / "model.safetensors.index.json"
-    try:
-        if not file.is_file() or file.stat().st_size > MAX_INDEX_BYTES:
-            return []
-        return sorted({str(name) for name in json.loads(file.read_bytes())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return []
 
 
 def came_with_code(scene: Scene) -> Finding:

@@ -2,81 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.daemon import ServedDaemon
+from tests.hubs import Hub, Reply, serving
 
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub:
-    """A model hub on loopback that holds one repository, `o/tiny`, and counts what is asked of it."""
-
-    def __init__(self, model: Path) -> None:
-        self.files = {file.name: file.read_bytes() for file in model.iterdir()}
-        self.files["modeling_evil.py"] = b"raise SystemExit('code of a repository must not come along')"
-        self.asked: list[str] = []
-        hub = self
-
-        class Answers(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.do_GET()
-
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                hub.asked.append(path)
-                if re.fullmatch(r"/api/models/o/tiny(/revision/\w+)?", path):
-                    self.answer(json.dumps(hub.about()).encode())
-                elif path.startswith("/api/models/o/tiny/tree/"):
-                    self.answer(json.dumps(hub.tree()).encode())
-                elif path.startswith("/o/tiny/resolve/") and path.rpartition("/")[2] in hub.files:
-                    self.answer(hub.files[path.rpartition("/")[2]])
-                else:
-                    self.send_response(404)
-                    self.send_header("X-Error-Code", "RepoNotFound")
-                    self.end_headers()
-
-            def answer(self, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
-                self.send_header("X-Repo-Commit", REVISION)
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-        self.url = f"http://localhost:{self.server.server_port}"  # told apart from the daemon's own
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def about(self) -> dict[str, object]:
-        return {"id": "o/tiny", "sha": REVISION, "siblings": [{"rfilename": name} for name in self.files]}
-
-    def tree(self) -> list[dict[str, object]]:
-        return [
-            {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-            for name, body in self.files.items()
-        ]
+LIMIT_S = 60.0
 
 
 @pytest.fixture
 def hub(tiny_model: Path) -> Iterator[Hub]:
-    hub = Hub(tiny_model)
-    yield hub
-    hub.server.shutdown()
-    hub.server.server_close()
+    files = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
+    with serving(files | {"modeling_evil.py": b"raise SystemExit('code of a repository must not come along')"}) as hub:
+        yield hub
 
 
 def test_a_repository_is_fetched_once_and_served(hub: Hub, tmp_path: Path) -> None:
@@ -86,19 +29,53 @@ def test_a_repository_is_fetched_once_and_served(hub: Hub, tmp_path: Path) -> No
         listed = httpx.get(f"{daemon.url}/v1/models").json()["data"]
         assert [model["id"] for model in listed] == ["o/tiny"]
         assert f"Downloading o/tiny from {hub.url}" in daemon.log.read_text()
-    assert any("model.safetensors" in path for path in hub.asked)
+    assert any("model.safetensors" in name for name in hub.fetched())
     assert not list((tmp_path / "hf").rglob("*.py"))
     hub.asked.clear()
     with ServedDaemon(tmp_path / "state", arguments, environment=elsewhere) as daemon:
         assert "Downloading" not in daemon.log.read_text()
         assert not httpx.get(f"{daemon.url}/v1/models/o/tiny").is_error
     assert hub.asked == []
+    weights = next((tmp_path / "hf").rglob("snapshots/*/model.safetensors"))
+    weights.resolve().unlink()
+    with ServedDaemon(tmp_path / "state", arguments, environment=elsewhere) as daemon:
+        daemon.wait_ready()
+    assert hub.fetched() == ["model.safetensors"], "what was lost was fetched, and no more"
+
+
+def test_a_killed_start_leaves_no_model_and_the_next_goes_on(hub: Hub, tmp_path: Path) -> None:
+    """The hub sends a part of the weights, and then only says that it is busy."""
+    weights = hub.files["model.safetensors"]
+    part = len(weights) // 2
+
+    def half(path: str, reply: Reply) -> Reply:
+        if not path.endswith(".safetensors"):
+            return reply
+        begun = sum(one.path == path for one in hub.asked) > 1
+        return Reply(status=503, headers={"Retry-After": "60"}) if begun else Reply(weights, cut=part)
+
+    hub.twist = half
+    arguments = ["--model", "o/tiny", "--hf-endpoint", hub.url]
+    cache = {"HF_HOME": str(tmp_path / "hf")}
+    daemon = ServedDaemon(tmp_path / "state", arguments, environment=cache)
+    until_s = time.monotonic() + LIMIT_S
+    while "answers 503; trying again in 6" not in daemon.log.read_text():
+        assert time.monotonic() < until_s and daemon.process.poll() is None, daemon.log.read_text()
+        time.sleep(0.05)
+    daemon.kill()
+    assert not list((tmp_path / "hf").rglob("snapshots")) and not list((tmp_path / "hf").rglob("refs"))
+    hub.twist = lambda _path, reply: reply
+    hub.asked.clear()
+    with ServedDaemon(tmp_path / "state", arguments, environment=cache) as again:
+        assert not httpx.get(f"{again.url}/v1/models/o/tiny").is_error
+    assert [one.headers.get("range") for one in hub.asked if "/resolve/" in one.path] == [f"bytes={part}-"]
 
 
 def test_a_repository_that_is_not_there_is_explained(hub: Hub, tmp_path: Path) -> None:
     arguments = ["--model", "o/absent", "--hf-endpoint", hub.url]
     daemon = ServedDaemon(tmp_path / "state", arguments, environment={"HF_HOME": str(tmp_path / "hf")})
-    assert daemon.process.wait(60) == 2
+    assert daemon.process.wait(LIMIT_S) == 2
     said = daemon.log.read_text()
-    assert "o/absent" in said and "Traceback" not in said
+    assert "o/absent could not be downloaded" in said and "Traceback" not in said
+    assert not (tmp_path / "hf").exists()
     daemon.kill()

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.engine.demo import DEMO_MODEL_ID
-from inference.errors import InvalidModel, ModelNotFound
-from mlxd.catalog import available, find_allowed, find_local, local_models, named_models
-from mlxd.catalog.allowed import PLAIN_ID
+from inference.errors import InferenceError, InvalidModel, ModelNotFound
+from mlxd.catalog import available, download, find_allowed, find_local, local_models, named_models
+from mlxd.catalog.names import PLAIN_ID
 
 
 def make_model(folder: Path, head: str = "Qwen3ForCausalLM") -> Path:
@@ -92,6 +92,44 @@ def test_fetch_is_asked_only_for_what_is_missing(cache: Path, tmp_path: Path) ->
 
     assert [name for name, _ in named_models(["org/writer", "new=org/absent"], fetch=fetch)] == ["org/writer", "new"]
     assert asked == ["org/absent"]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize(
+    "name", ["o/a--b", "o/../x", "o/a..b", "nobody", "o/.x", "/o/x", "o/x/y", "o\\x/y", "o/é", "o/" + "x" * 97, ""]
+)
+def test_names_that_no_hub_is_asked_for(cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, offline: bool) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(ModelNotFound):
+        download(name, endpoint="http://127.0.0.1:9")
+    if offline:
+        with pytest.raises(InferenceError, match="HF_HUB_OFFLINE"):
+            download("o/x", endpoint="http://127.0.0.1:9")
+    assert not list(cache.rglob("*o--*"))
+
+
+def test_what_is_not_wholly_here_is_fetched_again(cache: Path) -> None:
+    """A shard that never came, a blob that somebody removed; what a person put into a directory is left to them."""
+    snapshot = cache / "models--org--writer" / "snapshots" / "abc"
+    asked: list[str] = []
+
+    def fetch(repo: str) -> Path:
+        asked.append(repo)
+        return snapshot
+
+    (snapshot / "model-2.safetensors").symlink_to("../../blobs/gone")
+    assert [name for name, _ in named_models(["org/writer", str(snapshot)], fetch=fetch)] == ["org/writer", "abc"]
+    (snapshot / "model-2.safetensors").unlink()
+    index = snapshot / "model.safetensors.index.json"
+    for weight_map in ('{"a": "model.safetensors", "b": "model-2.safetensors"}', '{"a": "../x"}', "3"):
+        index.write_text(f'{{"weight_map": {weight_map}}}')
+        named_models(["org/writer"], fetch=fetch)
+    assert asked == ["org/writer"] * 4
+    index.write_text('{"weight_map": {"a": "model.safetensors"}}')
+    named_models(["org/writer"], fetch=fetch)
+    assert len(asked) == 4 and [model.id for model in local_models()] == ["org/writer"]
 
 
 # --- what an order over the network may name --------------------------------------------------------------------

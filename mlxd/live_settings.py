@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from inference.engine.settings import CacheSettings
 from inference.scheduler import PoolRules, SchedulerSettings
 from mlxd.config import BY_NAME, Config
 from mlxd.config.knobs import SAMPLING_NAMES
@@ -21,7 +22,15 @@ from mlxd.saved_settings import SavedSettings, read_saved, write_saved
 from mlxd.served import ServedModel
 from mlxd.start_errors import InvalidSetting
 
-LIVE: Final = frozenset(
+STORE: Final = frozenset(
+    (
+        *("cache_memory_bytes", "cache_snapshot_memory_bytes", "cache_side_memory_bytes"),
+        *("cache_ttl_s", "cache_idle_s", "cache_max_sessions", "cache_max_entries_per_session"),
+        *("cache_max_conversation_tokens", "cache_min_reuse_tokens"),
+    )
+)
+"""The limits of the prefix cache in memory, where there is one. Those of its disk wait for the next start."""
+LIVE: Final = STORE | frozenset(
     (
         *("max_models", "model_ttl_s", "pinned_models", "model_aliases", "default_model", "strict_models"),
         *("sampling_profile", *SAMPLING_NAMES),
@@ -44,6 +53,7 @@ class LiveSettings:
         self._saved = read_saved(path) if path is not None else SavedSettings()
         self._beneath = loaded.beneath or loaded
         self._origins = dict(loaded.origins)
+        self._stores = loaded.config.cache_memory_bytes != 0
         self.config = loaded.config
         self.changing = asyncio.Lock()
 
@@ -80,6 +90,8 @@ class LiveSettings:
                 )
             if not BY_NAME[name].takes(value):
                 raise InvalidSetting(f"{name} must be {BY_NAME[name].json_text}.")
+            if name in STORE and not self._stores:
+                raise InvalidSetting(f"{name}: mlxd was started with cache_memory_bytes 0 and keeps nothing.")
         beneath = self._beneath.config
         values = {name: getattr(beneath, name) if value is None else value for name, value in changes.items()}
         return amended(self.config, values)
@@ -122,6 +134,23 @@ class LiveSettings:
         if self._path is not None:
             write_saved(self._path, saved)
         self._saved = saved
+
+
+def cache_settings(config: Config) -> CacheSettings:
+    """What the store of prefixes is told at the start, and of which it takes the limits again on a change."""
+    return CacheSettings(
+        memory_bytes=config.cache_memory_bytes,
+        snapshot_memory_bytes=config.cache_snapshot_memory_bytes,
+        side_memory_bytes=config.cache_side_memory_bytes,
+        ttl_s=config.cache_ttl_s,
+        idle_s=config.cache_idle_s,
+        max_sessions=config.cache_max_sessions,
+        max_entries_per_session=config.cache_max_entries_per_session,
+        max_conversation_tokens=config.cache_max_conversation_tokens,
+        min_reuse_tokens=config.cache_min_reuse_tokens,
+        bitwise=config.reuse == "bitwise",
+        audit_every=config.audit_every,
+    )
 
 
 def scheduler_settings(config: Config) -> SchedulerSettings:

@@ -9,7 +9,7 @@ from typing import cast
 from django.conf import settings
 from django.urls import resolve
 
-from inference.engine.settings import GRID_TOKENS, CacheSettings, DiskSettings, EngineSettings
+from inference.engine.settings import GRID_TOKENS, DiskSettings, EngineSettings
 from inference.errors import InferenceError
 from inference.ports import GrammarCompiler, ModelLoader, ModelRef, Tokenizer
 from inference.streaming.dialects.choice import AUTO, NAMES
@@ -18,6 +18,7 @@ from mlxd.config import Config, is_loopback
 from mlxd.config.addresses import is_unspecified, reachable, refuse_unguarded
 from mlxd.keys.access import Access
 from mlxd.keys.key import Scope
+from mlxd.live_settings import cache_settings as cache_settings
 from mlxd.live_settings import scheduler_settings as scheduler_settings
 from mlxd.paths import StateDir
 from mlxd.start_errors import InvalidSetting, PortTaken
@@ -45,22 +46,6 @@ def mlx_loader(config: Config, bitwise_of: Callable[[str], bool | None] = lambda
         return MlxLoader(settings)
 
     return make
-
-
-def cache_settings(config: Config) -> CacheSettings:
-    return CacheSettings(
-        memory_bytes=config.cache_memory_bytes,
-        snapshot_memory_bytes=config.cache_snapshot_memory_bytes,
-        side_memory_bytes=config.cache_side_memory_bytes,
-        ttl_s=config.cache_ttl_s,
-        idle_s=config.cache_idle_s,
-        max_sessions=config.cache_max_sessions,
-        max_entries_per_session=config.cache_max_entries_per_session,
-        max_conversation_tokens=config.cache_max_conversation_tokens,
-        min_reuse_tokens=config.cache_min_reuse_tokens,
-        bitwise=config.reuse == "bitwise",
-        audit_every=config.audit_every,
-    )
 
 
 def disk_settings(config: Config) -> DiskSettings | None:

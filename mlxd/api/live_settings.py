@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from django.core.handlers.asgi import ASGIRequest
 from ninja import Router
 
 from inference.conversation.volatile_policy import KNOWN, policy_of
+from inference.prefix_store import StoreLimits
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.api.auth import AdminBearer
@@ -25,7 +27,7 @@ from mlxd.api.schemas.admin import ModelCache
 from mlxd.api.strict_json import parse_object
 from mlxd.api.wholly import wholly
 from mlxd.config import BY_NAME, KNOBS, Config, Knob
-from mlxd.live_settings import LIVE, LiveSettings, scheduler_settings
+from mlxd.live_settings import LIVE, STORE, LiveSettings, cache_settings, scheduler_settings
 from mlxd.model_schema import OwnSettings
 from mlxd.model_settings import ModelSettings
 from mlxd.runtime import Runtime
@@ -38,6 +40,7 @@ _OF_POLICY: Final = (
     *("sampling", "default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_of"),
     *("keep_tools", "keepalive_s"),
 )
+PATIENCE_S: Final = 2.0
 _ANY_OBJECT: Final = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 }
@@ -121,6 +124,16 @@ async def _change_alone(running: Runtime, changes: Mapping[str, Any]) -> None:
         running.models = running.settings.settled(running.models)
         running.scheduler.limit(scheduler_settings(config))
         running.apply_rules()
+        if changes.keys() & STORE:
+            await _limit_store(running, cache_settings(config))
+
+
+async def _limit_store(running: Runtime, limits: StoreLimits) -> None:
+    """In turn, between two steps. A worker that loads a model keeps nobody waiting: it comes to it afterwards."""
+    asked = asyncio.wrap_future(running.scheduler.store(lambda store: store.limit(limits)))
+    asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(asked), PATIENCE_S)
 
 
 async def _change_model(running: Runtime, model_id: str, wanted: ModelSettings) -> ServedModel:
@@ -186,6 +199,7 @@ def _row(knob: Knob, live: LiveSettings) -> dict[str, Any]:
         "value": list(value) if isinstance(value, tuple) else str(value) if knob.name == "state_dir" else value,
         "source": str(live.origin(knob.name)),
         "live": knob.name in LIVE,
+        "effect": "live" if knob.name in LIVE else "restart",
         "default": knob.default_text,
         "accepted": knob.range_text,
         "description": knob.about.text,

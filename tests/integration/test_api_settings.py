@@ -59,7 +59,7 @@ async def test_how_many_models_may_stay_is_changed_at_once_and_for_good(running:
 async def test_settings_hold_as_a_whole_or_not_at_all(running: Runtime, tmp_path: Path) -> None:
     assert (await rows())["temperature"] | {"description": ""} == {
         "name": "temperature", "value": None, "source": "default", "live": True, "default": "unset",
-        "accepted": "0 to 2", "description": "",
+        "accepted": "0 to 2", "description": "", "effect": "live",
     }  # fmt: skip
     changed = await ordered("/api/settings", {"temperature": 0.25, "default_thinking": False, "queue_size": 3})
     assert [row["source"] for row in changed["settings"]] == ["saved"] * 3

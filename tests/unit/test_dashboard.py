@@ -6,6 +6,7 @@ import pytest
 from django.template.loader import render_to_string
 
 from dashboard.views import ModelRow, duration
+from tests.payloads import PAYLOADS
 
 
 @pytest.mark.parametrize(
@@ -14,40 +15,6 @@ from dashboard.views import ModelRow, duration
 )
 def test_a_duration_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-PAYLOADS = (
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    '"><svg onload=alert(1)>',
-    "'><b>",
-    "</td></tr></table><h1>",
-    "<!--",
-    "-->",
-    "]]>",
-    "<style>*{display:none}</style>",
-    "{{ view }}",
-    "{% csrf_token %}",
-    "&lt;script&gt;",
-    "&#60;b&#62;",
-    "javascript:alert(1)",
-    '" autofocus onfocus=alert(1) x="',
-    "' onmouseover='alert(1)",
-    "<a href=//evil>",
-    "<iframe src=/>",
-    "</script><script>alert(1)</script>",
-    "\u2028alert(1)",
-    "<\x00script>",
-    "＜script＞",
-    "<math><mi//xlink:href=x>",
-    "`${1}`",
-    "</div></body></html>",
-    "<base href=//evil>",
-    "<meta http-equiv=refresh content=0>",
-    "<form action=//evil>",
-    "\x1b[2J",
-    "\u202e",
-)
 
 
 class Shape(HTMLParser):

@@ -1,0 +1,36 @@
+"""Texts that try to become a part of the page they stand on."""
+
+from typing import Final
+
+PAYLOADS: Final = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "'><b>",
+    "</td></tr></table><h1>",
+    "<!--",
+    "-->",
+    "]]>",
+    "<style>*{display:none}</style>",
+    "{{ view }}",
+    "{% csrf_token %}",
+    "&lt;script&gt;",
+    "&#60;b&#62;",
+    "javascript:alert(1)",
+    '" autofocus onfocus=alert(1) x="',
+    "' onmouseover='alert(1)",
+    "<a href=//evil>",
+    "<iframe src=/>",
+    "</script><script>alert(1)</script>",
+    "\u2028alert(1)",
+    "<\x00script>",
+    "＜script＞",
+    "<math><mi//xlink:href=x>",
+    "`${1}`",
+    "</div></body></html>",
+    "<base href=//evil>",
+    "<meta http-equiv=refresh content=0>",
+    "<form action=//evil>",
+    "\x1b[2J",
+    "\u202e",
+)

@@ -10,26 +10,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
-from jinja2 import TemplateError, pass_environment, pass_eval_context
+from jinja2 import pass_environment, pass_eval_context
 from jinja2.filters import do_indent, do_replace, do_sum, sync_do_join
 from jinja2.nodes import EvalContext
 
-MAX_VALUE_CHARS = 64 << 20
+from inference.conversation.allowance import TemplateLimitError, within
+
 MAX_REPEATED = 1 << 20
 """Items or characters that a multiplication makes. Templates draw lines with it."""
 WIDE = re.compile(r"\d{4,}|\*")
 _MAX_WIDTH = 4096
+_PIECE_CHARS = 8
 UNKNOWN_FILTERS = frozenset({"batch", "center", "pprint", "random", "slice", "urlize", "wordwrap", "xmlattr"})
 """Filters for web pages; no chat template has use for them, and each can make much of little."""
-
-
-class TemplateLimitError(TemplateError):
-    """A template used more time or room than any chat template needs."""
-
-
-def within(size: int, limit: int = MAX_VALUE_CHARS) -> None:
-    if size > limit:
-        raise TemplateLimitError("The chat template builds something very large.")
 
 
 def repeated(left: Any, right: Any) -> None:
@@ -62,6 +55,12 @@ def _expanded(text: str, tabsize: Any = 8) -> None:
     within(len(text) + text.count("\t") * tabsize)
 
 
+def _parted(text: str, sep: str | None = None, maxsplit: int = -1) -> None:
+    """Each piece takes room beside its characters."""
+    pieces = 1 + (text.count(sep) if sep else len(text) // 2)
+    within(len(text) + _PIECE_CHARS * (pieces if maxsplit < 0 else min(pieces, maxsplit + 1)))
+
+
 def _translated(_: str, __: Any) -> None:
     raise TemplateLimitError("The chat template translates text by a table.")
 
@@ -75,6 +74,8 @@ _METHODS: Mapping[str, Callable[..., None]] = {
     "format_map": lambda pattern, values: filled(pattern, values.values()),
     "join": _joined,
     "replace": replaced,
+    "rsplit": _parted,
+    "split": _parted,
     "translate": _translated,
 }
 

@@ -1,25 +1,27 @@
-"""Renders off the event loop: small bodies in a thread, large ones in a process that can be killed.
+"""Prompts off the event loop: small ones in a thread, large and doubtful ones in processes that can be killed.
 
 Tokenising holds the interpreter for hundreds of milliseconds on a 500 KB body, which would stall streams and decode
-alike (a busy Python thread cut decode from 79 to 34 steps/s on a tiny model). A template that does not end is ended
-with its process; the request gets an error and the next one a new process.
+alike (a busy Python thread cut decode from 79 to 34 steps/s on a tiny model). What may run in a thread are templates
+and tokenizers whose every step is known to be small (`vetting`), and these only as far as a small request can need. All
+others meet a request in a process that is killed after two seconds; the request gets an error and the next one a new
+process. Large bodies have a process of their own, so that they do not wait for such.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference.child import Child, ChildEnded
-from inference.conversation.preparer_process import Answer, Job, Order, Packed, Unknown, prepare_now
+from inference.conversation.allowance import SPARING, TooCostly, allowing
+from inference.conversation.preparer_lane import Lane
+from inference.conversation.preparer_process import Job, prepare_now
 from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
-from inference.errors import Draining, EngineError, InferenceError, TemplateFailed
+from inference.errors import Draining, InferenceError
 from inference.tokens import Prompt
 
 LARGE_BODY_BYTES = 64 << 10
@@ -27,10 +29,12 @@ LARGE_BODY_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class PreparerStats:
-    """Counts since the start. `overdue` processes were killed at the deadline, `died` ended by themselves."""
+    """Counts since the start. `in_process`: large bodies, `confined`: where nobody can tell what they cost. `overdue`
+    processes were killed at the deadline, `died` ended by themselves."""
 
     in_threads: int = 0
     in_process: int = 0
+    confined: int = 0
     refused: int = 0
     overdue: int = 0
     died: int = 0
@@ -43,9 +47,8 @@ class Preparer:
     def __init__(self, *, deadline_s: float = 30.0, threads: int = 2) -> None:
         """`deadline_s` bounds the work on one large body, the start of the process included."""
         self._threads = ThreadPoolExecutor(threads, "prepare")
-        # One thread speaks with the process: the socket carries one order at a time, the others wait as futures.
-        self._speaker = ThreadPoolExecutor(1, "prepare-large")
-        self._large = _PreparingProcess(deadline_s, self._count)
+        self._large = Lane("prepare-large", deadline_s, self._count)
+        self._confined = Lane("prepare-confined", deadline_s, self._count, confined=True)
         self._stats = PreparerStats()
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -58,6 +61,11 @@ class Preparer:
     def process_pid(self) -> int | None:
         """The id of the process for large bodies, None while there is none."""
         return self._large.child.pid
+
+    @property
+    def confined_pid(self) -> int | None:
+        """The id of the process for what may have to be killed."""
+        return self._confined.child.pid
 
     async def prepare(self, model_path: Path, text: TextModel, job: Job, body_bytes: int) -> Prompt:
         """The prompt of a conversation, or of a raw completion. `body_bytes` is the size of the request's body.
@@ -72,7 +80,7 @@ class Preparer:
         if self._closed.is_set():
             raise _draining()
         try:
-            return await self._hand_over(model_path, text, job, body_bytes > LARGE_BODY_BYTES)
+            return await self._hand_over(model_path, text, job, body_bytes)
         except InferenceError:
             self._count("refused")
             raise
@@ -82,19 +90,24 @@ class Preparer:
                 raise _draining() from None
             raise
 
-    def _hand_over(self, path: Path, text: TextModel, job: Job, large: bool) -> asyncio.Future[Rendered]:
-        loop = asyncio.get_running_loop()
-        self._count("in_process" if large else "in_threads")
-        if large:
-            return loop.run_in_executor(self._speaker, self._large.prepare, path, text, job)
-        return loop.run_in_executor(self._threads, prepare_now, text, job)
+    async def _hand_over(self, path: Path, text: TextModel, job: Job, body_bytes: int) -> Rendered:
+        if not text.confined:
+            if body_bytes > LARGE_BODY_BYTES:
+                self._count("in_process")
+                return await self._large.hand_over(path, text, job, body_bytes)
+            self._count("in_threads")
+            with suppress(TooCostly):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, _in_thread, text, job)
+        self._count("confined")
+        return await self._confined.hand_over(path, text, job, body_bytes)
 
     def close(self) -> None:
-        """Ends the process at once and takes no more work. Requests still waiting get `Draining`."""
+        """Ends the processes at once and takes no more work. Requests still waiting get `Draining`."""
         self._closed.set()
-        self._large.child.kill_for_good()
-        self._speaker.shutdown(wait=True, cancel_futures=True)
-        self._large.child.end()
+        for lane in (self._large, self._confined):
+            lane.kill_for_good()
+        for lane in (self._large, self._confined):
+            lane.end()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, name: str) -> None:
@@ -102,36 +115,9 @@ class Preparer:
             self._stats = replace(self._stats, **{name: getattr(self._stats, name) + 1})
 
 
-class _PreparingProcess:
-    """The process as seen from the one thread that speaks with it."""
-
-    def __init__(self, deadline_s: float, count: Callable[[str], None]) -> None:
-        self._deadline_s = deadline_s
-        self._count = count
-        self.child = Child("inference.conversation.preparer_process", lambda: count("started"))
-
-    def prepare(self, path: Path, text: TextModel, job: Job) -> Rendered:
-        """Blocks until the process answered, died or was killed at the deadline."""
-        try:
-            answer = self._exchange(Order(f"{path}\0{text.digest}", None, job), text)
-        except ChildEnded as ended:
-            self._count("overdue" if ended.overdue else "died")
-            if ended.overdue:
-                raise TemplateFailed(f"Preparing the prompt took longer than {self._deadline_s:g} s.") from ended
-            raise EngineError("The process that prepares prompts ended; send the request again.") from ended
-        if isinstance(answer, InferenceError):
-            raise answer
-        if not isinstance(answer, Packed):
-            raise EngineError("The process that prepares prompts does not keep the model.")
-        return answer.unpacked()
-
-    def _exchange(self, order: Order, text: TextModel) -> Answer:
-        """The process is asked by the model's key first: it usually holds the model already."""
-        until_s = time.monotonic() + self._deadline_s
-        answer: Answer = self.child.ask(order, self._deadline_s)
-        if isinstance(answer, Unknown):
-            answer = self.child.ask(replace(order, model=text), until_s - time.monotonic())
-        return answer
+def _in_thread(text: TextModel, job: Job) -> Rendered:
+    with allowing(SPARING):
+        return prepare_now(text, job)
 
 
 def _draining() -> Draining:

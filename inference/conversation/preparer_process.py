@@ -1,4 +1,4 @@
-"""The process that prepares large prompts; `main` is called with the number of an inherited socket.
+"""A process for prompts that are large or not to be trusted; `main` is called with the number of an inherited socket.
 
 It speaks pickle over one inherited socket, with its own parent only, and ends when that socket ends. Its tokenizer
 cache stays warm between requests. It imports neither MLX nor a web framework.
@@ -7,17 +7,21 @@ cache stays warm between requests. It imports neither MLX nor a web framework.
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import struct
 import sys
 import traceback
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from inference.conversation.allowance import PLENTY, allowing
 from inference.conversation.render import Rendered, render_raw, render_with_notes
 from inference.conversation.spoken import RawTurn
 from inference.conversation.template import showing
@@ -48,17 +52,34 @@ Job = Conversation | Echoed | RawPrompt
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What one job may use: bytes beside those the process has, and processor seconds for each render."""
+
+    nbytes: int
+    processor_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
-    """One prompt to prepare. The model's text side travels with the first order for it (`model` None: as before)."""
+    """One prompt to prepare. The model's text side travels with the first order for it (`model` None: as before).
+
+    `job` None: the model is only to be kept. `room` None: the process is bounded by nothing but its deadline.
+    """
 
     key: str
     model: TextModel | None
-    job: Job
+    job: Job | None
+    room: Room | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """The process does not hold this model (it was restarted, or made room): send it along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The process holds this model now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +115,7 @@ class Packed:
         return Rendered(prompt, self.adaptations)
 
 
-Answer = Packed | Unknown | InferenceError
+Answer = Packed | Unknown | Kept | InferenceError
 
 
 def prepare_now(model: TextModel, job: Job) -> Rendered:
@@ -144,7 +165,37 @@ def _answer(order: Order, models: OrderedDict[str, TextModel]) -> Answer:
         gc.unfreeze()  # templates and their environments hold each other
         gc.collect()
         gc.freeze()
-    return Packed.of(prepare_now(model, order.job))
+    if order.job is None:
+        return Kept()
+    if order.room is None:
+        return Packed.of(prepare_now(model, order.job))
+    with allowing(replace(PLENTY, processor_s=order.room.processor_s)), confined_to(order.room.nbytes):
+        return Packed.of(prepare_now(model, order.job))
+
+
+@contextmanager
+def confined_to(nbytes: int) -> Iterator[None]:
+    """In here the process may grow by so much. What wants more meets a `MemoryError`, or ends the process.
+
+    Where the system does not tell its size or hold it to a limit (macOS) only the bounds of the sandbox and the
+    deadline stand.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads take memory of their own, which is not the job's fault
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    if size := _data_bytes():
+        resource.setrlimit(resource.RLIMIT_DATA, (size + nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    """What the limit counts, 0 where nobody says."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def main(arguments: Sequence[Any] = sys.argv) -> None:
@@ -153,5 +204,7 @@ def main(arguments: Sequence[Any] = sys.argv) -> None:
     What lasts is kept from the garbage collector: to look through it takes longer than to make a prompt anew.
     """
     gc.freeze()
+    with suppress(ValueError, OSError):  # what a killed or aborted process leaves would be prompts
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with Connection(int(arguments[1])) as connection:
         serve(connection)

@@ -22,10 +22,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from inference.conversation import bounded
-from inference.conversation.bounded import MAX_VALUE_CHARS, TemplateLimitError
+from inference.conversation.allowance import TemplateLimitError, allowance, spread, within
 
 TICK = f"tick_{secrets.token_hex(4)}"
 JOIN = f"join_{secrets.token_hex(4)}"
+BUILT = f"built_{secrets.token_hex(4)}"
 """Names no template can know, so none can assign them."""
 MAX_INTEGER = 1 << 24
 _PLAIN = frozenset({LoopContext, str})
@@ -45,7 +46,7 @@ def to_json(
 ) -> str:
     """Jinja's own `tojson` escapes HTML, which no model was trained on."""
     if indent is not None:
-        bounded.within(indent, 64)
+        within(indent, 64)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -65,7 +66,7 @@ def _tick(context: Context, _: object) -> None:
 
 
 class _Guard(NodeTransformer):
-    """Puts the tick into every body that can repeat, and makes `~` a call that can be bounded."""
+    """Puts the tick into every body that can repeat, and makes `~` and lists of values calls that can be bounded."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         return self._ticked(node)
@@ -79,6 +80,19 @@ class _Guard(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
         self.generic_visit(node)
         return _filter(JOIN, nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_List(self, node: nodes.List) -> nodes.Expr:  # noqa: N802
+        return self._bounded(node, all(isinstance(one, nodes.Const) for one in node.items))
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Expr:  # noqa: N802
+        return self._bounded(node, all(isinstance(pair.value, nodes.Const) for pair in node.items))
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:  # noqa: N802
+        return self._bounded(node, node.ctx != "load" or all(isinstance(one, nodes.Const) for one in node.items))
+
+    def _bounded(self, node: nodes.Expr, plain: bool) -> nodes.Expr:
+        self.generic_visit(node)
+        return node if plain else _filter(BUILT, node)
 
     def _ticked[N: (nodes.For, nodes.Macro, nodes.CallBlock)](self, node: N) -> N:
         self.generic_visit(node)
@@ -101,7 +115,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         self.filters = {name: one for name, one in self.filters.items() if name not in bounded.UNKNOWN_FILTERS}
         self.filters |= {"replace": bounded.replace, "indent": bounded.indent, "join": bounded.join}
-        self.filters |= {"sum": bounded.total, "tojson": to_json, "format": format_text, TICK: _tick, JOIN: join_text}
+        self.filters |= {"sum": bounded.total, "tojson": to_json, "format": format_text}
+        self.filters |= {TICK: _tick, JOIN: join_text, BUILT: built}
         self.globals["raise_exception"] = raise_exception
 
     def guarded(self, source: str) -> tuple[Any, nodes.Template]:
@@ -147,6 +162,12 @@ def join_text(values: Sequence[Any]) -> str:
     return str(_checked_size("".join(map(str, values))))
 
 
+def built[T](value: T) -> T:
+    """A list or object of the template's own."""
+    spread(value)
+    return value
+
+
 def format_text(pattern: str, *values: Any) -> str:
     """printf-style formatting without huge field widths."""
     if bounded.WIDE.search(pattern):
@@ -162,8 +183,10 @@ def _is_small(value: Any) -> bool:
 
 
 def _checked_size(value: Any) -> Any:
-    if isinstance(value, str | list | tuple) and len(value) > MAX_VALUE_CHARS:
-        raise TemplateLimitError("The chat template builds something very large.")
+    if isinstance(value, str):
+        within(len(value))
+    elif isinstance(value, list | tuple):
+        spread(value)
     return value
 
 
@@ -177,7 +200,7 @@ def deadline_tick(limit_s: float, now: Callable[[], float] = time.thread_time) -
 
     def tick() -> None:
         if not next(calls) % 32 and now() > end:
-            raise TemplateLimitError(f"The chat template ran longer than {limit_s:g} s.")
+            allowance().refuse(f"The chat template ran longer than {limit_s:g} s.")
 
     return tick
 
@@ -191,6 +214,6 @@ def collect(parts: Iterable[str], min_chars: int, allowed_chars: Callable[[], in
         if total > bound:
             bound = max(bound, allowed_chars())
             if total > bound:
-                raise TemplateLimitError(f"The chat template wrote more than {bound} characters.")
+                allowance().refuse(f"The chat template wrote more than {bound} characters.")
         pieces.append(part)
     return "".join(pieces)

@@ -10,12 +10,11 @@ from typing import Any
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 
-from inference.conversation.bounded import TemplateLimitError
+from inference.conversation.allowance import TemplateLimitError, TooCostly, allowance
 from inference.conversation.sandbox import TICK, ChatEnvironment, collect, deadline_tick
 from inference.errors import TemplateFailed
 from inference.ports import ChatTemplate
 
-MIN_OUTPUT_CHARS = 8 << 20
 _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now", TICK})
 
 
@@ -89,7 +88,7 @@ class JinjaTemplate:
         values |= self.specials
         values |= {"messages": list(messages), "tools": list(tools) or None, "documents": None}
         values |= {"add_generation_prompt": add_generation_prompt, "strftime_now": self.strftime_now}
-        values[TICK] = deadline_tick(self.limit_s)
+        values[TICK] = deadline_tick(min(self.limit_s, allowance().processor_s))
         return _run(compiled.template, values)
 
     def _compiled(self, with_tools: bool) -> Compiled:
@@ -98,8 +97,11 @@ class JinjaTemplate:
 
 def _run(template: Template, values: dict[str, Any]) -> str:
     parts = template.root_render_func(template.new_context(values))
+    chars = allowance().output_chars
     try:
-        return collect(parts, MIN_OUTPUT_CHARS, lambda: 4 * (_size(values["messages"]) + _size(values["tools"])))
+        return collect(parts, chars, lambda: 4 * (_size(values["messages"]) + _size(values["tools"])))
+    except TooCostly:
+        raise
     except TemplateLimitError as error:
         raise TemplateFailed(str(error.message)) from error
     except TemplateError as error:

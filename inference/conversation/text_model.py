@@ -15,7 +15,8 @@ class TextModel:
 
     `generation_defaults` are the sampling values the model's authors recommend, under the names of `SamplingParams`.
     `dialects` are those it writes tool calls in, by its template and vocabulary, most likely first. `digest` changes
-    when tokenizer, template or their settings change.
+    when tokenizer, template or their settings change. `confined`: template or tokenizer hold constructs whose cost
+    nobody can tell, so text of clients meets them only in a process that can be killed.
     """
 
     tokenizer: Tokenizer
@@ -25,3 +26,4 @@ class TextModel:
     traits: Traits = field(default_factory=Traits)
     dialects: tuple[str, ...] = ()
     digest: str = ""
+    confined: bool = False

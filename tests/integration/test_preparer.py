@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from inference.conversation.preparer import LARGE_BODY_BYTES, Preparer
@@ -21,6 +22,7 @@ from inference.conversation.probe import probe
 from inference.conversation.render import render, render_raw
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
+from inference.conversation.vetting import is_plain
 from inference.errors import Draining, EngineError, InvalidParameter, TemplateFailed
 from tests.conversations import AGENT_LOOP, talk, user
 from tests.tokenizers_in_code import template_source, tokenizer
@@ -166,6 +168,74 @@ async def test_closing_ends_the_process_and_waiting_requests(model: TextModel) -
             await request
     assert preparer.process_pid is None
     assert not _alive(pid)
+
+
+LONG = "{% set n = namespace(x='a' * 4000) %}{% for i in range(TIMES) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+HOLDS = {
+    "loops in loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "longer than"),
+    "memory": (
+        LONG.replace("TIMES", "13") + "".join(f"{{% set x{number} = n.x | upper %}}" for number in range(12)),
+        r"failed \(MemoryError\)",
+    ),
+    "long steps": (
+        LONG.replace("TIMES", "10")
+        + "{% for i in range(30) %}{{ n.x.split('a') | map('upper') | sort | length }}{% endfor %}",
+        "longer than 2 s",
+    ),
+    "output": ("{% for i in range(99999) %}{{ 'x' * 4000 }}{% endfor %}", "wrote more than"),
+}
+"""What it does, and what the client is told."""
+
+
+@pytest.mark.parametrize("kind", HOLDS)
+async def test_what_a_confined_template_holds_on_to_ends_with_it(preparer: Preparer, kind: str) -> None:
+    """Small bodies: the request is answered in time, others are answered meanwhile, and the next of the same model."""
+    head = "{% for m in messages %}{{ m.content }}{% endfor %}{% if spin is defined %}"
+    source, told = HOLDS[kind]
+    if kind == "memory" and sys.platform != "linux":
+        pytest.skip("only Linux holds a process to a size")
+    bad = dataclasses.replace(model_of(f"{head}{source}{{% endif %}}"), confined=True)
+    good = model_of(template_source("chatml"))
+    spinning, ordinary = talk(user("a"), template_args={"spin": 1}), talk(user("a"))
+    await preparer.prepare(PATH, bad, ordinary, 100)  # the process has started and holds the model
+    start = time.perf_counter()
+    held = asyncio.create_task(preparer.prepare(PATH, bad, spinning, 100))
+    while not held.done():
+        assert await asyncio.wait_for(preparer.prepare(PATH, good, AGENT_LOOP, 100), 5)
+    with pytest.raises(TemplateFailed, match=told):
+        await held
+    assert time.perf_counter() - start < 20
+    assert await preparer.prepare(PATH, bad, ordinary, 100) == render(bad, ordinary)
+
+
+async def test_a_small_request_that_wants_much_is_prepared_where_it_can_be_killed(preparer: Preparer) -> None:
+    """Plain steps may add up; nothing is refused for that alone."""
+    source = (
+        "{% set n = namespace(x='abcd') %}{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% for i in range(messages | length + 18) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x[:9] }}"
+    )
+    doubling = dataclasses.replace(model_of("{% for m in messages %}{{ m.content }}{% endfor %}"), digest="doubling")
+    doubling = dataclasses.replace(doubling, template=JinjaTemplate(source))
+    assert is_plain(source)
+    assert (await preparer.prepare(PATH, doubling, talk(user("a")), 100)).ids
+    assert (preparer.stats.in_threads, preparer.stats.confined) == (1, 1)
+
+
+async def test_a_confined_process_killed_in_the_middle_fails_one_request(preparer: Preparer) -> None:
+    bad = dataclasses.replace(model_of(ENDLESS), confined=True)
+    ordinary = talk(user("a"))
+    await preparer.prepare(PATH, bad, ordinary, 100)
+    victim = asyncio.create_task(preparer.prepare(PATH, bad, talk(user("a"), template_args={"spin": 1}), 100))
+    assert preparer.confined_pid is not None
+    process = psutil.Process(preparer.confined_pid)
+    begun_s = process.cpu_times().user
+    while process.cpu_times().user < begun_s + 0.1:  # it renders: 1.5 s before it ends by itself
+        await asyncio.sleep(0.01)
+    process.kill()
+    with pytest.raises(EngineError):
+        await victim
+    assert await preparer.prepare(PATH, bad, ordinary, 100) == render(bad, ordinary)
+    assert (preparer.stats.died, preparer.stats.started, preparer.stats.overdue) == (1, 2, 0)
 
 
 async def test_a_cancelled_request_is_cancelled(preparer: Preparer, model: TextModel) -> None:

@@ -58,3 +58,14 @@ def start(load: Callable[[str], Loaded], wide: Loaded, tmp_path: Path) -> Callab
         return Process(loaded, **{"directory": tmp_path / "kv", **settings})  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def loader() -> MlxLoader:
+    return MlxLoader(EngineSettings())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A fresh directory to spoil."""
+    return tiny_models.build(tmp_path / "model", "dense")

@@ -163,7 +163,7 @@ from inference.engine.settings import EngineSettings
 from inference.engine.text import load_text
 from inference.errors import ModelError
 from inference.ports import ModelRef
-from tests.engine.test_loader import CORRUPTIONS
+from tests.engine.spoiled import CORRUPTIONS
 from tests.hostile_models import HOSTILE, plant_canaries
 sound, room = Path(sys.argv[1]), Path(sys.argv[2])
 loader = MlxLoader(EngineSettings())

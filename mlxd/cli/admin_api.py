@@ -39,7 +39,7 @@ def ask(
         return None
     try:
         with httpx.Client(base_url=daemon.url, trust_env=False, timeout=timeout_s) as client:
-            _prove(client, state)
+            prove(client, state)
             token = (read_private(state.admin_token) or "").strip()
             reply = client.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})
             told = reply.json()
@@ -52,15 +52,16 @@ def ask(
     return told
 
 
-def _prove(client: httpx.Client, state: StateDir) -> None:
-    """Somebody else may have taken the port of a daemon that has just died, to be sent its token."""
+def prove(client: httpx.Client, state: StateDir) -> None:
+    """Has what answers show that it reads the same state directory, before a credential is sent to it: somebody else
+    may have taken the port of a daemon that has just died. Raises `StartError`, `httpx.HTTPError` or `ValueError`."""
     from mlxd.instance import proof
 
-    challenge = secrets.token_hex(32)
+    secret, challenge = (read_private(state.secret_key) or "").strip(), secrets.token_hex(32)
     told = client.get("/health/identity", params={"challenge": challenge}).json()
-    expected = proof((read_private(state.secret_key) or "").strip().encode(), challenge)
     given = told.get("proof") if isinstance(told, dict) else None
-    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), expected.encode()):
+    expected = proof(secret.encode(), challenge)
+    if not secret or not isinstance(given, str) or not hmac.compare_digest(given.encode(), expected.encode()):
         raise StartError(
             f"What answers at {client.base_url} is not the mlxd of {state.root}. It was sent no token.",
             cure="`mlxd doctor` says who holds the port.",

@@ -16,6 +16,9 @@ from mlxd.cli.options import state_dir_option
 from mlxd.config import BY_NAME
 from mlxd.start_errors import StartError
 
+PROOF_S = 10.0
+"""The daemon answers between two steps of its work."""
+
 
 @click.command()
 @click.option("-p", "--prompt", help="Ask this, print the answer and end; `-` reads it from stdin.")
@@ -46,7 +49,10 @@ def chat(
     screen = Screen(sys.stdout, wants_colour(sys.stdout), show_thinking=on_screen or verbose)
     show_speed = verbose or (on_screen and prompt is None)
     try:
-        with ChatServer.at(complete_base_url(base_url or local_url(state_dir)), read_key(api_key_file)) as server:
+        key = read_key(api_key_file)
+        if key and base_url is None:
+            prove_local(state_dir)
+        with ChatServer.at(complete_base_url(base_url or local_url(state_dir)), key) as server:
             talk = Talk(server, screen, model or server.first_model(), system, max_new_tokens, show_speed)
             if prompt is not None:
                 sys.exit(0 if talk.ask(sys.stdin.read() if prompt == "-" else prompt) else 130)
@@ -67,6 +73,22 @@ def local_url(state_dir: str | None) -> str:
     running = find_running(StateDir(resolve_state_dir(state_dir, os.environ)))
     port = os.environ.get(BY_NAME["port"].env) or BY_NAME["port"].default
     return running.url if running and running.url else f"http://127.0.0.1:{port}"
+
+
+def prove_local(state_dir: str | None) -> None:
+    """Has the mlxd of the state directory show itself, before it is sent a key that nobody said where to send. Raises
+    `StartError`."""
+    import httpx
+
+    from mlxd.cli.admin_api import prove
+    from mlxd.paths import StateDir, resolve_state_dir
+
+    url = local_url(state_dir)
+    try:
+        with httpx.Client(base_url=url, trust_env=False, timeout=PROOF_S) as client:
+            prove(client, StateDir(resolve_state_dir(state_dir, os.environ)))
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        raise StartError(f"No mlxd answers at {url}.", cure="Start it, or say --base-url for another server.") from None
 
 
 def read_key(path: Path | None) -> str:

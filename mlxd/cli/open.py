@@ -25,9 +25,11 @@ def open_(only_print: bool, state_dir: str | None) -> None:
     if daemon is None or told is None:
         raise StartError("No mlxd runs on this state directory.", cure="Start it: mlxd serve --demo")
     url = f"{daemon.url}/login#{told['code']}"
-    if only_print or not has_screen(os.environ, sys.platform) or not _opened(url):
+    watched = is_watched(sys.platform)
+    if only_print or watched or not has_screen(os.environ, sys.platform) or not _opened(url):
         click.echo(url)
-        click.echo("It signs one browser in, within a minute.", err=True)
+        why = " Open it yourself: others here could read it from the browser's command line." if watched else ""
+        click.echo(f"It signs one browser in, within a minute.{why}", err=True)
     else:
         click.echo(f"{daemon.url} is open in your browser.")
 
@@ -37,6 +39,14 @@ def has_screen(environ: Mapping[str, str], platform: str) -> bool:
     if environ.get("SSH_CONNECTION"):
         return False
     return platform == "darwin" or bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+
+
+def is_watched(platform: str) -> bool:
+    """Whether somebody else could see the address on its way to the browser and be there first. Elsewhere than on a Mac
+    it is an argument of a command, which everybody who has an account can list. Blocks."""
+    from mlxd.config.people import count_people
+
+    return platform != "darwin" and count_people(platform) > 1
 
 
 def _opened(url: str) -> bool:

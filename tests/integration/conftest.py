@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from mlxd import runtime
 from mlxd.api import policy
 from tests.integration.api_scripted import StandIn
+from tests.integration.cli_peer import Peer
 from tests.integration.transport_client import SHORT, Served, start
 
 
@@ -49,3 +51,19 @@ def stand_in() -> Iterator[StandIn]:
     yield made
     runtime.install(None)
     policy.install(policy.Policy())
+
+
+@pytest.fixture
+def home(tmp_path):
+    """An environment of its own: no settings, an empty model cache, a fresh state directory."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("MLXD_", "HF_"))}
+    return environ | {"HF_HOME": str(tmp_path / "hf"), "MLXD_STATE_DIR": str(tmp_path / "state"), "TERM": "xterm"}
+
+
+@pytest.fixture
+def peer():
+    peer = Peer()
+    yield peer
+    peer.endless = False
+    peer.server.shutdown()
+    peer.server.server_close()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import openai
 import pytest
 
 from tests.e2e.daemon import ServedDaemon
+from tests.e2e.doors import SCRIPT, Guarded
+from tests.e2e.scripted_client import SCRIPTED, Serve
 from tests.tiny_models import build
 
 
@@ -46,3 +51,32 @@ def serve(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[..., ServedDaem
     yield start
     for served in started:
         served.kill()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    state = tmp_path_factory.mktemp("guarded") / "state"
+    with ServedDaemon(state, ["--demo", "--require-key"], SCRIPTED, SCRIPT) as served:
+        served.wait_ready()
+        made = [
+            httpx.post(f"{served.url}/api/keys", headers=served.admin, json={"name": scope, "scopes": [scope]}).json()
+            for scope in ("infer", "admin")
+        ]
+        infer, admin = ({"Authorization": f"Bearer {key['key']}"} for key in made)
+        opened = Guarded(served, infer, admin)
+        yield opened
+        opened.client.close()
+        assert served.process.poll() is None, "a request has ended the daemon"
+
+
+@pytest.fixture
+def scripted(serve: Serve) -> Serve:
+    """Starts a daemon whose engine follows a script: `scripted({"decode_s": 0.05}, "--max-batch", "1")`."""
+
+    def start(script: dict[str, Any], *arguments: str) -> ServedDaemon:
+        environment = {"SCRIPT": json.dumps(script)}
+        served = serve(*arguments, command=SCRIPTED, environment=environment)
+        served.wait_ready()
+        return served
+
+    return start

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.daemon import ServedDaemon
-from tests.e2e.test_holding_up import SCRIPTED
+from tests.e2e.scripted_client import SCRIPTED
 from tests.tiny_models import build
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")

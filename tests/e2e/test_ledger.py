@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from tests.e2e.daemon import MLXD, ServedDaemon, clean_environment
-from tests.e2e.test_holding_up import SCRIPTED
+from tests.e2e.scripted_client import SCRIPTED
 
 SCRIPT = {"SCRIPT": json.dumps({"limits": {"vocab_size": 300_000}})}
 LITTLE_DISK = (*SCRIPTED[:3], "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "

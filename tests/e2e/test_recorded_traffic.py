@@ -13,7 +13,7 @@ import pytest
 
 from inference.engine.demo import demo_model_dir
 from tests.e2e.daemon import ServedDaemon
-from tests.e2e.test_holding_up import SCRIPTED
+from tests.e2e.scripted_client import SCRIPTED
 from tests.recorded import REQUESTS, has_image, needs_recordings
 from tests.tiny_models import build
 

@@ -14,6 +14,7 @@ from mlxd.api import (
     audits,
     cache,
     conv_kv,
+    counters,
     healing,
     health,
     keys,
@@ -36,6 +37,7 @@ api.add_router("/health", health.router)
 api.add_router("/api", admin.router)
 api.add_router("/api", models.router)
 api.add_router("/api", memory.router)
+api.add_router("/api", counters.router)
 api.add_router("/api", requests.router)
 api.add_router("/api", live_settings.router)
 api.add_router("/api", openapi.router)

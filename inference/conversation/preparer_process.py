@@ -183,7 +183,11 @@ def confined_to(nbytes: int) -> Iterator[None]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads take memory of their own, which is not the job's fault
     before = resource.getrlimit(resource.RLIMIT_DATA)
     if size := _data_bytes():
-        resource.setrlimit(resource.RLIMIT_DATA, (size + nbytes, before[1]))
+        hard = before[1]
+        wanted = size + nbytes
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
     try:
         yield
     finally:

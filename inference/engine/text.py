@@ -7,23 +7,26 @@ directory is ever executed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference.conversation.allowance import SPARING, TooCostly, allowing
 from inference.conversation.probe import probe
 from inference.conversation.shape import Traits
 from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
+from inference.conversation.vetting import MAX_SOURCE_CHARS, is_plain
 from inference.engine.left_unread import points_at_code
+from inference.engine.model_json import read_object
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
+from inference.engine.tokenizer_vetting import runs_are_cheap
 from inference.errors import InvalidModel, TemplateFailed, UnsafeModel
 from inference.streaming.dialects.choice import detect, message_format
 
-MAX_CONFIG_BYTES = 4 << 20
-MAX_TOKENIZER_BYTES = 256 << 20
+MAX_TOKENIZER_BYTES = 128 << 20
+"""Published ones have up to 33 MB."""
 _MAX_CONTEXT_TOKENS = 1 << 27
 """Above this a `model_max_length` only says "no limit" (transformers writes 1e30)."""
 _SPECIALS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
@@ -47,18 +50,40 @@ class _Files:
     generation: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Unexamined:
+    """What the files of a model say; its template has not been rendered and its tokenizer has read no text."""
+
+    files: _Files
+    template: JinjaTemplate | None
+    tokenizer: JsonTokenizer
+
+
 def load_text(path: Path) -> TextModel:
-    """The text side of the model in directory `path`. Raises `InvalidModel`, naming the file at fault."""
+    """The text side of the model in directory `path`. Raises `InvalidModel`, naming the file at fault.
+
+    Both templates and tokenizers of strangers are run for that, so a server has it done elsewhere (`text_trial`).
+    """
+    return examined(read_text(path))
+
+
+def read_text(path: Path) -> Unexamined:
+    """The first half of `load_text`, which takes as long as the files are large."""
     files = _Files(
         path,
-        _read_json(path / "config.json", required=True),
-        _read_json(path / "tokenizer_config.json"),
-        _read_json(path / "special_tokens_map.json"),
-        _read_json(path / "generation_config.json"),
+        read_object(path / "config.json"),
+        _optional(path / "tokenizer_config.json"),
+        _optional(path / "special_tokens_map.json"),
+        _optional(path / "generation_config.json"),
     )
     specials = {name: token for name in _SPECIALS if (token := _token(files, name))}
     template = _template(files, specials)
-    tokenizer = JsonTokenizer(_tokenizer_source(files, specials, template))
+    return Unexamined(files, template, JsonTokenizer(_tokenizer_source(files, specials, template)))
+
+
+def examined(read: Unexamined) -> TextModel:
+    """The second half: what template and tokenizer do is found out by trying them."""
+    files, template, tokenizer = read.files, read.template, read.tokenizer
     return TextModel(
         tokenizer=tokenizer,
         template=template,
@@ -66,8 +91,13 @@ def load_text(path: Path) -> TextModel:
         generation_defaults=_generation_defaults(files.generation),
         traits=_traits(template, tokenizer),
         dialects=detect(template.literals, tokenizer.structural_texts) if template else (),
-        digest=_digest(path, template),
+        digest=_digest(files.path, template),
+        confined=not (_is_plain(template) and tokenizer.patterns_are_plain and runs_are_cheap(tokenizer.spell)),
     )
+
+
+def _is_plain(template: JinjaTemplate | None) -> bool:
+    return template is None or all(map(is_plain, (template.source, template.tool_source)))
 
 
 def _traits(template: JinjaTemplate | None, tokenizer: JsonTokenizer) -> Traits:
@@ -75,37 +105,28 @@ def _traits(template: JinjaTemplate | None, tokenizer: JsonTokenizer) -> Traits:
         return Traits()
     try:
         ends = (tokenizer.token_bytes(number).decode("utf-8", "replace") for number in tokenizer.eos_ids)
-        return probe(template, tokenizer.structural_texts, tuple(ends))
+        with allowing(SPARING):
+            return probe(template, tokenizer.structural_texts, tuple(ends))
     except TemplateFailed as error:
         raise InvalidModel(error.message) from error
+    except TooCostly as error:
+        raise InvalidModel(f"Tried on a few words: {error}") from error
 
 
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-def _read_json(file: Path, *, required: bool = False) -> Mapping[str, Any]:
-    """A JSON object from a file of sane size."""
-    text = _read(file)
-    if text is None:
-        if required:
-            raise InvalidModel(f"{file.name} is missing.")
-        return {}
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidModel(f"{file.name} is not valid JSON.") from error
-    if not isinstance(loaded, dict):
-        raise InvalidModel(f"{file.name} does not hold a JSON object.")
-    return loaded
+def _optional(file: Path) -> Mapping[str, Any]:
+    return read_object(file) if file.is_file() else {}
 
 
 def _read(file: Path) -> str | None:
-    """The text of a file, None when there is no such file."""
+    """The text of a template, None when there is no such file."""
     try:
         if not file.is_file():
             return None
-        if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise InvalidModel(f"{file.name} is larger than {MAX_CONFIG_BYTES} bytes.")
+        if file.stat().st_size > MAX_SOURCE_CHARS:
+            raise InvalidModel(f"{file.name} is larger than {MAX_SOURCE_CHARS} bytes.")
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidModel(f"{file.name} cannot be read as text.") from error
@@ -152,7 +173,7 @@ def _converted(path: Path) -> str:
         loaded = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, local_files_only=True)
         return str(loaded.backend_tokenizer.to_str())
     except Exception as error:  # whatever the library makes of a foreign directory
-        if points_at_code(_read_json(path / "tokenizer_config.json")):
+        if points_at_code(_optional(path / "tokenizer_config.json")):
             raise UnsafeModel("tokenizer_config.json: auto_map points at code, which is never run.") from error
         raise InvalidModel("tokenizer.json is missing and the other tokenizer files cannot be converted.") from error
 
@@ -196,9 +217,11 @@ def _template(files: _Files, specials: Mapping[str, str]) -> JinjaTemplate | Non
     source = _read(files.path / "chat_template.jinja")
     tools = _read(files.path / "additional_chat_templates" / "tool_use.jinja") or ""
     if source is None:
-        named = _read_json(files.path / "chat_template.json").get("chat_template")
+        named = _optional(files.path / "chat_template.json").get("chat_template")
         source, tool_use = _named_templates(named if named is not None else files.tokenizer.get("chat_template"))
         tools = tools or tool_use
+    if max(len(source or ""), len(tools)) > MAX_SOURCE_CHARS:
+        raise InvalidModel(f"The chat template is longer than {MAX_SOURCE_CHARS} characters.")
     return JinjaTemplate(source, tools, specials) if source else None
 
 

@@ -10,6 +10,7 @@ import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,8 @@ from tokenizers import Tokenizer as Backend
 
 from inference.engine.detokenizer import Pieces, StreamDetokenizer
 from inference.engine.text_cache import TextCache
-from inference.errors import InvalidModel
+from inference.engine.tokenizer_vetting import patterns_are_plain
+from inference.errors import InvalidModel, RequestError
 from inference.tokens import TokenIds
 
 _NOT_A_MARKER = re.compile(r"[\w\s▁ĠĊĉ]*")
@@ -57,13 +59,15 @@ class JsonTokenizer:
         """Raises `InvalidModel` when the file is no tokenizer."""
         self._source = source
         base = _read(source)
+        states = [json.loads(part.__getstate__()) for part in (base.normalizer, base.pre_tokenizer) if part is not None]
+        self._patterns_are_plain = patterns_are_plain(states)
         self._added = base.get_added_tokens_decoder()
         self._structural = frozenset(number for number, token in self._added.items() if is_structural(token))
         kept = {number: token for number, token in self._added.items() if number not in self._structural}
         self._template = _Encoder(base, self._added, prepends=False)
         self._field = self._raw = _Encoder(base, kept, prepends=False)
         self._opening: _Encoder | None = None
-        if _prepends(base):
+        if any(_without_prepend(state) != state for state in states):
             self._opening = _Encoder(base, self._added, prepends=True)
             self._raw = _Encoder(base, kept, prepends=True)
             self._first_marker = re.compile("|".join(map(re.escape, self.structural_texts)) or r"(?!)")
@@ -84,6 +88,11 @@ class JsonTokenizer:
     @property
     def eos_ids(self) -> frozenset[int]:
         return self._eos_ids
+
+    @property
+    def patterns_are_plain(self) -> bool:
+        """Whether what its patterns cost is known by their form."""
+        return self._patterns_are_plain
 
     @property
     def structural_ids(self) -> frozenset[int]:
@@ -175,12 +184,13 @@ class _Encoder:
     def ids(self, text: str) -> TokenIds:
         if not text:
             return ()
-        return self._numbered(self._encode(text, offsets=len(text) < _LONG_CHARS).ids)
+        return self._numbered(self._encode(text, offsets=False).ids)
 
     def ids_of_all(self, texts: list[str]) -> Iterator[tuple[str, TokenIds]]:
         """As `ids`, of texts that can be encoded as they are; () of none where one cannot."""
         try:
-            found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            with _without_panic():
+                found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
             return
         for text, encoding in zip(texts, found, strict=True):
@@ -198,14 +208,17 @@ class _Encoder:
 
     def _encode(self, text: str, *, offsets: bool = True) -> Any:
         def encode(text: str) -> Any:
-            if offsets:
+            if len(text) < _LONG_CHARS:
                 return self._backend.encode(text, add_special_tokens=False)
-            return self._backend.encode_batch_fast([text], add_special_tokens=False)[0]
+            # Only the ways for many texts let go of the interpreter: 9 s for 4 MB were held in one piece.
+            many = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
+            return many([text], add_special_tokens=False)[0]
 
-        try:
-            return encode(text)
-        except (TypeError, UnicodeEncodeError):
-            return encode(_without_surrogates(text))
+        with _without_panic():
+            try:
+                return encode(text)
+            except (TypeError, UnicodeEncodeError):
+                return encode(_without_surrogates(text))
 
     def _numbered(self, ids: list[int]) -> TokenIds:
         return tuple([self._numbers.get(one, one) for one in ids]) if self._numbers else tuple(ids)
@@ -218,13 +231,25 @@ def is_structural(token: AddedToken) -> bool:
 
 def _read(source: TokenizerSource) -> Backend:
     try:
-        backend = Backend.from_file(str(source.path)) if source.path else Backend.from_str(source.content)
+        with _without_panic():
+            backend = Backend.from_file(str(source.path)) if source.path else Backend.from_str(source.content)
     except Exception as error:  # the library raises a bare Exception
         raise InvalidModel("tokenizer.json cannot be read as a tokenizer.") from error
     # Some files carry the limits of their training; a prompt is never cut or filled up.
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+@contextmanager
+def _without_panic() -> Iterator[None]:
+    """A panic of the library is no `Exception` in Python and would pass by all that answers requests."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ == "pyo3_runtime":
+            raise RequestError("The model's tokenizer gives up on this text.") from error
+        raise
 
 
 def _bos_id(base: Backend, source: TokenizerSource) -> int | None:
@@ -261,12 +286,6 @@ def _edited(component: Any) -> Any:
     edited = copy.copy(component)
     edited.__setstate__(json.dumps(changed).encode())
     return edited
-
-
-def _prepends(base: Backend) -> bool:
-    parts = [part for part in (base.normalizer, base.pre_tokenizer) if part is not None]
-    states = [json.loads(part.__getstate__()) for part in parts]
-    return any(_without_prepend(state) != state for state in states)
 
 
 def _without_prepend(state: dict[str, Any]) -> dict[str, Any] | None:

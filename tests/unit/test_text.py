@@ -13,8 +13,11 @@ import pytest
 
 from inference.conversation.render import render
 from inference.conversation.template import JinjaTemplate
-from inference.engine.text import MAX_CONFIG_BYTES, load_text
-from inference.errors import InvalidModel
+from inference.conversation.vetting import MAX_SOURCE_CHARS
+from inference.engine.model_json import MAX_BYTES
+from inference.engine.text import load_text
+from inference.engine.text_trial import load_text_apart
+from inference.errors import InvalidModel, RequestError
 from tests.conversations import talk, user
 from tests.tokenizers_in_code import byte_level, template_source, tokenizer
 
@@ -39,6 +42,19 @@ def directory(path: Path, **files: Any) -> Path:
         else:
             file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
+
+
+def with_parts(*normalizers: dict[str, str], pattern: str = "", grows: str = "") -> str:
+    """A tokenizer with a pattern that splits its texts, or with normalizers that write more than they read."""
+    made = json.loads(byte_level())
+    if pattern:
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        made["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, made["pre_tokenizer"]]}
+    if grows:
+        made["normalizer"] = {"type": "Replace", "pattern": {"String": "a"}, "content": grows}
+    if normalizers:
+        made["normalizer"] = {"type": "Sequence", "normalizers": list(normalizers)}
+    return json.dumps(made)
 
 
 def test_a_model_directory_is_read(tmp_path: Path) -> None:
@@ -142,13 +158,19 @@ def test_what_was_loaded_travels_between_processes(tmp_path: Path) -> None:
 
 BROKEN: dict[str, dict[str, Any]] = {
     "config.json is missing": {"config__json": None},
-    "config.json is not valid JSON": {"config__json": "{"},
-    "config.json does not hold": {"config__json": "[]"},
-    "config.json is larger": {"config__json": " " * (MAX_CONFIG_BYTES + 1)},
-    "config.json cannot be read as text": {"config__json": b"\xff\xfe"},
+    "config.json is not JSON": {"config__json": "{"},
+    "config.json is not a JSON object": {"config__json": "[]"},
+    "config.json is larger": {"config__json": " " * (MAX_BYTES + 1)},
+    "chat_template.jinja cannot be read as text": {"chat_template__jinja": b"\xff\xfe"},
+    "chat_template.jinja is larger": {"chat_template__jinja": "a" * (MAX_SOURCE_CHARS + 1)},
+    "chat template is longer": {
+        "chat_template__jinja": None,
+        "tokenizer_config__json": {"chat_template": "a" * (MAX_SOURCE_CHARS + 1)},
+    },
     "config.json does not say how many positions": {"config__json": {"max_position_embeddings": "many"}},
-    "tokenizer_config.json is not valid JSON": {"tokenizer_config__json": "[" * 100_000},
-    "generation_config.json does not hold": {"generation_config__json": "3"},
+    "tokenizer_config.json is not JSON": {"tokenizer_config__json": "[" * 100_000},
+    "tokenizer_config.json holds more": {"tokenizer_config__json": '{"a": [' + "0," * 200_000 + "0]}"},
+    "generation_config.json is not a JSON object": {"generation_config__json": "3"},
     "tokenizer.json is missing": {"tokenizer__json": None},
     "tokenizer.json cannot be read": {"tokenizer__json": '{"model": 1}'},
     "chat template has a syntax error in line 1": {"chat_template__jinja": "{% for %}"},
@@ -159,6 +181,60 @@ BROKEN: dict[str, dict[str, Any]] = {
 def test_a_broken_file_is_named(tmp_path: Path, message: str) -> None:
     with pytest.raises(InvalidModel, match=message.replace(".", r"\.")):
         load_text(directory(tmp_path, **BROKEN[message]))
+
+
+CONFINED: dict[str, dict[str, Any]] = {
+    "a template": {"chat_template__jinja": template_source("chatml") + "{% if spin %}{{ 2 ** 3 }}{% endif %}"},
+    "a template for tools": {"additional_chat_templates/tool_use__jinja": "{{ 2 ** 3 }}"},
+    "a pattern": {"tokenizer__json": with_parts(pattern=r"(a+)+\d")},
+    "a pattern that passes for plain": {"tokenizer__json": with_parts(pattern=r"a+[bc]")},
+}
+
+
+@pytest.mark.parametrize("kind", CONFINED)
+def test_what_nobody_can_price_is_known_for_it(tmp_path: Path, kind: str) -> None:
+    assert not load_text(directory(tmp_path / "plain")).confined
+    assert load_text(directory(tmp_path / "other", **CONFINED[kind])).confined
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+REFUSED: dict[str, dict[str, Any]] = {
+    "longer than 0.25 s": {"chat_template__jinja": ENDLESS},
+    "something very large": {"chat_template__jinja": "{{ 'a' * 1000000 }}"},
+    "wrote more than": {"chat_template__jinja": "{% for a in range(999) %}{{ 'a' * 4000 }}{% endfor %}"},
+    "a long text of a short one": {"tokenizer__json": with_parts(grows="b" * 65)},
+    "a long text of": {"tokenizer__json": with_parts(*[{"type": "Prepend", "prepend": "aa"}] * 7)},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_costs_too_much_on_a_few_words_is_refused(tmp_path: Path, message: str) -> None:
+    with pytest.raises(InvalidModel, match=message):
+        load_text(directory(tmp_path, **REFUSED[message]))
+
+
+def test_a_panic_of_the_library_is_an_answer(tmp_path: Path) -> None:
+    """It is no `Exception`, so it would pass by everything that turns errors into answers."""
+    tokenizer = load_text(directory(tmp_path, tokenizer__json=with_parts(pattern=r"(a|aa)+$"))).tokenizer
+    for chars in (500, 2000):  # short texts and long ones go different ways
+        with pytest.raises(RequestError, match="gives up"):
+            tokenizer.encode_field("a" * chars + "!")
+
+
+def test_it_is_tried_in_a_process_and_read_here(tmp_path: Path) -> None:
+    path = directory(tmp_path)
+    apart, here = load_text_apart(path), load_text(path)
+    assert (apart.digest, apart.traits.shape, apart.dialects) == (here.digest, here.traits.shape, here.dialects)
+    assert render(apart, talk(user("hello"))) == render(here, talk(user("hello")))
+    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(InvalidModel, match="syntax error"):
+        load_text_apart(path)
+
+
+@pytest.mark.parametrize(("read_s", "examine_s", "what"), [(0.001, 9.0, "reading"), (120.0, 0.001, "trying")])
+def test_what_does_not_end_is_killed(tmp_path: Path, read_s: float, examine_s: float, what: str) -> None:
+    with pytest.raises(InvalidModel, match=f"{what} .* took longer than 0.001 s"):
+        load_text_apart(directory(tmp_path), read_s=read_s, examine_s=examine_s)
 
 
 def test_a_model_directory_runs_no_code(tmp_path: Path) -> None:

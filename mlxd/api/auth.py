@@ -29,11 +29,16 @@ _CARRIERS: Final = ("X-Api-Key", "Api-Key")
 
 def credentials(request: HttpRequest) -> set[str]:
     """Every credential in the headers. Never from the query string: it ends up in histories and logs."""
-    found = {request.headers.get(name, "").strip() for name in _CARRIERS}
-    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
-    if scheme.lower() == "bearer":
-        found.add(token.strip())
+    found = {value for name in _CARRIERS for value in _values(request, name)}
+    for scheme, _, token in (value.partition(" ") for value in _values(request, "Authorization")):
+        if scheme.lower() == "bearer":
+            found.add(token.strip())
     return found - {""}
+
+
+def _values(request: HttpRequest, name: str) -> list[str]:
+    """What each header of a name holds: Django joins them with a comma, behind which a second key would go unseen."""
+    return [value.strip() for value in request.headers.get(name, "").split(",")]
 
 
 def caller_of(request: HttpRequest) -> Caller:

@@ -241,8 +241,8 @@ def _is_bare_order(head: _Head) -> bool:
 RULES: Final[tuple[Callable[[_Head], Refusal | None], ...]] = (
     _syntax,
     _host,
+    _method,  # before the target: CONNECT and OPTIONS have their own kinds
     _target,
-    _method,
     _websocket,
     _origin,
     _fetch_site,

@@ -58,6 +58,24 @@ async def test_every_carrier_is_read_by_one_function(stand_in: StandIn, carrier:
     await refused(await post(CHAT, chat(), headers={carrier: value, **other}), 401, "invalid_api_key")
 
 
+@pytest.mark.parametrize("carrier", ["authorization", "x-api-key", "api-key"])
+@pytest.mark.parametrize("secrets", [("any", "mlxd_sk_mistyped"), ("mlxd_sk_mistyped", "any"), ("any", "GOOD")])
+async def test_a_header_of_the_same_name_hides_no_key(
+    stand_in: StandIn, carrier: str, secrets: tuple[str, str]
+) -> None:
+    """Where any key will do, too: one of ours behind another is neither nobody's nor good."""
+    secret, key = make_key("alice", lambda _: False)
+    await access.current().keyring.add(key)
+    call = Call("POST", CHAT, json.dumps(chat()).encode())
+    scheme = "Bearer " if carrier == "authorization" else ""
+    given = [f"{scheme}{secret if text == 'GOOD' else text}" for text in secrets]
+    call.scope["headers"] += [(carrier.encode(), value.encode()) for value in given]  # type: ignore[operator]
+    await refused(await call.start().result(), 401, "invalid_api_key")
+    twice = Call("POST", CHAT, json.dumps(chat()).encode())
+    twice.scope["headers"] += [(carrier.encode(), f"{scheme}{secret}".encode())] * 2  # type: ignore[operator]
+    assert (await twice.start().result()).status == 200 and stand_in.asked[0]["client"] == key.id
+
+
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer any"}, {"cookie": "mlxd_session_8080=x"}])
 async def test_a_key_is_asked_for_where_one_is_required(stand_in: StandIn, headers: dict[str, str]) -> None:
     assert (await post(CHAT, chat(), headers=headers)).status == 200

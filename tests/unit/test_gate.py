@@ -284,6 +284,21 @@ def test_other_methods_are_not_allowed(method: str) -> None:
     assert refusal.allow == METHODS
 
 
+@pytest.mark.parametrize(("method", "target"), [("CONNECT", HOST), ("OPTIONS", "*"), ("TRACE", "//x")])
+def test_another_method_is_not_allowed_whatever_it_is_aimed_at(method: str, target: str) -> None:
+    assert outcome(judge(method, target)) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "name", ["x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-forwarded-for", "forwarded"]
+)
+def test_what_a_proxy_says_counts_for_nothing(name: str) -> None:
+    for value in (HOST, "evil.com", f"host={HOST}", f"for=127.0.0.1;host={HOST};proto=https"):
+        assert judge(fields={name: value}) is None
+        assert outcome(judge(host="evil.com", fields={name: value})) == (421, "invalid_host")
+        assert outcome(judge(fields={name: value, "origin": f"https://{HOST}"})) == (403, "origin_not_allowed")
+
+
 @pytest.mark.parametrize(
     "name", ["x-http-method-override", "x-method-override", "daphne-root-path", "x-forwarded-proto"]
 )

@@ -11,6 +11,7 @@ import resource
 import secrets
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,13 @@ def resolve_state_dir(flag: str | None, environ: Mapping[str, str]) -> Path:
 
 
 def harden_process() -> None:
-    """What is created from here on is ours alone, and a crash leaves no core file with prompts in it."""
+    """What is created from here on is ours alone, a crash leaves no core file with prompts in it, and no file gets the
+    number of a closed standard stream: what is written there by libraries would go into it."""
+    for number in range(3):
+        with suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
@@ -158,6 +165,16 @@ def private_file(path: Path) -> None:
         _refuse_others(path, os.fstat(descriptor))
     finally:
         os.close(descriptor)
+
+
+def synced(path: Path) -> Path:
+    """The same path, once all of the file is on the disk. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return path
 
 
 def write_private(path: Path, text: str) -> None:

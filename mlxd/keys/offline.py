@@ -61,9 +61,11 @@ def removed(state: StateDir, name: str) -> dict[str, Any] | None:
     """The key that went, by its name or its id; None where there is none."""
     with database(state):
         from mlxd.keys.rows import delete_key, stored_keys
+        from mlxd.ledger.copies import remove_copies
 
         found = next((key for key, _ in stored_keys() if name in (key.name, key.id)), None)
         if found is None:
             return None
         delete_key(found.id)
+        remove_copies(state.database)  # it must not come back with one of them
         return {"id": found.id, "name": found.name, "removed": True}

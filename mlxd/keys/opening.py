@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 def open_access(state: StateDir, *, opened: bool) -> Access:
     """`opened`: the database is ready already. Blocks. Raises `StartError`.
 
-    Where the disk fails nobody's key is known, and none opens anything.
+    Where the disk fails, or a row is damaged, nobody's key is known, and none opens anything.
     """
     shelf = SqliteKeys(state.database, opened=opened)
     try:
@@ -31,7 +31,7 @@ def open_access(state: StateDir, *, opened: bool) -> Access:
         shelf.open()
         keyring, browsers = Keyring(shelf, rows.stored_keys()), Browsers(shelf, rows.stored_browsers(time.time()))
         return Access(keyring, browsers, token_file=state.admin_token)
-    except (DatabaseError, sqlite3.Error, OSError) as error:
+    except (DatabaseError, sqlite3.Error, OSError, ValueError, TypeError, AttributeError) as error:
         log.error("keys_not_read", reason=outage_name(error))
         return Access(Keyring(shelf), Browsers(shelf), token_file=state.admin_token)
     finally:

@@ -16,6 +16,7 @@ from mlxd.keys import rows
 from mlxd.keys.browsers import Browser
 from mlxd.keys.key import ApiKey, Usage
 from mlxd.keys.keyring import KeysUnavailable
+from mlxd.ledger.copies import remove_copies
 from mlxd.ledger.database import open_database
 from mlxd.ledger.journal import outage_name
 from mlxd.start_errors import StartError
@@ -42,7 +43,7 @@ class SqliteKeys:
         await self._do(partial(rows.insert_key, key))
 
     async def remove(self, key_id: str) -> None:
-        await self._do(partial(rows.delete_key, key_id))
+        await self._do(partial(self._take_out, key_id))
 
     async def used(self, usages: Mapping[str, Usage]) -> None:
         await self._do(partial(rows.write_usage, usages))
@@ -62,6 +63,10 @@ class SqliteKeys:
 
     async def _do(self, work: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._written, work)
+
+    def _take_out(self, key_id: str) -> None:
+        rows.delete_key(key_id)
+        remove_copies(self._path)  # it must not come back with one of them
 
     def _last(self, usages: Mapping[str, Usage]) -> None:
         try:

@@ -51,7 +51,7 @@ def open_ledger(path: Path, *, days: float) -> Ledger:
     Raises `StartError` where a person has to decide; a disk that fails gives a ledger in memory.
     """
     try:
-        set_aside = open_database(path)
+        opened = open_database(path)
         shelf, lineage = Shelf(), Lineage()
         shelf.load()
         lineage.restore(stored_turns(MAX_TURNS, stored_memories(shelf.count)))
@@ -61,8 +61,13 @@ def open_ledger(path: Path, *, days: float) -> Ledger:
     finally:
         connection.close()
     upkeep = LogUpkeep(path)
-    journal = Journal(first=lay_out_log, chore=partial(sweep, days), wrote=upkeep.wrote)
-    return Ledger(SqliteDisk(journal, shelf, upkeep), lineage, set_aside=set_aside)
+
+    def chore() -> bool:
+        upkeep.look_after(days)
+        return sweep(days)
+
+    journal = Journal(first=lay_out_log, chore=chore, wrote=upkeep.wrote)
+    return Ledger(SqliteDisk(journal, shelf, upkeep), lineage, set_aside=opened.set_aside, restored=opened.restored)
 
 
 class SqliteDisk:

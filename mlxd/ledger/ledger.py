@@ -37,13 +37,14 @@ class LedgerUnavailable(BusyError):
 class LedgerView:
     """`disk` is `off`, or what was wrong with the disk at start, or the state of the journal. `turns` are in memory.
 
-    `set_aside` is the name of a damaged file that was found at start.
+    `set_aside` is the name of a damaged file that was found at start, `restored` that of the copy which took its place.
     """
 
     disk: str
     turns: int
     journal: JournalView
     set_aside: str = ""
+    restored: str = ""
 
 
 class Disk(Protocol):
@@ -88,12 +89,19 @@ class Ledger:
     """Without a disk it is memory only; `why` says why. Nothing of it makes a request fail."""
 
     def __init__(
-        self, disk: Disk | None = None, lineage: Lineage | None = None, *, why: str = "off", set_aside: str = ""
+        self,
+        disk: Disk | None = None,
+        lineage: Lineage | None = None,
+        *,
+        why: str = "off",
+        set_aside: str = "",
+        restored: str = "",
     ) -> None:
         self._disk = disk
         self._lineage = lineage or Lineage()
         self._why = why
         self._set_aside = set_aside
+        self._restored = restored
         self._forgotten: dict[str, float] = {}
         self.tally: Callable[[GenerationRecord], None] = lambda _: None
         """Hears of every generation that has ended, on the loop."""
@@ -186,7 +194,7 @@ class Ledger:
 
     def view(self) -> LedgerView:
         journal = self._disk.view() if self._disk is not None else JournalView(state=self._why)
-        return LedgerView(journal.state, len(self._lineage), journal, self._set_aside)
+        return LedgerView(journal.state, len(self._lineage), journal, self._set_aside, self._restored)
 
     def close(self) -> None:
         if self._disk is not None:

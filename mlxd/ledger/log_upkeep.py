@@ -2,12 +2,14 @@
 
 SQLite does it by itself within the commit that makes the log long: two more syncs and a thousand pages, for which all
 waited who had an answer to end. A passive checkpoint holds up no writer. The log begins anew once all of it was taken
-over and nobody reads in it, so one that was overtaken by writes is repeated.
+over and nobody reads in it, so one that was overtaken by writes is repeated. The same thread makes the copy of the day.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Final
 import structlog
 from django.db import DatabaseError, connection
 
+from mlxd.ledger.copies import copy_is_due, make_copy, remove_set_aside
 from mlxd.ledger.database import close_connection
 from mlxd.ledger.journal import outage_name
 from mlxd.ledger.purge import empty_log
@@ -24,6 +27,7 @@ EVERY_WRITES: Final = 30
 """27 pages each: five sixths of the log's length, so that it does not grow while it is taken over."""
 MAX_REPEATS: Final = 4
 CLOSE_S: Final = 5.0
+DAY_S: Final = 86_400.0
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +53,11 @@ class LogUpkeep:
             with suppress(RuntimeError):  # it was closed
                 self._thread.submit(self._take_over)
 
+    def look_after(self, days: float) -> None:
+        """Makes the copy of the day, if it is due, and removes what was set aside so many days ago (0: nothing)."""
+        with suppress(RuntimeError):  # it was closed
+            self._thread.submit(self._look_after, days)
+
     def empty(self) -> Future[None]:
         """Soon nothing is left of what was deleted, behind who reads in it now. From any thread."""
         return self._thread.submit(self._empty)
@@ -61,6 +70,16 @@ class LogUpkeep:
     def _empty(self) -> None:
         self._to_be_emptied = True
         self._take_over()
+
+    def _look_after(self, days: float) -> None:
+        now_s = time.time()
+        try:
+            if days:
+                remove_set_aside(self._path, now_s - days * DAY_S)
+            if copy_is_due(self._path, now_s):
+                make_copy(self._path)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("database_not_copied", reason=outage_name(error))
 
     def _take_over(self) -> None:
         try:

@@ -9,6 +9,7 @@ from django.db import connection
 
 from inference.conversation.healing import Said
 from mlxd.ledger import spoken_bytes
+from mlxd.ledger.copies import remove_copies
 from mlxd.ledger.journal import Write
 from mlxd.ledger.sealed import Unreadable
 
@@ -46,8 +47,9 @@ def session_delete(session_id: str, forget: Callable[[Said], None], deleted: Cal
 
 
 def empty_log(path: Path) -> bool:
-    """Takes the write-ahead log over and cuts it to nothing, and removes the copy from before the last upgrade: both
-    have what was deleted. False: somebody reads in the log, and it is as it was."""
+    """Takes the write-ahead log over and cuts it to nothing, and removes the copies, that from before the last upgrade
+    too: all have what was deleted. False: somebody reads in the log, and it is as it was."""
+    remove_copies(path)
     path.with_name(f"{path.name}.bak").unlink(missing_ok=True)
     with connection.cursor() as cursor:
         cursor.execute(f"PRAGMA busy_timeout={TRIES_MS}")

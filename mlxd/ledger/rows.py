@@ -6,7 +6,10 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any, Final
 
+import structlog
+from django.db import connection
 from django.db.models import Max
 
 from inference.conversation.lineage_memory import FRESH, LineageMemory
@@ -18,6 +21,14 @@ from mlxd.ledger.record import GenerationRecord
 
 POINT_BYTES = 32
 PATH_CHARS = 256
+
+_TURNS: Final = (
+    "SELECT public_id, session_id, owner, line, parent, beside, edge, known_messages, messages, hashes, ends, head,"
+    " tools, CAST(at AS TEXT) FROM ledger_turn WHERE id > %s ORDER BY id"
+)
+_KINDS: Final = (*(str,) * 7, int, int, *(bytes,) * 4, str)
+
+log = structlog.get_logger(__name__)
 
 
 def turn_write(turn: Turn, record: GenerationRecord, content: Write | None = None, *, named: bool) -> Write:
@@ -109,32 +120,46 @@ def _insert_difference(generation: models.Generation, record: GenerationRecord) 
 
 
 def stored_turns(limit: int, memories: Mapping[str, LineageMemory]) -> Iterator[Turn]:
-    """The newest turns, oldest of them first; `memories` has what was read up to them, by their ids. Blocks."""
+    """The newest turns, oldest of them first; `memories` has what was read up to them, by their ids. Blocks.
+
+    A row that a fault has changed is left out: it must not keep the others from being known.
+    """
     newest: int = models.Turn.objects.aggregate(last=Max("id"))["last"] or 0
-    fields = (
-        "public_id", "session_id", "owner", "line", "parent", "beside", "edge", "known_messages", "messages",
-        "hashes", "ends", "head", "tools", "at",
-    )  # fmt: skip
-    rows = models.Turn.objects.filter(id__gt=newest - limit).order_by("id").values_list(*fields)
-    for *ids, parent, beside, edge, known, messages, hashes, ends, head, tools, at in rows.iterator():
-        public_id, session, owner, line = ids
-        yield Turn(
-            id=public_id,
-            session=session,
-            owner=owner,
-            line=line,
-            parent=parent or None,
-            beside=beside or None,
-            edge=Edge(edge),
-            known_messages=known,
-            messages=messages,
-            hashes=points_of(hashes),
-            ends=points_of(ends),
-            head=bytes(head),
-            tools=bytes(tools),
-            at_s=at.timestamp(),
-            memory=memories.get(public_id, FRESH),
-        )
+    unreadable = 0
+    with connection.cursor() as cursor:
+        for row in cursor.execute(_TURNS, [newest - limit]):
+            try:
+                turn = _stored_turn(row, memories)
+            except (ValueError, TypeError, OverflowError):
+                unreadable += 1
+            else:
+                yield turn
+    if unreadable:
+        log.warning("turns_not_read", count=unreadable)
+
+
+def _stored_turn(row: tuple[Any, ...], memories: Mapping[str, LineageMemory]) -> Turn:
+    """Raises `ValueError` or `TypeError` for what was never written."""
+    public_id, session, owner, line, parent, beside, edge, known, messages, hashes, ends, head, tools, at = row
+    if tuple(map(type, row)) != _KINDS:
+        raise TypeError
+    return Turn(
+        id=public_id,
+        session=session,
+        owner=owner,
+        line=line,
+        parent=parent or None,
+        beside=beside or None,
+        edge=Edge(edge),
+        known_messages=known,
+        messages=messages,
+        hashes=points_of(hashes),
+        ends=points_of(ends),
+        head=head,
+        tools=tools,
+        at_s=datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp(),
+        memory=memories.get(public_id, FRESH),
+    )
 
 
 def moment(at_s: float) -> datetime:

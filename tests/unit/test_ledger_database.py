@@ -15,7 +15,7 @@ from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
 from mlxd.ledger import database
-from mlxd.ledger.database import NewerSchema, lay_out_log, open_database
+from mlxd.ledger.database import NewerSchema, Opened, lay_out_log, open_database
 from mlxd.ledger.models import Session
 from mlxd.start_errors import UnsafeStateDir
 from tests.ledger_database import database_at
@@ -45,7 +45,7 @@ def one(query: str) -> object:
 def test_a_fresh_one_has_the_settings_that_keep_what_was_acknowledged(path: Path) -> None:
     old = os.umask(0o022)  # not the daemon's: the file is private whatever the process is
     try:
-        assert open_database(path) == ""
+        assert open_database(path) == Opened()
         kept()
     finally:
         os.umask(old)
@@ -62,7 +62,7 @@ def test_a_fresh_one_has_the_settings_that_keep_what_was_acknowledged(path: Path
 def test_opened_again_it_is_the_same_and_nothing_is_backed_up(path: Path) -> None:
     open_database(path)
     kept()
-    assert open_database(path) == "" and names() == ["s"]
+    assert open_database(path) == Opened() and names() == ["s"]
     assert not path.with_name(f"{path.name}.bak").exists()
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_one_is_set_aside(path: Path, spoil: str) -> None:
             "cut": whole[: len(whole) // 2],
         }[spoil]
     )
-    aside = open_database(path)
+    aside = open_database(path).set_aside
     assert aside.startswith("mlxd.sqlite3.corrupt-") and path.with_name(aside).exists()
     kept()
     assert names() == ["s"]

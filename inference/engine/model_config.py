@@ -6,6 +6,7 @@ besides is checked by building it, which allocates nothing until the weights are
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,11 @@ _LARGEST_OR_ZERO = {
     **dict.fromkeys(("sliding_window", "linear_conv_kernel_dim"), 2**31),
     **dict.fromkeys(("altup_num_inputs", "o_groups"), 1024),
 }
+_REALS = {
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"), 1.0),
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq", "rotary_emb_base"), 1e15),
+}
+"""From 0 on. Beyond, a model is built and computes no numbers."""
 _MOST_LAYERS = 4096
 """Of anything a model builds in a loop: each is a Python object with arrays of its own, before a weight is read."""
 
@@ -42,6 +48,7 @@ _MOST_LAYERS = 4096
 def read_config(directory: Path) -> dict[str, Any]:
     """The checked config. Raises `InvalidModel`, `UnsafeModel`; messages name the file and field, never the path."""
     config = read_object(directory / "config.json")
+    _refuse_nan(config)
     for part in parts(config):
         _check_part(part)
     if not _MODEL_TYPE.fullmatch(str(config.get("model_type", ""))):
@@ -67,10 +74,31 @@ def _check_part(part: Mapping[str, Any]) -> None:
         _check_size(part, key, 0, largest)
     for key in _CONTEXT_KEYS:
         _check_size(part, key, 1, 2**40)
+    for key, largest_real in _REALS.items():
+        _check_real(part, key, largest_real)
     for key, value in part.items():
         count = value if type(value) is int else len(value) if isinstance(value, list | str) else 0
         if count > _MOST_LAYERS and ("layer" in key or "pattern" in key):
             raise InvalidModel(f"config.json: {key[:100]!r} counts more than {_MOST_LAYERS}.")
+
+
+def _check_real(part: Mapping[str, Any], key: str, largest: float) -> None:
+    value = part.get(key)
+    for item in value if isinstance(value, list) else [value]:
+        if item is not None and (type(item) not in (int, float) or not 0 <= item <= largest):
+            raise InvalidModel(f"config.json: {key} must be a number from 0 to {largest:g}.")
+
+
+def _refuse_nan(value: object, key: str = "") -> None:
+    """Python reads `NaN` as JSON, and no model means it. Infinities are meant, as limits. The depth is bounded."""
+    if isinstance(value, float) and math.isnan(value):
+        raise InvalidModel(f"config.json: {key[:100]!r} is not a number.")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_nan(item, name)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_nan(item, key)
 
 
 def _check_size(part: Mapping[str, Any], key: str, least: int, largest: int) -> None:

@@ -1,7 +1,15 @@
 """What holds for every test."""
 
+import os
+from pathlib import Path
+
 from hypothesis import HealthCheck, settings
 
 # A law is about answers. Times are asserted where they are promised, not per example on a busy machine.
 settings.register_profile("mlxd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mlxd")
+
+# Every client that is made reads some 150 certificates, which takes 35-60 ms, and there are thousands of clients. None
+# of them speaks TLS here. A folder is read when a certificate is looked for, and not before.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)

@@ -14,7 +14,7 @@ from inference.errors import InferenceError
 from inference.ports import GrammarCompiler, ModelLoader, ModelRef, Tokenizer
 from inference.streaming.dialects.choice import AUTO, NAMES
 from mlxd.catalog import named_models
-from mlxd.config import Config, is_loopback
+from mlxd.config import Config
 from mlxd.config.addresses import is_unspecified, reachable, refuse_unguarded
 from mlxd.keys.access import Access
 from mlxd.keys.key import Scope
@@ -90,8 +90,7 @@ def application(config: Config) -> Application:
 
 def own_names(config: Config) -> frozenset[str]:
     """What a Host header may call us besides the loopback names. Nobody can rebind an address: the one we listen on."""
-    unnamed = is_loopback(config.host) or is_unspecified(config.host)
-    bound = frozenset[str]() if unnamed else frozenset({reachable(config.host)})
+    bound = frozenset[str]() if is_unspecified(config.host) else frozenset({reachable(config.host)})
     return bound | frozenset(config.allowed_hosts)
 
 

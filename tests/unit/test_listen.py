@@ -11,8 +11,9 @@ import pytest
 from mlxd.banner import start_banner
 from mlxd.cli.serve import refuse_taken_port
 from mlxd.config import Config
+from mlxd.config.addresses import reachable
 from mlxd.start_errors import PortTaken
-from mlxd.transport import BindFailed, PortInUse
+from mlxd.transport import BindFailed, GateConfig, PortInUse, check
 from mlxd.transport import listen as listening
 from mlxd.transport.listen import Listening, listen
 
@@ -76,6 +77,16 @@ def test_an_address_that_is_not_there_is_told(
     config = Config(state_dir=tmp_path)
     assert f"not at   {NOWHERE}: {reason}" in start_banner(config, "http://127.0.0.1:1", ["m"], 0, opened.missing)
     assert "not at" not in start_banner(config, "http://127.0.0.1:1", ["m"])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.9.9.9", "192.168.1.2"])
+def test_whoever_calls_us_by_the_address_we_tell_is_let_in(host: str, tmp_path: Path) -> None:
+    from mlxd.wiring import own_names
+
+    gate = GateConfig(port=8080, hosts=own_names(Config(state_dir=tmp_path, host=host)))
+    assert check(gate, "GET", "/v1/models", [(b"host", f"{reachable(host)}:8080".encode())]) is None
+    others = own_names(Config(state_dir=tmp_path, host="0.0.0.0", allowed_hosts=("mac.example",)))
+    assert others == {"mac.example"}, "no machine is called by the address that stands for all"
 
 
 def test_no_address_at_all_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

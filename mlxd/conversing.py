@@ -21,7 +21,7 @@ from inference.conversation.preparer import LARGE_BODY_BYTES, Preparer
 from inference.conversation.preparer_process import Echoed, Job
 from inference.conversation.render import Rendered
 from inference.conversation.text_model import TextModel
-from inference.conversation.thinking import quieted, thoughts_move
+from inference.conversation.thinking import keeps_thoughts, quieted, thoughts_move
 from inference.conversation.turn_chain import Placed
 from inference.conversation.volatile_policy import BIND, VolatilePolicy
 from inference.messages import Conversation, Tool
@@ -108,7 +108,8 @@ class Conversing:
         session = asking.session if known.placed is None else known.placed.session
         scope = cache_scope(text, conversation, prompt, session, asking.salt)
         read = Conversation(()) if heard is None else heard.job.conversation
-        reading = Reading(text.tokenizer, prompt, read, known.spans, known.spoken, whose.think)
+        keeps = keeps_thoughts(text, read)
+        reading = Reading(text.tokenizer, prompt, read, known.spans, known.spoken, whose.think, keeps=keeps)
         observed = self.witness.observe(reading, conversation, known.placed)
         found = None if heard is None else heard.found
         kept = conversation is not None and read.tools != conversation.tools

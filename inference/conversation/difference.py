@@ -76,8 +76,9 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A prompt and what it was made of: the conversation as it was rendered, what became of its drifting text, the
-    numbers of the request's messages that are read as the model spoke them, the markers of thoughts, and the tools of
-    the session's last request (None: nobody knows)."""
+    numbers of the request's messages that are read as the model spoke them, the markers of thoughts, the tools of the
+    session's last request (None: nobody knows), and whether its template `keeps` thoughts once the user has spoken
+    again."""
 
     tokenizer: Tokenizer
     prompt: Prompt
@@ -86,6 +87,7 @@ class Reading:
     spoken: frozenset[int] = frozenset()
     think: ThinkTags | None = None
     tools_before: tuple[Tool, ...] | None = None
+    keeps: bool = True
 
 
 def difference(reading: Reading, parting: Parting) -> Difference:
@@ -200,9 +202,12 @@ def _lacks_thought(think: ThinkTags | None, texts: tuple[str, str, str]) -> bool
 
 
 def _stripped_by(reading: Reading, answer: int) -> str:
-    """Who left the thought of an answer out. Where it was sent, or is known as the model spoke it, the template did."""
-    known = _request_number(reading, answer) in reading.spoken or bool(reading.conversation.messages[answer].reasoning)
-    return "template" if known else "client"
+    """Who left the thought of an answer out. Where it was sent, or is known as the model spoke it, the template did;
+    where it would have, to send it would not have helped."""
+    said, *behind = reading.conversation.messages[answer:]
+    known = _request_number(reading, answer) in reading.spoken or bool(said.reasoning)
+    passed = not reading.keeps and any(message.role is Role.USER for message in behind)
+    return "template" if known or passed else "client"
 
 
 def _rule_at(reading: Reading, span: Span, at: int, entries: Sequence[Entry]) -> str:

@@ -33,14 +33,19 @@ def likely_tags(text: TextModel) -> ThinkTags:
     return think_tags(text) or next(tokens, THINK_TAGS[0])
 
 
+def keeps_thoughts(text: TextModel, conversation: Conversation) -> bool:
+    """Whether the template goes on showing the thoughts of answers behind which the user has spoken again."""
+    control = text.traits.control
+    asked = control.keeper is not None and conversation.template_args.get(control.keeper[0]) == control.keeper[1]
+    return control.keeps or asked
+
+
 def thoughts_move(text: TextModel, conversation: Conversation, spoken: Iterable[RawTurn] = ()) -> bool:
     """Whether the template may show other thoughts of past answers when the user's last message is another one.
 
     `spoken` are answers of the conversation as the model spoke them.
     """
-    control = text.traits.control
-    kept = control.keeper is not None and conversation.template_args.get(control.keeper[0]) == control.keeper[1]
-    if control.keeps or kept:
+    if keeps_thoughts(text, conversation):
         return False
     return any(message.reasoning for message in conversation.messages) or any(raw.thinks for raw in spoken)
 

@@ -115,6 +115,16 @@ def test_a_thought_is_missed_in_an_answer_that_says_nothing() -> None:
     assert (str(found), found.message) == ("reasoning_stripped(client)", 2)
 
 
+def test_a_client_is_not_blamed_for_a_thought_that_the_template_would_have_left_out() -> None:
+    now = answered("")
+    prompt, stored = render(text_model("chatml"), now), stored_thought(now, "<think>")
+    blamed = [compared(prompt, stored, now, "chatml", keeps=keeps).what for keeps in (True, False)]
+    assert blamed == ["client", "template"]
+    calling = Conversation((*now.messages[:3], message(3, "assistant", "done")))
+    found = compared(render(text_model("chatml"), calling), stored, calling, "chatml", keeps=False)
+    assert found.what == "client", "nobody has asked since: there it would be shown"
+
+
 def test_an_edited_answer_is_no_stripped_thought() -> None:
     found = told(talk(LONG, "one", "two", "three"), talk(LONG, "one", "twelve", "three"), "chatml")
     assert found.why is Why.DIVERGED and found.message == 2

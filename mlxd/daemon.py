@@ -21,7 +21,7 @@ from typing import TextIO
 import structlog
 
 from inference.conversation.preparer import Preparer
-from inference.engine.text import load_text
+from inference.engine.text_trial import load_text_apart
 from inference.errors import InferenceError
 from inference.ports import ModelLimits, ModelLoader
 from inference.scheduler import Scheduler
@@ -109,7 +109,7 @@ class Daemon:
             models=self._live.settled(served_models(named(config))),
             scheduler=scheduler,
             preparer=Preparer(),
-            load_text=load_text,
+            load_text=load_text_apart,
             strict_models=config.strict_models,
             default_model=config.default_model,
             settings=self._live,

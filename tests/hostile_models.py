@@ -85,8 +85,50 @@ def many_values(directory: Path) -> None:
     (directory / "config.json").write_text('{"model_type": "qwen3", "a": [' + "[]," * 1_300_000 + "1]}")
 
 
-def no_template(source: str) -> Callable[[Path], None]:
+def template_of(source: str) -> Callable[[Path], None]:
     return lambda directory: bool((directory / "chat_template.jinja").write_text(source)) and None
+
+
+def endless_pattern(directory: Path) -> None:
+    """Nobody knows what it costs, and on an ordinary text the library gives up on it."""
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated", "invert": False}
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, tokenizer["pre_tokenizer"]]}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def swollen_text(directory: Path) -> None:
+    """A thousand characters would become a million."""
+    merge(
+        directory / "tokenizer.json",
+        normalizer={"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000},
+    )
+
+
+LATER_HOSTILE = {
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a power as text": "{{ (10 ** 10000000) | string }}",
+    "memory": (
+        "{% set n = namespace(x='a' * 4000) %}{% for i in range(13) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+        + "".join(f"{{% set x{at} = n.x[1:] %}}" for at in range(12))
+    ),
+    "output": "{% for i in range(99999) %}{{ 'x' * 4000 }}{% endfor %}",
+    "recursion": "{% macro f(n) %}{% for i in range(9) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}",
+    "long steps": (
+        "{% set n = namespace(x='a' * 4000) %}{% for i in range(10) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+        "{% for i in range(30) %}{{ n.x.split('a') | map('upper') | sort | length }}{% endfor %}"
+    ),
+}
+"""What a template can do that behaves as long as it is tried."""
+
+
+def later_hostile(directory: Path) -> Callable[[str], int]:
+    """A template that turns on a request by the number of its messages; gives the number for a kind of hostility."""
+    source = (directory / "chat_template.jinja").read_text()
+    for at, hostility in enumerate(LATER_HOSTILE.values(), 20):
+        source += f"{{% if messages | length == {at} %}}{hostility}{{% endif %}}"
+    (directory / "chat_template.jinja").write_text(source)
+    return lambda kind: 20 + list(LATER_HOSTILE).index(kind)
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -98,5 +140,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a billion layers": (edit_config(num_hidden_layers=10**9), "invalid_model"),
     "layers by a list": (edit_config(layer_types=["full_attention"] * 100_000), "invalid_model"),
     "a hundred megabytes of lists": (many_values, "invalid_model"),
-    "a template that is none": (no_template("{% for %}"), "invalid_model"),
+    "a template that is none": (template_of("{% for %}"), "invalid_model"),
+    "a template without end": (template_of(LATER_HOSTILE["nested loops"]), "invalid_model"),
+    "a text that swells": (swollen_text, "invalid_model"),
 }

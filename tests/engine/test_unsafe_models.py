@@ -52,6 +52,7 @@ from inference.engine.fingerprint import fingerprint
 from inference.engine.loader import MlxLoader
 from inference.engine.settings import EngineSettings
 from inference.engine.text import load_text
+from inference.engine.text_trial import load_text_apart
 from inference.messages import Conversation, Message, Role, TextPart
 from inference.ports import ModelRef
 from mlxd.cli.models import _row
@@ -63,6 +64,7 @@ state.mkdir(mode=0o700, exist_ok=True)
 MlxLoader(EngineSettings()).load(ModelRef("m", path)).close()
 fingerprint(path)
 text = load_text(path)
+load_text_apart(path)
 preparer = Preparer()
 talk = Conversation((Message(Role.USER, (TextPart("hi"),)),))
 for size in (1, LARGE_BODY_BYTES + 1):

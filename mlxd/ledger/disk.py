@@ -23,7 +23,7 @@ from mlxd.ledger.content import content_write, stored_memories
 from mlxd.ledger.database import lay_out_log, open_database
 from mlxd.ledger.journal import Journal, JournalView, Write, outage_name
 from mlxd.ledger.ledger import Ledger
-from mlxd.ledger.log_upkeep import LogUpkeep
+from mlxd.ledger.log_upkeep import LogUpkeep, refuse_long_log
 from mlxd.ledger.purge import session_delete
 from mlxd.ledger.reader import Reader
 from mlxd.ledger.record import GenerationRecord
@@ -66,7 +66,7 @@ def open_ledger(path: Path, *, days: float) -> Ledger:
         upkeep.look_after(days)
         return sweep(days)
 
-    journal = Journal(first=lay_out_log, chore=chore, wrote=upkeep.wrote)
+    journal = Journal(first=lay_out_log, chore=chore, wrote=upkeep.wrote, ready=partial(refuse_long_log, path))
     return Ledger(SqliteDisk(journal, shelf, upkeep), lineage, set_aside=opened.set_aside, restored=opened.restored)
 
 

@@ -54,7 +54,8 @@ class JournalView:
 class Journal:
     """`put` is for any thread and never blocks. `chore` runs now and then when nothing waits; True: there is more.
 
-    `wrote` hears how many writes became safe, after those who waited for them.
+    `wrote` hears how many writes became safe, after those who waited for them. `ready` is called before each
+    transaction, and raises `DatabaseError` where nothing may be written now.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Journal:
         first: Write | None = None,
         chore: Chore | None = None,
         wrote: Callable[[int], None] | None = None,
+        ready: Callable[[], None] | None = None,
         chore_s: float = CHORE_S,
         retry_s: float = RETRY_S,
         stall_s: float = STALL_S,
@@ -71,6 +73,7 @@ class Journal:
         self._first = first
         self._chore = chore
         self._wrote = wrote
+        self._ready = ready
         self._chore_s = chore_s
         self._chore_due_s = 0.0
         self._retry_s = retry_s
@@ -186,6 +189,8 @@ class Journal:
         with self._wake:
             self._busy_since_s = time.monotonic()
         try:
+            if self._ready is not None:
+                self._ready()
             with transaction.atomic():
                 for write, _ in batch:
                     write()
@@ -254,6 +259,7 @@ def outage_name(error: Exception) -> str:
     words = {
         "full": "disk_full",
         "locked": "locked",
+        "held": "log_held",
         "readonly": "read_only",
         "malformed": "corrupt",
         "i/o": "io_error",

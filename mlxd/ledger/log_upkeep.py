@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, OperationalError, connection
 
 from mlxd.ledger.copies import copy_is_due, make_copy, remove_set_aside
 from mlxd.ledger.database import close_connection
 from mlxd.ledger.journal import outage_name
-from mlxd.ledger.purge import empty_log
+from mlxd.ledger.purge import cut_log, empty_log
 
 EVERY_WRITES: Final = 30
 """27 pages each: five sixths of the log's length, so that it does not grow while it is taken over."""
 MAX_REPEATS: Final = 4
 CLOSE_S: Final = 5.0
 DAY_S: Final = 86_400.0
+MAX_LOG_BYTES: Final = 48 << 20
+"""It has 8 MB, unless somebody reads in it for hours. One batch of writes comes on top: 64 MB, but for odd ones."""
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +95,19 @@ class LogUpkeep:
             connection.close()  # the file may be another one when it works again
         finally:
             self._busy.clear()
+
+
+def refuse_long_log(path: Path) -> None:
+    """Begins the log of the database at `path` anew where it is too long.
+
+    Raises `OperationalError` where somebody reads in it, so that it cannot be: it would grow until the disk is full.
+    """
+    try:
+        size = path.with_name(f"{path.name}-wal").stat().st_size
+    except FileNotFoundError:
+        return
+    if size >= MAX_LOG_BYTES and not cut_log():
+        raise OperationalError("the write-ahead log is held by a reader")
 
 
 def take_over() -> int:

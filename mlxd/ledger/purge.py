@@ -51,7 +51,14 @@ def empty_log(path: Path) -> bool:
     too: all have what was deleted. False: somebody reads in the log, and it is as it was."""
     remove_copies(path)
     path.with_name(f"{path.name}.bak").unlink(missing_ok=True)
+    return cut_log()
+
+
+def cut_log() -> bool:
+    """Takes the write-ahead log over and cuts it to nothing. False: somebody reads in it, and it is as it was."""
     with connection.cursor() as cursor:
+        (patience_ms,) = cursor.execute("PRAGMA busy_timeout").fetchone()
         cursor.execute(f"PRAGMA busy_timeout={TRIES_MS}")
         busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        cursor.execute(f"PRAGMA busy_timeout={patience_ms}")
     return not busy

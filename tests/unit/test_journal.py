@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from django.db import IntegrityError, OperationalError
 from pytest_django.plugin import DjangoDbBlocker
 
+from mlxd.ledger import log_upkeep, purge
 from mlxd.ledger.database import lay_out_log, open_database
+from mlxd.ledger.insert import insert
 from mlxd.ledger.journal import Journal, Write
 from mlxd.ledger.models import Session
 from tests.ledger_database import database_at
@@ -186,3 +189,25 @@ def test_the_chore_runs_between_and_until_there_is_no_more(path: Path) -> None:
         writer.put(row("s"), urgent=True)
         until(lambda: writer.view().waiting == 0)
     assert left == [0] and stored(path) == ["s"]
+
+
+async def test_a_reader_that_stays_lets_the_log_grow_so_far_and_loses_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_upkeep, "MAX_LOG_BYTES", 12 << 20)
+    monkeypatch.setattr(purge, "TRIES_MS", 20)
+    log, names = path.with_name(f"{path.name}-wal"), [f"s{number}" for number in range(20)]
+
+    def large(name: str) -> Write:
+        return lambda: insert(Session(id=name, owner="x" * (1 << 20), began_at=NOW, touched_at=NOW))
+
+    with journal(retry_s=0.1, ready=partial(log_upkeep.refuse_long_log, path)) as writer:
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM ledger_session").fetchone()
+            for name in names:
+                await writer.durable(writer.put(large(name), urgent=True))
+            until(lambda: writer.view().state == "log_held")
+            assert log.stat().st_size < 14 << 20 and writer.view().waiting > 5
+        until(lambda: writer.view().waiting == 0 and writer.view().state == "ok")
+    assert stored(path) == names

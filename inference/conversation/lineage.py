@@ -97,7 +97,7 @@ class Lineage:
             edge=edge,
             known_messages=placed.known_messages,
             messages=len(placed.hashes),
-            hashes=placed.hashes[placed.known_messages :],
+            hashes=placed.hashes[_found_elsewhere(placed) :],
             ends=tuple(after(placed.hashes[-1], answer) for answer in answers),
             head=placed.head,
             tools=placed.asked.tools,
@@ -215,3 +215,16 @@ class Lineage:
             lines.pop(turn.line, None)
             if not lines:
                 del self._sessions[turn.owner, turn.session]
+
+
+def _found_elsewhere(placed: Placed) -> int:
+    """Of how many messages the points need not be kept with a turn, for the turn it names keeps them.
+
+    One that only begins like somebody's names nobody, and keeps all; so does the point of an answer that was one of
+    several.
+    """
+    if placed.edge is Edge.EDIT and placed.beside is not None:
+        return placed.known_messages
+    if placed.parent is None:
+        return 0
+    return placed.known_messages if len(placed.parent.ends) == 1 else placed.parent.messages

@@ -52,7 +52,8 @@ class Turn:
 
     `parent` is the deepest turn whose messages it strictly extends, `beside` the one it stands next to: what it edits,
     what it summarises, whom it works for. Of its `messages` the first `known_messages` were known from earlier turns;
-    `hashes` are the points behind the others, `ends` the point behind each answer, `head` the one behind the
+    `hashes` are the points behind the last of them, at least of those that were not known: the others are found by way
+    of the turn that is edited, else of the parent. `ends` has the point behind each answer, `head` the one behind the
     instructions. `memory` is what the model has read up to here, by its volatile spans.
     """
 

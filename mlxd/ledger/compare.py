@@ -1,7 +1,8 @@
 """Where the requests of two turns part, by what is kept of them: a hash for each message, the model's own answers, and
 a few words around the place where a prompt left its session. These block.
 
-A turn has the hashes of those messages that no earlier one had; the others are found by way of whom it goes on from.
+A turn has the hashes of its last messages; the others are found by way of the turn that it edits or goes on from. Turns
+of an earlier version that began like another, and named none, have too few.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def compared(left_id: str, right_id: str) -> Row | None:
     """Two turns at the first message that differs; None where one of them is not known.
 
     `message` is None where one begins with the other. Where it is not `exact` it may be any from `messages_in_common`
-    on up to it: too little is kept of messages that another conversation had before.
+    on up to it: turns on the way to it are not kept any more.
     """
     found = [TurnRow.objects.filter(public_id=one).first() for one in (left_id, right_id)]
     if found[0] is None or found[1] is None:
@@ -61,17 +62,18 @@ def _known(row: TurnRow) -> Known:
     """All that is known of a turn's messages, from itself and from whom it goes on from."""
     known, agreed, at = Known(row), row.messages, row
     for _ in range(MAX_ANCESTORS):
-        own = enumerate(points_of(at.hashes), at.known_messages)
+        points = points_of(at.hashes)
+        own = enumerate(points, at.messages - len(points))
         known.points = {number: point for number, point in own if number < agreed} | known.points
-        agreed = min(agreed, at.known_messages)
+        agreed = min(agreed, at.messages - len(points))
         before = _before(at) if agreed else None
         if before is None:
             return known
-        if before.messages < agreed:  # the answer to it stands behind its own messages
+        ends = points_of(before.ends)
+        if before.messages < agreed and len(ends) == 1:  # the answer to it stands behind its own messages
+            known.points.setdefault(before.messages, ends[0])
+        if before.messages < agreed or known.points.get(before.messages) in ends:
             known.answers[before.messages] = before.public_id
-            ends = points_of(before.ends)
-            if len(ends) == 1:
-                known.points.setdefault(before.messages, ends[0])
         at = before
     return known
 

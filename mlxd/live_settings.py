@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from inference.engine.settings import CacheSettings
 from inference.scheduler import PoolRules, SchedulerSettings
-from mlxd.config import BY_NAME, Config
+from mlxd.config import BY_NAME, Config, is_model_name
 from mlxd.config.knobs import SAMPLING_NAMES
 from mlxd.config.load import LoadedConfig, Origin, amended
 from mlxd.model_settings import ModelSettings
@@ -170,8 +170,8 @@ def aliases_of(config: Config, model_id: str) -> tuple[str, ...]:
     """What `model_aliases` calls a model. Raises `InvalidSetting` for one that says nothing."""
     pairs = [text.partition("=") for text in config.model_aliases]
     for alias, _, model in pairs:
-        if not alias or not model:
-            raise InvalidSetting(f"--model-alias {alias[:64]!r} is not ALIAS=MODEL.")
+        if not is_model_name(alias) or not model:
+            raise InvalidSetting(f"--model-alias {alias[:64]!r} is not ALIAS=MODEL, in letters, digits and ._:@+-/.")
     return tuple(alias for alias, _, model in pairs if model_id in (model, model.rpartition("/")[2]))
 
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from mlxd.config.model_argument import MAX_NAME_CHARS, MODEL_NAME
+
 INT32_MAX: Final = 2**31 - 1
 
 
@@ -16,6 +18,7 @@ def _integral(value: Any) -> Any:
 
 Integral = BeforeValidator(_integral)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_CHARS, pattern=f"^{MODEL_NAME}$")]
 Unit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Amount = Annotated[int, Field(ge=0, le=INT32_MAX), Integral]
@@ -44,7 +47,7 @@ class Sampling(Strict):
 class OwnSettings(Strict):
     """What one model is set to; what is absent is decided by the settings of all."""
 
-    aliases: Annotated[list[Name], Field(max_length=32)] | None = None
+    aliases: Annotated[list[ModelName], Field(max_length=32)] | None = None
     pinned: bool | None = None
     ttl_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     sampling: Sampling | None = None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from inference.errors import ModelNotFound
 from inference.ports import ModelRef
+from mlxd.config import is_model_name
 from mlxd.model_settings import ModelSettings
 
 PLACEHOLDERS = frozenset({"default", "current-model", "current", "local", "local-model", "mlxd"})
 """Names that clients send when they do not care; they mean the default model."""
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9][A-Za-z0-9._:@+-]*)*")
+MAX_PATH_CHARS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,14 @@ class ServedModel:
         return ModelRef(self.id, self.path)
 
     def answers_to(self, name: str) -> bool:
-        return name == self.id or name.rpartition("/")[2] == self.id or name in self.settings.aliases
+        """To its id, an alias, and its id behind a provider's name or the path of a directory."""
+        return name in (self.id, *self.settings.aliases) or (name.rpartition("/")[2] == self.id and _is_straight(name))
+
+
+def _is_straight(name: str) -> bool:
+    """Whether each part of a name goes down: a path that turns back or to somebody's home is nobody's name."""
+    parts = name.removeprefix("/").split("/")
+    return len(name) <= MAX_PATH_CHARS and not any(part in ("", ".", "..") or part.startswith("~") for part in parts)
 
 
 def served_models(named: Sequence[tuple[str, Path]]) -> tuple[ServedModel, ...]:
@@ -66,7 +73,7 @@ def resolved(
         return found
     if name is None or name in PLACEHOLDERS:
         return default_of(models, resident, default)
-    if len(name) <= 256 and MODEL_NAME.fullmatch(name) and len(models) == 1 and not strict:
+    if is_model_name(name) and len(models) == 1 and not strict:
         return models[0]
     raise unknown(name)
 

@@ -26,7 +26,7 @@ from mlxd.api.reasoning import checked_args
 from mlxd.api.schemas.admin import ModelCache
 from mlxd.api.strict_json import parse_object
 from mlxd.api.wholly import wholly
-from mlxd.config import BY_NAME, KNOBS, Config, Knob
+from mlxd.config import BY_NAME, KNOBS, Config, Knob, is_model_name
 from mlxd.live_settings import LIVE, STORE, LiveSettings, cache_settings, scheduler_settings
 from mlxd.model_schema import OwnSettings
 from mlxd.model_settings import ModelSettings
@@ -174,7 +174,7 @@ def _check_names(running: Runtime, config: Config, changed: Set[str]) -> None:
 def _check_aliases(running: Runtime, config: Config) -> None:
     for text in config.model_aliases:
         alias, _, model = text.partition("=")
-        if not alias or named(running.models, model) is None:
+        if not is_model_name(alias) or named(running.models, model) is None:
             raise InvalidSetting(f"model_aliases: {text[:64]!r} is not ALIAS=MODEL with a model that is served.")
     models = running.settings.settled(running.models, config)
     for wrong in filter(None, (clash(model, models) for model in models)):

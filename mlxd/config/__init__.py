@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlxd.config.addresses import is_loopback, refuse_exposed_host
 from mlxd.config.knob import REQUIRED, Knob
 from mlxd.config.knobs import BY_ENV, BY_NAME, GROUPS, KNOBS, Config
-from mlxd.config.model_argument import ModelArgument, model_argument
+from mlxd.config.model_argument import ModelArgument, is_model_name, model_argument
 
 __all__ = [
     "BY_ENV",
@@ -17,6 +17,7 @@ __all__ = [
     "Knob",
     "ModelArgument",
     "is_loopback",
+    "is_model_name",
     "model_argument",
     "refuse_exposed_host",
 ]

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from mlxd.api.schemas.types import Body, Integral, Name
+from mlxd.api.schemas.types import Body, Integral
+from mlxd.model_schema import ModelName
 
 Place = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """An id, an alias or a directory."""
@@ -25,7 +26,7 @@ class LoadOrder(AdminBody):
     """
 
     model_id: Place | None = None
-    name: Name | None = None
+    name: ModelName | None = None
     wait: bool | None = None
 
 

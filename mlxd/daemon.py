@@ -13,6 +13,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -36,11 +37,13 @@ from mlxd.keys import access
 from mlxd.ledger.witness import Witness
 from mlxd.live_settings import LiveSettings
 from mlxd.load_deaths import LoadDeaths, NotedLoader, hold_back
+from mlxd.log_outlet import say
 from mlxd.paths import StateDir, admin_token, secret_key
 from mlxd.prewarm import read_chosen
 from mlxd.recollection import recollected
 from mlxd.runtime import Runtime
 from mlxd.served import served_models
+from mlxd.unbacked import keep_out_of_backups, tag_as_cache
 from mlxd.vitals import Vitals
 from mlxd.wiring import (
     guarded_access,
@@ -70,6 +73,9 @@ def run(
     state = StateDir(config.state_dir)
     os.environ["MLXD_STATE_DIR"] = str(config.state_dir)  # where Django's settings, and every child, look
     secret_key(state)
+    keep_out_of_backups(state.root)
+    if config.ssd_cache_bytes != 0:
+        tag_as_cache(state.prefixes)
     log.configure(level=config.log_level, form=config.log_format, debug=config.debug, directory=state.logs)
     log.log_uncaught()
     with (state.logs / "stacks.txt").open("a") as stacks:
@@ -173,7 +179,7 @@ class Daemon:
         instance.publish(self._state, self.url)
         served, people = [model.id for model in self._runtime.models], policy.current().people
         missing = self._server.bind().missing
-        print(start_banner(self._config, self.url, served, people, missing), flush=True)  # noqa: T201
+        say(sys.stdout, start_banner(self._config, self.url, served, people, missing))
         events.info("listening", url=self.url, version=__version__, models=len(self._runtime.models))
         for address, reason in missing:  # whoever gets it later receives what is sent there
             events.warning("address_not_available", address=address, reason=reason)

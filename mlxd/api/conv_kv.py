@@ -21,11 +21,12 @@ from inference.prefix_store import PrefixStore, Refused, SavedConversation, Save
 from mlxd import runtime
 from mlxd.api.auth import AnyKey, caller_of
 from mlxd.api.errors import Conflict, InvalidField, NotFound
-from mlxd.api.generate import KEYLESS
+from mlxd.api.generate import KEYLESS, allowed
 from mlxd.api.schemas.types import Body, Name
 from mlxd.api.sessions import BODY_FIELDS, header_map, name_of, session_of
 from mlxd.api.strict_json import parse_object
 from mlxd.api.validate import validate
+from mlxd.keys.access import Caller
 
 router = Router(tags=["conversations"])
 any_key = AnyKey()
@@ -74,13 +75,13 @@ async def save(request: ASGIRequest) -> dict[str, Any]:
 async def load(request: ASGIRequest) -> dict[str, Any]:
     """Answers when it is there. Without it the next request finds it on the disk all the same, and waits for it."""
     body = parse_object(request.body)
-    owner = caller_of(request).client
+    caller = caller_of(request)
     _, name = _named(request, body)
     model = validate(LoadRequest, body).model
-    found = await on_disk(lambda saved: saved.recall(name, owner))
+    found = await on_disk(lambda saved: saved.recall(name, caller.client))
     if found is None:
         raise NotFound(UNKNOWN)
-    await _check_model(found.saved, model)
+    await _check_model(found.saved, model, caller)
     while (reading := await _in_turn(lambda _: found.step())) is not None:
         await _wait(reading)
     done = await _wait(await _in_turn(lambda _: found.end()))
@@ -134,13 +135,14 @@ def _knows(client: str) -> Callable[[str], bool]:
     return partial(runtime.current().ledger.knows, client)
 
 
-async def _check_model(saved: SavedConversation, wanted: str | None) -> None:
-    """Raises `Conflict` where no model is served, or named, that can go on with it."""
+async def _check_model(saved: SavedConversation, wanted: str | None, caller: Caller) -> None:
+    """Raises `Conflict` where no model is served, or named, that can go on with it, `ModelNotFound` as a request."""
     running = runtime.current()
     if wanted is None:
         served = next((model for model in running.models if model.id == saved.model), None) or running.resolve(None)
     else:
         served = running.resolve(wanted)
+    allowed(caller, served, wanted)
     if await asyncio.to_thread(fingerprint, served.path) != saved.weights:
         message = f"It was saved with {saved.model}; what {served.id} computes is something else."
         raise Conflict(message, code="other_model")

@@ -111,7 +111,7 @@ async def generate(request: ASGIRequest, ask: Ask) -> HttpResponse:
     headers = header_map(request.scope["headers"])
     running, caller = runtime.current(), caller_of(request)
     client = caller.client
-    served = _allowed(caller, running.resolve(ask.body.model), ask.body.model)
+    served = allowed(caller, running.resolve(ask.body.model), ask.body.model)
     session = session_of(fields_of(ask.body), headers, client, partial(running.ledger.knows, client))
     volatile = drift.wanted(headers, served)
     generation = await running.open(
@@ -171,7 +171,7 @@ def cache_salt(body: GenerationRequest, caller: Caller) -> bytes:
     return own + (session_name(caller.client, body.cache_salt).encode() if body.cache_salt else b"")
 
 
-def _allowed(caller: Caller, served: ServedModel, name: str | None) -> ServedModel:
+def allowed(caller: Caller, served: ServedModel, name: str | None) -> ServedModel:
     """The model, unless the caller's key is for others. Raises `ModelNotFound`."""
     if not caller.may_use(served.id):
         raise unknown(name)

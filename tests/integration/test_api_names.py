@@ -13,13 +13,15 @@ import pytest
 from inference.conversation.preparer import Preparer
 from inference.conversation.text_model import TextModel
 from inference.engine.scripted import Script, ScriptedLoader
+from inference.errors import ModelNotFound
+from inference.prefix_store import SavedConversation
 from inference.scheduler import Scheduler, SchedulerSettings
 from mlxd import runtime
-from mlxd.api import policy
+from mlxd.api import conv_kv, policy
 from mlxd.config import BY_NAME, Config
 from mlxd.config.load import LoadedConfig, Origin
 from mlxd.keys import access
-from mlxd.keys.access import Access
+from mlxd.keys.access import Access, Caller
 from mlxd.keys.key import make_key
 from mlxd.live_settings import LiveSettings
 from mlxd.model_settings import ModelSettings
@@ -116,6 +118,19 @@ async def test_a_key_for_some_models_cannot_tell_which_others_there_are(running:
         return answer.status, answer.refusal["message"].replace(name, "NAME")
 
     assert await asked("b") == await asked("nobody") and (await asked("b"))[0] == 404
+
+
+async def test_no_saved_conversation_tells_a_key_of_other_models(running: Runtime) -> None:
+    _, key = make_key("alice", lambda _: False, models=["a"])
+    saved = SavedConversation("0" * 32, key.id, "c", "", "b", "", 1, 1, 1, 0.0)
+    words = set()
+    for wanted in ("b", "nobody"):
+        with pytest.raises(ModelNotFound) as refused:
+            await conv_kv._check_model(saved, wanted, Caller(client=key.id, key=key))
+        words.add(refused.value.message.replace(wanted, "NAME"))
+    assert len(words) == 1
+    with pytest.raises(ModelNotFound):
+        await conv_kv._check_model(saved, None, Caller(client=key.id, key=key))
 
 
 async def test_all_models_leave_though_the_client_does_not_wait(running: Runtime) -> None:

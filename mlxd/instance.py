@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from mlxd.paths import StateDir, read_private, write_private
+from mlxd.paths import StateDir, cure_of, read_private, write_private
 from mlxd.start_errors import AlreadyRunning, UnsafeStateDir
 
 CHALLENGE = re.compile(r"[0-9a-f]{64}")
@@ -84,7 +84,7 @@ def _open_lock(state: StateDir, flags: int) -> int:
         raise
     except OSError as error:
         raise UnsafeStateDir(
-            f"{state.lock} cannot be opened: {error.strerror}.", cure=f"Remove it: rm {state.lock}"
+            f"{state.lock} cannot be opened: {error.strerror}.", cure=cure_of(error, f"Remove it: rm {state.lock}")
         ) from error
 
 

@@ -15,19 +15,23 @@ REFUSED = {
     "smb3": "a network disk",
     "afpfs": "a network disk",
     "webdav": "a network disk",
+    "davfs": "a network disk",
     "fuse.sshfs": "a network disk",
+    "fuse.rclone": "a network disk",
+    "fuse.s3fs": "a network disk",
+    "vboxsf": "a folder of the virtual machine's host",
     "vfat": "a FAT disk, which has no permissions",
     "msdos": "a FAT disk, which has no permissions",
     "exfat": "a FAT disk, which has no permissions",
 }
 ESCAPE = re.compile(r"\\([0-7]{3})")
-SYNCED = ("Library/Mobile Documents", "Library/CloudStorage")
+SYNCED = ("library/mobile documents", "library/cloudstorage")
 
 
 def unsuitable(path: Path) -> str:
     """Why a state directory cannot lie at `path` (which need not exist), "" where it can."""
     real = path.resolve()
-    if any(folder in str(real) for folder in SYNCED):
+    if any(folder in str(real).lower() for folder in SYNCED):
         return "a folder that a cloud service synchronises"
     return REFUSED.get(kind_of_disk(real, _mounted()), "")
 

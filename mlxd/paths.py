@@ -6,6 +6,7 @@ somebody else is refused rather than repaired: whatever was in it may already ha
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import secrets
@@ -110,15 +111,33 @@ def open_state_dir(root: Path) -> StateDir:
     except OSError as error:
         raise UnsafeStateDir(
             f"The state directory {root} cannot be used: {error.strerror}.",
-            cure="It must be a real directory, not a link or a file. Choose another with --state-dir.",
+            cure=cure_of(error, "It must be a real directory, not a link or a file. Choose another with --state-dir."),
         ) from error
     try:
         _refuse_others(root, os.fstat(descriptor))
     finally:
         os.close(descriptor)
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
-        raise UnsafeStateDir(f"The state directory {root} cannot be written.", cure=f"chmod 700 {root}")
+        _refuse_unwritable(root)
     return StateDir(root)
+
+
+def _refuse_unwritable(root: Path) -> None:
+    if os.statvfs(root).f_flag & os.ST_RDONLY:
+        raise UnsafeStateDir(
+            f"The state directory {root} lies on a disk that can only be read.",
+            cure="Choose another with --state-dir, or mount the disk for writing.",
+        )
+    raise UnsafeStateDir(f"The state directory {root} cannot be written.", cure=f"chmod 700 {root}")
+
+
+def cure_of(error: OSError, otherwise: str) -> str:
+    """What to do about a file that cannot be made or written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space on that disk, or remove files: `df -h` and `df -i` show which of them it lacks."
+    if error.errno == errno.EROFS:
+        return "Choose another directory with --state-dir, or mount the disk for writing."
+    return otherwise
 
 
 def _refuse_others(path: Path, status: os.stat_result) -> None:
@@ -160,7 +179,9 @@ def private_file(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
-        raise UnsafeStateDir(f"{path} cannot be opened: {error.strerror}.", cure=f"Remove it: rm {path}") from error
+        raise UnsafeStateDir(
+            f"{path} cannot be opened: {error.strerror}.", cure=cure_of(error, f"Remove it: rm {path}")
+        ) from error
     try:
         _refuse_others(path, os.fstat(descriptor))
     finally:
@@ -192,7 +213,9 @@ def _write_beside(path: Path, text: str) -> Path:
             os.fsync(descriptor)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        raise UnsafeStateDir(f"{path} cannot be written: {error.strerror}.", cure="Free some space.") from error
+        raise UnsafeStateDir(
+            f"{path} cannot be written: {error.strerror}.", cure=cure_of(error, "`mlxd doctor` tells more.")
+        ) from error
     return fresh
 
 

@@ -1,11 +1,13 @@
 """The state directory: private, ours, one daemon, and secrets that are made once."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -257,7 +259,7 @@ def test_macos_mounts_are_read():
     assert mounts.kind_of_disk(Path("/System/Volumes/Data/Users"), table) == "apfs"
 
 
-@pytest.mark.parametrize("kind", ["nfs", "smbfs", "vfat"])
+@pytest.mark.parametrize("kind", sorted(mounts.REFUSED))
 def test_a_disk_without_locks_or_permissions_is_refused(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(mounts, "_mounted", lambda: [("/", "ext4"), (str(tmp_path), kind)])
     with pytest.raises(UnsafeStateDir, match="lies on"):
@@ -265,9 +267,45 @@ def test_a_disk_without_locks_or_permissions_is_refused(kind, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_synchronised_folder_is_refused(tmp_path):
+@pytest.mark.parametrize("folder", ["Library/Mobile Documents", "library/mobile documents", "Library/CloudStorage/x"])
+def test_a_synchronised_folder_is_refused(folder, tmp_path):
     with pytest.raises(UnsafeStateDir, match="cloud"):
-        open_state_dir(tmp_path / "Library" / "Mobile Documents" / "state")
+        open_state_dir(tmp_path / folder / "state")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_can_only_be_read_is_named_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UnsafeStateDir) as refused:
+        open_state_dir(tmp_path)
+    assert "chmod 700" in refused.value.cure
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(UnsafeStateDir, match="only be read") as refused:
+        open_state_dir(tmp_path)
+    assert "chmod" not in refused.value.cure
+
+
+@pytest.mark.parametrize(("number", "cure"), [(errno.ENOSPC, "df -i"), (errno.EROFS, "mount"), (errno.ELOOP, "rm ")])
+def test_a_lock_that_cannot_be_made_says_what_it_lacks(number, cure, state, monkeypatch):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(UnsafeStateDir, match=r"mlxd\.lock") as told, instance.claim(state):
+        pass
+    assert cure in told.value.cure
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "012"])
+def test_no_file_gets_the_number_of_a_closed_standard_stream(closed, tmp_path):
+    code = (
+        "import os, sys\n"
+        "for number in sys.argv[1]: os.close(int(number))\n"
+        "from pathlib import Path; from mlxd.paths import harden_process; harden_process()\n"
+        "os._exit(os.open(sys.argv[2], os.O_CREAT | os.O_RDWR))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, closed, str(tmp_path / "file")], check=False)
+    assert ended.returncode > 2
 
 
 def test_hardening_is_idempotent():

@@ -17,6 +17,13 @@ from tests.e2e.scripted_client import SCRIPTED, Serve
 from tests.tiny_models import build
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A daemon is ready after 2 s alone, and after 80 s beside ten others; some tests start four."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("models") / "tiny", "dense")
@@ -59,7 +66,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with ServedDaemon(state, ["--demo", "--require-key"], SCRIPTED, SCRIPT) as served:
         served.wait_ready()
         made = [
-            httpx.post(f"{served.url}/api/keys", headers=served.admin, json={"name": scope, "scopes": [scope]}).json()
+            httpx.post(
+                f"{served.url}/api/keys", headers=served.admin, json={"name": scope, "scopes": [scope]}, timeout=60
+            ).json()
             for scope in ("infer", "admin")
         ]
         infer, admin = ({"Authorization": f"Bearer {key['key']}"} for key in made)

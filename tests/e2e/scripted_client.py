@@ -45,7 +45,7 @@ def events(response: httpx.Response) -> list[str]:
 
 def status(served: ServedDaemon) -> dict[str, Any]:
     token = (served.state_dir / "admin.token").read_text().strip()
-    answer = httpx.get(f"{served.url}/api/status", headers={"Authorization": f"Bearer {token}"})
+    answer = httpx.get(f"{served.url}/api/status", headers={"Authorization": f"Bearer {token}"}, timeout=60)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -64,7 +64,7 @@ def wait_for(condition: Callable[[], bool], limit_s: float, what: str) -> None:
         time.sleep(0.02)
 
 
-def wait_for_load(served: ServedDaemon, running: int, waiting: int, limit_s: float = 5) -> None:
+def wait_for_load(served: ServedDaemon, running: int, waiting: int, limit_s: float = 60) -> None:
     wait_for(lambda: load_of(served) == (running, waiting), limit_s, f"{running} running, {waiting} waiting")
 
 

@@ -101,8 +101,11 @@ def test_who_has_a_browser_s_cookie_cannot_find_out_what_a_change_takes(guarded:
             assert answer.status_code == 403, (door, guess)
     assert rows(guarded.served.state_dir) == before
     url = f"{guarded.served.url}/api/login/code"
-    assert [httpx.post(url, headers=page, json={}).status_code, httpx.post(url, json={}).status_code] == [200, 401]
-    assert httpx.post(url, headers={**page, "Origin": "http://localhost:1"}, json={}).status_code == 403
+    assert [
+        httpx.post(url, headers=page, json={}, timeout=60).status_code,
+        httpx.post(url, json={}, timeout=60).status_code,
+    ] == [200, 401]
+    assert httpx.post(url, headers={**page, "Origin": "http://localhost:1"}, json={}, timeout=60).status_code == 403
 
 
 def test_every_door_that_only_asks_opens_for_those_it_is_for_and_changes_nothing(guarded: Guarded) -> None:

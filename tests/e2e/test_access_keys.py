@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,17 +46,21 @@ def test_a_key_made_beside_a_running_daemon_counts_at_once(guarded: Guarded) -> 
 
 def test_what_one_key_began_is_not_there_for_another(guarded: Guarded) -> None:
     url, body = f"{guarded.served.url}/v1", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
-    secret = httpx.post(f"{guarded.served.url}/api/keys", headers=guarded.served.admin, json={"name": "other"}).json()
+    secret = httpx.post(
+        f"{guarded.served.url}/api/keys", headers=guarded.served.admin, json={"name": "other"}, timeout=60
+    ).json()
     other = {"Authorization": f"Bearer {secret['key']}"}
-    told = httpx.post(f"{url}/chat/completions", json=body, headers=guarded.infer).headers["x-conv-id"]
-    theirs = httpx.post(f"{url}/chat/completions", json={**body, "session_id": told}, headers=other)
+    told = httpx.post(f"{url}/chat/completions", json=body, headers=guarded.infer, timeout=60).headers["x-conv-id"]
+    theirs = httpx.post(f"{url}/chat/completions", json={**body, "session_id": told}, headers=other, timeout=60)
     assert theirs.status_code == 200
-    sessions = httpx.get(f"{guarded.served.url}/api/sessions", headers=guarded.served.admin).json()["sessions"]
+    sessions = httpx.get(f"{guarded.served.url}/api/sessions", headers=guarded.served.admin, timeout=60).json()[
+        "sessions"
+    ]
     owners = {row["owner"]: row["turns"] for row in sessions}
     assert len([row for row in sessions if row["id"] == told.removeprefix("conv_")]) == 1
     assert owners[secret["id"]] == 1, "a turn in a session of its own"
     for credential in (other, guarded.infer):
-        assert httpx.delete(f"{url}/conv_kv/{told}", headers=credential).status_code in (404, 409)
+        assert httpx.delete(f"{url}/conv_kv/{told}", headers=credential, timeout=60).status_code in (404, 409)
 
 
 SHARED = """
@@ -72,13 +75,16 @@ main()
 def test_where_two_people_have_accounts_a_key_is_required(tmp_path: Path) -> None:
     command_line = [sys.executable, "-P", "-c", SHARED]
     with ServedDaemon(tmp_path / "s", ["--demo"], command_line, {"MLXD_REQUIRE_KEY": "auto"}) as served:
-        answer = httpx.get(f"{served.url}/v1/models", headers={"Authorization": "Bearer any"})
+        answer = httpx.get(f"{served.url}/v1/models", headers={"Authorization": "Bearer any"}, timeout=60)
         told = answer.json()["error"]["message"]
         assert answer.status_code == 401
         for words in (told, served.log.read_text()):
             assert "2 people" in words and "mlxd keys add" in words and "--no-require-key" in words, words
-        key = httpx.post(f"{served.url}/api/keys", headers=served.admin, json={"name": "me"}).json()["key"]
-        assert httpx.get(f"{served.url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        key = httpx.post(f"{served.url}/api/keys", headers=served.admin, json={"name": "me"}, timeout=60).json()["key"]
+        assert (
+            httpx.get(f"{served.url}/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=60).status_code
+            == 200
+        )
 
 
 def test_other_machines_are_let_in_by_three_things_together(tmp_path: Path) -> None:
@@ -110,14 +116,14 @@ def test_a_new_token_counts_at_once(guarded: Guarded) -> None:
     assert told.returncode == 0 and "signed out" in told.stdout
     token = served.admin["Authorization"][7:]
     assert served.admin != old and token not in told.stdout + told.stderr
-    assert httpx.get(f"{served.url}/api/status", headers=old).status_code == 401
-    assert httpx.get(f"{served.url}/", headers=page).status_code == 302
-    assert httpx.get(f"{served.url}/api/status", headers=served.admin).status_code == 200
+    assert httpx.get(f"{served.url}/api/status", headers=old, timeout=60).status_code == 401
+    assert httpx.get(f"{served.url}/", headers=page, timeout=60).status_code == 302
+    assert httpx.get(f"{served.url}/api/status", headers=served.admin, timeout=60).status_code == 200
     opened = command(served.state_dir, "open", "--print").stdout.strip()
     url, _, code = opened.partition("#")
     assert url == f"{served.url}/login" and len(code) == 43
     for status in (200, 401):
-        answer = httpx.post(f"{served.url}/api/login", headers={"Origin": served.url}, json={"code": code})
+        answer = httpx.post(f"{served.url}/api/login", headers={"Origin": served.url}, json={"code": code}, timeout=60)
         assert answer.status_code == status
 
 
@@ -125,21 +131,21 @@ def test_a_new_token_counts_at_once(guarded: Guarded) -> None:
 
 
 def test_sixty_four_clients_of_one_key_starve_no_other(serve: Callable[..., ServedDaemon]) -> None:
-    """One answer at a time, of 0.2 s. A key's turn comes after one answer of each other key."""
+    """One answer at a time, of 0.2 s. A key's turn comes after one answer of each other key, not after a queue."""
     paced = {"SCRIPT": json.dumps({"limits": {"vocab_size": 300_000}, "decode_s": 0.02})}
     served = serve("--max-batch", "1", command=SCRIPTED, environment=paced)
     served.wait_ready()
     many, one = (
-        {"X-Api-Key": httpx.post(f"{served.url}/api/keys", headers=served.admin, json={"name": name}).json()["key"]}
+        {"X-Api-Key": served.http.post("/api/keys", headers=served.admin, json={"name": name}).json()["key"]}
         for name in ("many", "one")
     )
-    waits_s, counts = asyncio.run(crowd(served.url, many, one))
+    overtaken, counts = asyncio.run(crowd(served.url, many, one))
     assert counts.get(200, 0) > 0 and counts.get(503, 0) > 0 and counts.keys() <= {200, 503}, counts
-    assert max(waits_s) < 10 * 3 * 0.2, waits_s
+    assert sorted(overtaken)[2] <= 4, overtaken  # the one that runs and one whose turn it is, of the 8 that may wait
 
 
-async def crowd(url: str, many: dict[str, str], one: dict[str, str]) -> tuple[list[float], dict[int, int]]:
-    """How long the one waits for each of its answers while 64 others of a key ask again and again."""
+async def crowd(url: str, many: dict[str, str], one: dict[str, str]) -> tuple[list[int], dict[int, int]]:
+    """How many answers the others got while the one waited for each of its own, with 64 of a key asking for ever."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
     counts: dict[int, int] = {}
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=80)) as client:
@@ -148,18 +154,18 @@ async def crowd(url: str, many: dict[str, str], one: dict[str, str]) -> tuple[li
             while True:
                 status = (await client.post("/v1/chat/completions", json=body, headers=many)).status_code
                 counts[status] = counts.get(status, 0) + 1
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.5)
 
         others = [asyncio.create_task(again_and_again()) for _ in range(64)]
         while not counts.get(503):
             await asyncio.sleep(0.02)
-        waits_s = []
+        overtaken = []
         for _ in range(5):
-            began_s = time.monotonic()
+            before = counts.get(200, 0)
             answer = await client.post("/v1/chat/completions", json=body, headers=one)
             assert answer.status_code == 200, answer.text
-            waits_s.append(time.monotonic() - began_s)
+            overtaken.append(counts.get(200, 0) - before)
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-    return waits_s, counts
+    return overtaken, counts

@@ -106,7 +106,7 @@ def test_what_is_said_is_in_its_own_tables_and_goes_when_it_is_told_to(serve: Ca
     assert kept and kept <= CONTENT_TABLES, "a session that changes says where"
     assert {path.stat().st_mode & 0o777 for path in served.state_dir.glob("mlxd.sqlite3*")} == {0o600}
 
-    for session in httpx.get(f"{served.url}/api/sessions", headers=served.admin).json()["sessions"]:
+    for session in httpx.get(f"{served.url}/api/sessions", headers=served.admin, timeout=60).json()["sessions"]:
         path = f"{served.url}/api/sessions/{quote(session['id'])}"
         assert httpx.delete(path, headers=served.admin, timeout=60).status_code == 200
     until_s = time.monotonic() + 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import httpx
 import pytest
@@ -21,7 +20,7 @@ def test_a_client_that_leaves_frees_its_row(scripted: Serve, stage: str) -> None
         if stage == "decode":
             next(lines)
         wait_for_load(served, 1, 0)
-    wait_for_load(served, 0, 0, limit_s=2)
+    wait_for_load(served, 0, 0)
     assert status(served)["scheduler"]["counters"]["cancelled"] == 1
 
 
@@ -32,15 +31,15 @@ def test_a_client_that_leaves_the_queue_never_reaches_the_engine(scripted: Serve
         next(lines)
         with streaming(served):
             wait_for_load(served, 1, 1)
-        wait_for_load(served, 1, 0, limit_s=2)
-    wait_for_load(served, 0, 0, limit_s=2)
+        wait_for_load(served, 1, 0)
+    wait_for_load(served, 0, 0)
 
 
 def test_a_folded_request_is_cancelled_as_well(scripted: Serve) -> None:
     served = scripted({"decode_s": 0.02})
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{served.url}/v1/chat/completions", json=body(stream=False), timeout=1)
-    wait_for_load(served, 0, 0, limit_s=2)
+    wait_for_load(served, 0, 0)
 
 
 # --- more than it can take --------------------------------------------------------------------------------------------
@@ -50,29 +49,33 @@ def test_a_full_queue_refuses_at_once_and_what_was_accepted_finishes(scripted: S
     served = scripted({"decode_s": 0.02}, "--max-batch", "1", "--queue-size", "2")
     answers: list[list[str]] = []
 
-    def ask() -> None:
-        with streaming(served, max_tokens=40) as response:
+    def ask(tokens: int) -> None:
+        with streaming(served, max_tokens=tokens) as response:
             answers.append(events(response))
 
-    accepted = [in_background(ask) for _ in range(3)]
+    accepted = [in_background(lambda: ask(200))]
+    wait_for_load(served, 1, 0)
+    accepted += [in_background(lambda: ask(10)) for _ in range(2)]
     wait_for_load(served, 1, 2)
-    began_s = time.monotonic()
-    refused = httpx.post(f"{served.url}/v1/chat/completions", json=body())
-    assert time.monotonic() - began_s < 0.5
+    refused = httpx.post(f"{served.url}/v1/chat/completions", json=body(), timeout=60)
+    assert not answers, "it did not wait for any of them, of which the first takes 4 s"
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "queue_full"
     assert 1 <= int(refused.headers["retry-after"]) <= 30
     for thread in accepted:
-        thread.join(20)
+        thread.join(100)
     assert [answer[-1] for answer in answers] == ["[DONE]"] * 3
 
 
 def test_what_can_never_fit_in_memory_is_refused_with_both_figures(scripted: Serve) -> None:
     served = scripted({"limit_bytes": 3_000_000, "limits": {"kv_bytes_per_token": 1_000}})
-    refused = httpx.post(f"{served.url}/v1/chat/completions", json=body("word " * 2_000))
+    refused = httpx.post(f"{served.url}/v1/chat/completions", json=body("word " * 2_000), timeout=60)
     assert refused.status_code == 400
     assert "3" in refused.json()["error"]["message"]
-    assert httpx.post(f"{served.url}/v1/chat/completions", json=body(max_tokens=2, stream=False)).status_code == 200
+    assert (
+        httpx.post(f"{served.url}/v1/chat/completions", json=body(max_tokens=2, stream=False), timeout=60).status_code
+        == 200
+    )
 
 
 # --- silence ----------------------------------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ def test_the_death_of_the_worker_is_told_and_ends_the_process(scripted: Serve) -
     with streaming(served) as response:
         lines = events(response)
     assert error_of(lines)["code"] == "engine_fatal"
-    assert served.process.wait(10) == 70
+    assert served.process.wait(60) == 70
 
 
 def test_a_hang_is_seen_told_and_ends_the_process(scripted: Serve) -> None:
@@ -102,7 +105,7 @@ def test_a_hang_is_seen_told_and_ends_the_process(scripted: Serve) -> None:
     with streaming(served) as response:
         lines = events(response)
     assert error_of(lines)["code"] == "generation_stalled"
-    assert served.process.wait(15) == 70
+    assert served.process.wait(60) == 70
     assert "most recent call first" in (served.state_dir / "logs" / "stacks.txt").read_text()
 
 
@@ -112,7 +115,7 @@ def test_a_native_abort_is_no_clean_end(scripted: Serve) -> None:
         lines = events(response)
     assert "[DONE]" not in lines
     assert lines[-1].startswith("connection: "), "a client must not take half an answer for a whole one"
-    assert served.process.wait(10) == -signal.SIGABRT
+    assert served.process.wait(60) == -signal.SIGABRT
 
 
 def test_one_failed_row_leaves_the_others_alone(scripted: Serve) -> None:
@@ -124,7 +127,7 @@ def test_one_failed_row_leaves_the_others_alone(scripted: Serve) -> None:
             answers.append(events(response))
 
     for thread in [in_background(lambda name=name: ask(name)) for name in "abc"]:
-        thread.join(20)
+        thread.join(100)
     failed = [answer for answer in answers if "[DONE]" not in answer]
     assert len(failed) == 1
     assert error_of(failed[0])["code"] == "generation_failed"
@@ -136,6 +139,6 @@ def test_an_unsafe_engine_is_rebuilt_and_serves_again(scripted: Serve) -> None:
     with streaming(served) as response:
         assert error_of(events(response))["code"] == "engine_fatal"
     served.wait_ready()
-    again = httpx.post(f"{served.url}/v1/chat/completions", json=body(stream=False, max_tokens=5), timeout=10)
+    again = httpx.post(f"{served.url}/v1/chat/completions", json=body(stream=False, max_tokens=5), timeout=60)
     assert again.status_code == 200
     assert status(served)["scheduler"]["counters"]["engine_rebuilds"] == 1

@@ -49,4 +49,6 @@ def test_kept_tools_keep_the_prompt_warm_and_are_not_called(demo: ServedDaemon) 
     second, headers, more = ask([*history, kept, AGAIN], [], "bind+keep:tools")
     assert "tools=1" in headers[HEADER] and more < many, "and so it goes on"
     assert "tool_calls" not in second
-    assert httpx.get(f"{demo.url}/api/cache/stats", headers=demo.admin).json()["witness"]["content_lost"] == 0
+    assert (
+        httpx.get(f"{demo.url}/api/cache/stats", headers=demo.admin, timeout=60).json()["witness"]["content_lost"] == 0
+    )

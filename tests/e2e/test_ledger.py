@@ -50,7 +50,7 @@ def answer(response: httpx.Response) -> str:
 
 
 def admin(served: ServedDaemon, path: str) -> Any:
-    return httpx.get(f"{served.url}{path}", headers=credentials(served)).json()
+    return httpx.get(f"{served.url}{path}", headers=credentials(served), timeout=60).json()
 
 
 def credentials(served: ServedDaemon) -> dict[str, str]:
@@ -155,7 +155,7 @@ def test_sessions_and_turns_are_shown_to_the_admin_alone(tmp_path: Path) -> None
         ):
             assert admin(served, f"/api/sessions{bad}")["error"]["code"] == "invalid_value", bad
         for path in ("/api/sessions", f"/api/sessions/{session['id']}", f"/api/turns/{first['id']}"):
-            assert httpx.get(f"{served.url}{path}").status_code == 401
+            assert httpx.get(f"{served.url}{path}", timeout=60).status_code == 401
         forgets_the_session(served, session["id"])
         for file in served.state_dir.glob("mlxd.sqlite3*"):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -167,14 +167,14 @@ def forgets_the_session(served: ServedDaemon, session_id: str) -> None:
     url = f"{served.url}/api/sessions/{session_id}"
     kept = admin(served, "/api/healing")
     assert kept["turns"] == kept["disk"]["turns"] == kept["disk"]["memories"] == 2 and kept["disk"]["bytes"] > 0
-    assert httpx.delete(url).status_code == 401
-    gone = httpx.delete(url, headers=credentials(served)).json()
+    assert httpx.delete(url, timeout=60).status_code == 401
+    gone = httpx.delete(url, headers=credentials(served), timeout=60).json()
     assert gone == {"id": session_id, "answers": 2, "rows": 3, "saved": False, "blocks": 0, "states": 0}
     kept = admin(served, "/api/healing")
     assert kept["turns"] == kept["bytes"] == kept["disk"]["turns"] == kept["disk"]["memories"] == 0
     assert admin(served, "/api/status")["ledger"]["turns"] == 0
     for unknown in (url, f"{served.url}/api/sessions/x'--"):
-        assert httpx.delete(unknown, headers=credentials(served)).status_code == 404
+        assert httpx.delete(unknown, headers=credentials(served), timeout=60).status_code == 404
 
 
 def test_a_newer_database_ends_the_start_and_a_damaged_one_does_not(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_full_disk_stops_no_answer(tmp_path: Path) -> None:
         began_s = time.monotonic()
         assert asked(served, *texts).status_code == 200
         assert time.monotonic() - began_s < 2, "nobody waits for a disk that is known to fail"
-        assert httpx.get(f"{served.url}/health/live").status_code == 200
+        assert httpx.get(f"{served.url}/health/live", timeout=60).status_code == 200
         assert len(admin(served, "/api/sessions")["sessions"]) == 1, "what is there can be read"
         assert served.terminate() == 0
 
@@ -238,7 +238,7 @@ def test_a_stalled_disk_stops_no_answer_and_no_health_check(tmp_path: Path) -> N
             slowest_s = 0.0
             while waiting.poll() is None:
                 began_s = time.monotonic()
-                assert httpx.get(f"{served.url}/health/ready").status_code == 200
+                assert httpx.get(f"{served.url}/health/ready", timeout=60).status_code == 200
                 slowest_s = max(slowest_s, time.monotonic() - began_s)
             assert waiting.communicate()[0].strip() == "200" and slowest_s < 1
             began_s = time.monotonic()
@@ -263,7 +263,7 @@ def test_two_turns_are_compared_by_what_is_kept_of_them(tmp_path: Path) -> None:
         assert "2 messages" not in compared_turns(served, one, first).stdout
         missing = compared_turns(served, one, "0" * 32)
         assert missing.returncode == 2 and "no such turn" in missing.stderr
-        assert httpx.get(f"{served.url}/api/turns/{one}/against/{other}").status_code == 401
+        assert httpx.get(f"{served.url}/api/turns/{one}/against/{other}", timeout=60).status_code == 401
 
 
 def compared_turns(served: ServedDaemon, left: str, right: str) -> subprocess.CompletedProcess[str]:

@@ -154,30 +154,33 @@ def test_refusals_are_the_sdk_s_own_errors(
 
 
 def test_the_status_page_shows_the_model(daemon: ServedDaemon) -> None:
-    assert httpx.get(daemon.url + "/").headers["location"] == "/login"
+    assert httpx.get(daemon.url + "/", timeout=60).headers["location"] == "/login"
     browser = daemon.browser()
-    page = httpx.get(daemon.url + "/", headers=browser)
-    part = httpx.get(daemon.url + "/?part=figures", headers=browser)
+    page = httpx.get(daemon.url + "/", headers=browser, timeout=60)
+    part = httpx.get(daemon.url + "/?part=figures", headers=browser, timeout=60)
     assert page.status_code == 200
     assert "tiny" in page.text
     assert "ready" in page.text
     assert "<script>" not in page.text and "default-src" in page.headers["content-security-policy"]
     assert "tiny" in part.text and "<html" not in part.text
     for static in ("status.css", "status.js", "login.css", "login.js", "icon.svg"):
-        assert httpx.get(f"{daemon.url}/static/dashboard/{static}").status_code == 200
+        assert httpx.get(f"{daemon.url}/static/dashboard/{static}", timeout=60).status_code == 200
 
 
 def test_health(daemon: ServedDaemon) -> None:
-    live = httpx.get(f"{daemon.url}/health/live")
+    live = httpx.get(f"{daemon.url}/health/live", timeout=60)
     assert (live.status_code, live.json()) == (200, {"status": "ok"})
-    assert httpx.get(f"{daemon.url}/health/ready").status_code == 200
-    assert httpx.get(f"{daemon.url}/health").status_code == 200
+    assert httpx.get(f"{daemon.url}/health/ready", timeout=60).status_code == 200
+    assert httpx.get(f"{daemon.url}/health", timeout=60).status_code == 200
 
 
 def test_the_admin_door_is_shut_without_the_token(daemon: ServedDaemon) -> None:
     token = (daemon.state_dir / "admin.token").read_text().strip()
-    assert httpx.get(f"{daemon.url}/api/status").status_code == 401
-    assert httpx.get(f"{daemon.url}/api/status", headers={"Authorization": "Bearer nonsense"}).status_code == 401
-    answer = httpx.get(f"{daemon.url}/api/status", headers={"Authorization": f"Bearer {token}"})
+    assert httpx.get(f"{daemon.url}/api/status", timeout=60).status_code == 401
+    assert (
+        httpx.get(f"{daemon.url}/api/status", headers={"Authorization": "Bearer nonsense"}, timeout=60).status_code
+        == 401
+    )
+    answer = httpx.get(f"{daemon.url}/api/status", headers={"Authorization": f"Bearer {token}"}, timeout=60)
     assert answer.status_code == 200
     assert (daemon.state_dir / "admin.token").stat().st_mode & 0o777 == 0o600

@@ -43,18 +43,20 @@ def doors_are_shut(served: ServedDaemon) -> None:
     body = {"model": "sound", "prompt": "Once", "max_tokens": 2}
     ask = f"{served.url}/v1/completions"
     for headers in ({}, {"Authorization": "Bearer any"}, {"X-Api-Key": "mlxd_sk_bad"}):
-        assert httpx.post(ask, json=body, headers=headers).status_code == 401
-        assert httpx.get(f"{served.url}/api/models", headers=headers).status_code == 401
-    assert httpx.post(ask, json=body, headers=served.admin).status_code in (401, 403)
+        assert httpx.post(ask, json=body, headers=headers, timeout=60).status_code == 401
+        assert httpx.get(f"{served.url}/api/models", headers=headers, timeout=60).status_code == 401
+    assert httpx.post(ask, json=body, headers=served.admin, timeout=60).status_code in (401, 403)
     for headers, status in (({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403)):
-        assert httpx.post(ask, json=body, headers={**served.admin, **headers}).status_code == status
+        assert httpx.post(ask, json=body, headers={**served.admin, **headers}, timeout=60).status_code == status
     typed = {**served.admin, "Content-Type": "text/plain"}
-    assert httpx.post(f"{served.url}/api/models/unload", content=b"{}", headers=typed).status_code == 415
-    made = httpx.post(f"{served.url}/api/keys", json={"name": "k", "scopes": ["infer"]}, headers=served.admin).json()
+    assert httpx.post(f"{served.url}/api/models/unload", content=b"{}", headers=typed, timeout=60).status_code == 415
+    made = httpx.post(
+        f"{served.url}/api/keys", json={"name": "k", "scopes": ["infer"]}, headers=served.admin, timeout=60
+    ).json()
     key = {"Authorization": f"Bearer {made['key']}"}
     assert httpx.post(ask, json=body, headers=key, timeout=60).json()["usage"]["completion_tokens"] == 2
-    assert httpx.post(ask, json={**body, "max_tokens": -1}, headers=key).status_code == 400
-    assert httpx.get(f"{served.url}/api/models", headers=key).status_code == 403
+    assert httpx.post(ask, json={**body, "max_tokens": -1}, headers=key, timeout=60).status_code == 400
+    assert httpx.get(f"{served.url}/api/models", headers=key, timeout=60).status_code == 403
 
 
 def test_a_start_that_opens_the_machine_is_refused_without_asserts_too(tmp_path: Path) -> None:

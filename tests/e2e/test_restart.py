@@ -44,9 +44,9 @@ def test_a_conversation_goes_on_after_a_sigterm_and_after_a_kill(tmp_path: Path,
         assert prompt - cached < 256 + 30, "the unfinished block and the new question"
         token = (state / "admin.token").read_text().strip()
         admin = {"Authorization": f"Bearer {token}"}
-        told = httpx.get(f"{served.url}/api/cache/stats", headers=admin).json()["disk"]
+        told = httpx.get(f"{served.url}/api/cache/stats", headers=admin, timeout=60).json()["disk"]
         assert told["read_tokens"] >= cached and told["refused"] == {} and told["outage"] == ""
-        view = httpx.get(f"{served.url}/api/status", headers=admin).json()["scheduler"]
+        view = httpx.get(f"{served.url}/api/status", headers=admin, timeout=60).json()["scheduler"]
         assert view["store"]["disk"]["state"] == "ok"
 
 

@@ -47,7 +47,9 @@ def stats(served: ServedDaemon, **named: str) -> dict[str, Any]:
 def dropped(served: ServedDaemon, state: Path) -> dict[str, int]:
     token = (state / "admin.token").read_text().strip()
     headers = {"Authorization": f"Bearer {token}"}
-    told: dict[str, int] = httpx.get(f"{served.url}/api/cache/stats", headers=headers).json()["disk"]["dropped"]
+    told: dict[str, int] = httpx.get(f"{served.url}/api/cache/stats", headers=headers, timeout=60).json()["disk"][
+        "dropped"
+    ]
     return told
 
 

@@ -25,9 +25,9 @@ def test_sigterm_lets_a_running_answer_finish(scripted: Serve) -> None:
         lines = response.iter_lines()
         next(lines)
         served.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: not _connects(served), 2, "the listener is closed")
+        wait_for(lambda: not _connects(served), 60, "the listener is closed")
         assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert served.process.wait(10) == 0
+    assert served.process.wait(60) == 0
 
 
 def test_past_the_drain_limit_an_answer_ends_with_an_error(scripted: Serve) -> None:
@@ -42,7 +42,7 @@ def test_past_the_drain_limit_an_answer_ends_with_an_error(scripted: Serve) -> N
         except httpx.HTTPError:
             rest.append("connection")
     assert error_of(rest)["code"] == "draining"
-    assert served.process.wait(10) == 0
+    assert served.process.wait(60) == 0
 
 
 def test_an_engine_that_cannot_be_interrupted_does_not_hold_the_end_up(scripted: Serve) -> None:
@@ -54,7 +54,7 @@ def test_an_engine_that_cannot_be_interrupted_does_not_hold_the_end_up(scripted:
         served.process.send_signal(signal.SIGTERM)
         with suppress(httpx.HTTPError):  # cut off: the worker, who would tell it, does not hear
             list(lines)
-    assert served.process.wait(30) == 0
+    assert served.process.wait(50) == 0
     assert "worker_left_behind" in served.log.read_text()
 
 
@@ -64,9 +64,9 @@ def test_a_second_sigterm_ends_it_at_once(scripted: Serve) -> None:
         lines = response.iter_lines()
         next(lines)
         served.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: not _connects(served), 2, "the listener is closed")
+        wait_for(lambda: not _connects(served), 60, "the listener is closed")
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(2) == 143
+        assert served.process.wait(20) == 143, "it did not drain, which ends with 0"
 
 
 def test_sleep_is_no_hang(scripted: Serve) -> None:
@@ -87,8 +87,8 @@ def test_sighup_goes_on_and_sigquit_writes_stacks(scripted: Serve) -> None:
     served.process.send_signal(signal.SIGHUP)
     served.process.send_signal(signal.SIGQUIT)
     stacks = served.state_dir / "logs" / "stacks.txt"
-    wait_for(lambda: "mlxd" in stacks.read_text(), 5, "stacks are written")
-    assert httpx.get(f"{served.url}/health/live").status_code == 200
+    wait_for(lambda: "mlxd" in stacks.read_text(), 60, "stacks are written")
+    assert httpx.get(f"{served.url}/health/live", timeout=60).status_code == 200
 
 
 def _connects(served: ServedDaemon) -> bool:
@@ -102,7 +102,7 @@ def _connects(served: ServedDaemon) -> bool:
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MLXD, "serve", "--demo", *arguments], env=clean_environment(), capture_output=True, text=True, timeout=30
+        [*MLXD, "serve", "--demo", *arguments], env=clean_environment(), capture_output=True, text=True, timeout=120
     )
 
 
@@ -133,7 +133,7 @@ def test_only_loopback(tmp_path: Path, host: str) -> None:
 def test_kill_9_leaves_nothing_in_the_way(serve: Serve) -> None:
     first = serve()
     os.kill(first.process.pid, signal.SIGKILL)
-    first.process.wait(10)
+    first.process.wait(60)
     with ServedDaemon(first.state_dir, first.arguments) as second:
         second.wait_ready()
         assert second.terminate() == 0

@@ -40,7 +40,7 @@ def sdk(port: int) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client() as made:
+    with httpx.Client(timeout=60) as made:
         yield made
 
 

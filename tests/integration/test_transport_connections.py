@@ -16,7 +16,7 @@ from tests.integration.transport_client import SHORT, Raw, Served, eventually, e
 
 
 def test_two_hundred_requests_on_one_connection(served: Served) -> None:
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
         ports = {client.get("/echo").json()["client"][1] for _ in range(200)}
     assert len(ports) == 1
     eventually(lambda: served.state()["tasks"] == 1)
@@ -76,12 +76,12 @@ def test_connections_beyond_the_limit_are_refused_and_the_rest_served(serve: Cal
 
 
 def can_connect(server: Served) -> bool:
-    return httpx.get(f"{server.url}/echo").status_code == 200
+    return httpx.get(f"{server.url}/echo", timeout=60).status_code == 200
 
 
 def test_a_thousand_connections_do_not_stop_the_others(serve: Callable[..., Served]) -> None:
     server = serve(limits={"linger_s": 0.3})
-    with contextlib.ExitStack() as stack, httpx.Client(base_url=server.url) as regular:
+    with contextlib.ExitStack() as stack, httpx.Client(base_url=server.url, timeout=60) as regular:
         regular.get("/echo")
         for _ in range(400):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # one too many, and told so at once

@@ -53,7 +53,7 @@ def test_an_answer_shorter_than_promised_is_a_reset(served: Served) -> None:
 
 def test_an_answer_may_come_before_the_body_is_read(serve: Callable[..., Served]) -> None:
     server = serve(limits=SHORT)
-    assert httpx.post(f"{server.url}/eager", content=b"x" * 500_000).json() == {"early": True}
+    assert httpx.post(f"{server.url}/eager", content=b"x" * 500_000, timeout=60).json() == {"early": True}
     eventually(lambda: ["eager-then", "http.disconnect"] in server.state()["events"])
 
 
@@ -73,7 +73,7 @@ def test_the_openai_client_reaches_models_with_a_slash_in_their_id(served: Serve
 
 def test_the_log_names_class_and_request_but_not_the_message(serve: Callable[..., Served]) -> None:
     server = serve(limits=SHORT)
-    request_id = httpx.get(f"{server.url}/fail-early").headers["x-request-id"]
+    request_id = httpx.get(f"{server.url}/fail-early", timeout=60).headers["x-request-id"]
     server.stop()
     [line] = [line for line in server.log.splitlines() if request_id in line]
     assert "RuntimeError" in line

@@ -47,7 +47,9 @@ def test_refusals_on_anthropic_routes_have_their_shape(served: Served) -> None:
 
 def test_the_root_path_header_has_no_effect(served: Served) -> None:
     for path in ("/zz/admin/x", "/admin/x"):
-        answer = httpx.get(f"{served.url}{path}", headers={"Daphne-Root-Path": "/zz", "X-Under_Score": "1"}).json()
+        answer = httpx.get(
+            f"{served.url}{path}", headers={"Daphne-Root-Path": "/zz", "X-Under_Score": "1"}, timeout=60
+        ).json()
         assert answer["path"] == path
         assert answer["root_path"] == ""
         assert "daphne-root-path" not in answer["header_names"]
@@ -57,7 +59,9 @@ def test_the_root_path_header_has_no_effect(served: Served) -> None:
 def test_request_ids_are_fresh_and_ours(served: Served) -> None:
     seen = set()
     for _ in range(3):
-        answer = httpx.get(f"{served.url}/echo", headers={"x-request-id": "req_mine", "request-id": "req_mine"})
+        answer = httpx.get(
+            f"{served.url}/echo", headers={"x-request-id": "req_mine", "request-id": "req_mine"}, timeout=60
+        )
         assert answer.headers["x-request-id"] == answer.headers["request-id"] == answer.json()["mlxd.request_id"]
         seen.add(answer.headers["x-request-id"])
     assert len(seen) == 3

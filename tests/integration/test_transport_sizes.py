@@ -63,7 +63,7 @@ def test_chunks_of_one_byte_cannot_stretch_the_limit(served: Served) -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 def test_bodies_within_the_limit_arrive_whole(served: Served, size: int, chunked: bool) -> None:
     content: Any = (b"x" * min(70_000, size - i) for i in range(0, size, 70_000)) if chunked else b"x" * size
-    answer = httpx.post(f"{served.url}/v1/x", content=content, headers={"content-type": "application/json"})
+    answer = httpx.post(f"{served.url}/v1/x", content=content, headers={"content-type": "application/json"}, timeout=60)
     assert answer.status_code == 200
     assert answer.json()["body_bytes"] == size
 

@@ -68,13 +68,15 @@ class Lane:
 
     def _confine(self, order: Order, text: TextModel, body_bytes: int) -> Answer:
         """The process gets the model before the clock of the request runs."""
-        kept = self._exchange(replace(order, job=None), text)
-        if isinstance(kept, InferenceError):
-            return kept
         limit_s = min(self._limit_s, CONFINED_S + body_bytes / _BYTES_PER_S)
         # A render that passes its own clock ends by itself and spares the next request the start of a process.
         room = Room(_CONFINED_BYTES + _ROOM_PER_BYTE * body_bytes, 0.75 * limit_s)
-        return self._ask(replace(order, room=room), limit_s)
+        asked = replace(order, room=room)
+        answer = Unknown() if self.child.pid is None else self._ask(asked, limit_s)
+        if isinstance(answer, Unknown):
+            kept = self._ask(replace(order, model=text, job=None), self._limit_s)
+            answer = kept if isinstance(kept, InferenceError) else self._ask(asked, limit_s)
+        return answer
 
     def _ask(self, order: Order, limit_s: float, told_s: float = 0.0) -> Answer:
         try:

@@ -44,7 +44,7 @@ ADMITTED_WAIT_S: Final = 2.0
 """Headers wait this long for the cache's verdict; then they say that there is none."""
 
 KEYLESS: Final = ""
-"""The client that everyone without a key of ours is: they share the whole queue (T59)."""
+"""The client that everyone without a key of ours is: they share the whole queue."""
 STREAM_HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",
@@ -165,7 +165,7 @@ async def no_calls(ask: Ask, volatile: VolatilePolicy) -> Grammar | None:
 
 
 def cache_salt(body: GenerationRequest, caller: Caller) -> bytes:
-    """Parts who must not learn from timing what others asked (T45); b"" is the part of everyone without a key who asks
+    """Parts who must not learn from timing what others asked; b"" is the part of everyone without a key who asks
     for none."""
     own = b"" if caller.key is None else caller.key.salt(policy.current().secret)
     return own + (session_name(caller.client, body.cache_salt).encode() if body.cache_salt else b"")

@@ -12,7 +12,7 @@ _ID: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 def read_bias(sent: Mapping[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
-    """(id, bias) pairs of the model's own ids. Raises `InvalidField` for any other key (T43)."""
+    """(id, bias) pairs of the model's own ids. Raises `InvalidField` for any other key."""
     bias = []
     for key, value in sent.items():
         if not _ID.fullmatch(key) or int(key) >= vocab_size:

@@ -44,7 +44,7 @@ def _ids(ids: list[Any], path: str, vocab_size: int) -> TokenIds:
 
 
 def check_ids(ids: list[Any], path: str, vocab_size: int) -> None:
-    """Raises `InvalidField` for the first that is no token id of the model (T43)."""
+    """Raises `InvalidField` for the first that is no token id of the model."""
     if {type(token) for token in ids} == {int} and min(ids) >= 0 and max(ids) < vocab_size:
         return  # the check above runs in C: prompts of 100,000 ids are common
     at = next(i for i, token in enumerate(ids) if type(token) is not int or not 0 <= token < vocab_size)

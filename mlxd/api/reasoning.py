@@ -44,7 +44,7 @@ TEMPLATE_ARGS: Final[dict[str, type]] = {
     "thinking_budget": int,
     "reasoning_budget": int,
 }
-"""What `chat_template_kwargs` may set. Anything else could replace the template's own variables (T37)."""
+"""What `chat_template_kwargs` may set. Anything else could replace the template's own variables."""
 
 _WORD: Final = re.compile(r"[a-z_]{1,32}")
 _BODY: Final = tuple(name for name in READERS if name in ChatRequest.model_fields)

@@ -11,7 +11,7 @@ _LINE_BREAKS: Final = str.maketrans({"\u0085": "\\u0085", "\u2028": "\\u2028", "
 
 
 def dump(value: Any) -> bytes:
-    """Compact JSON in UTF-8 that holds no line break of any kind (T50)."""
+    """Compact JSON in UTF-8 that holds no line break of any kind."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if text.isascii():
         return text.encode("ascii")

@@ -214,7 +214,7 @@ def test_who_shares_nothing_does_not_wait(dense: Loaded) -> None:
 
 
 def test_nobody_waits_for_what_is_under_another_salt(dense: Loaded) -> None:
-    """T46. It would never be found, and the wait would tell what somebody else asks."""
+    """It would never be found, and the wait would tell what somebody else asks."""
     warm = WarmModel(dense)
     for name, salt in (("first", b""), ("same", b""), ("other", b"salt")):
         warm.runner.start(ask(name, SHARED, scope=CacheScope(salt=salt)))

@@ -193,7 +193,7 @@ def test_the_law_notices(load: Load, monkeypatch: Patch, planted: Planted, archi
 
 
 def test_a_foreign_fingerprint_would_be_noticed(load: Load, tmp_path: Path) -> None:
-    """T46. Weights of the same shapes: under their own name they miss, under a foreign one they answer wrongly."""
+    """Weights of the same shapes: under their own name they miss, under a foreign one they answer wrongly."""
     runner = MlxLoader(EngineSettings()).load(ModelRef("o", tiny_models.build(tmp_path / "other", "dense", seed=8)))
     assert isinstance(runner, MlxRunner)
     other = Loaded(runner._model, runner.limits)
@@ -206,7 +206,7 @@ def test_a_foreign_fingerprint_would_be_noticed(load: Load, tmp_path: Path) -> N
 
 
 def test_the_loader_gives_other_weights_another_name(model_dir: Callable[[str], Path], tmp_path: Path) -> None:
-    """T46, through what users do: a model is replaced in place, or comes under another id."""
+    """The same, through what users do: a model is replaced in place, or comes under another id."""
     names = {fingerprint(model_dir("dense"))}
     names.add(fingerprint(tiny_models.build(tmp_path / "seed", "dense", seed=8)))
     names.add(fingerprint(tiny_models.build(tmp_path / "rope", "dense", rope_theta=20_000.0)))
@@ -216,7 +216,7 @@ def test_the_loader_gives_other_weights_another_name(model_dir: Callable[[str], 
 
 @pytest.mark.parametrize("scope", [CacheScope(salt=b"a"), CacheScope(salt=b"a", template="chat", session="s")])
 def test_salts_part_and_templates_do_not(dense: Loaded, scope: CacheScope) -> None:
-    """T46. KV depends on ids alone: another template that gives the same ids shares, another key's salt never does."""
+    """KV depends on ids alone: another template that gives the same ids shares, another key's salt never does."""
     cache = PrefixCache(ROOM, lambda: 0.0)
     runner = runner_on(cache, dense, "weights")
     assert play(runner, [ask("a", ids(600), scope=scope)])["a"].computed == 600
@@ -230,7 +230,7 @@ def test_salts_part_and_templates_do_not(dense: Loaded, scope: CacheScope) -> No
 
 
 def test_other_settings_of_kv_never_meet() -> None:
-    """T46. No two of these have a key in common, however their parts would read side by side."""
+    """No two of these have a key in common, however their parts would read side by side."""
     roots = {Root("m", "w", settings, salt).key for settings in ("", "8/32/0", "8/32/256") for salt in (b"", b"x")}
     roots |= {Root("m", weights, settings).key for weights, settings in (("w8", ""), ("w", "8"), ("", "w8"))}
     assert len(roots) == 6 + 3

@@ -1,4 +1,4 @@
-"""T44: load changes no answer. Thousands of such jobs are a benchmark: `python -m tests.benchmarks warm_load`."""
+"""Load changes no answer. Thousands of such jobs are a benchmark: `python -m tests.benchmarks warm_load`."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_quantised_rows(wide: Loaded, scenario: Callable[[], Scenario], start_to
 
 
 def test_rows_quantised_otherwise_never_meet(wide: Loaded) -> None:
-    """T46. The same ids and weights: KV of other bits, groups or beginnings is other KV."""
+    """The same ids and weights: KV of other bits, groups or beginnings is other KV."""
     warm, kept = WarmModel(wide), KVQuantisation(8, 32, 0)
     warm.ask(ask("mine", ids(600), kv=kept))
     others = (None, KVQuantisation(4, 32, 0), KVQuantisation(8, 64, 0), KVQuantisation(8, 32, 256))

@@ -26,7 +26,7 @@ def _written(value: Any) -> Any:
 
 
 class FunctionCall(Body):
-    """`arguments` is text the model once wrote, so anything is taken: a conversation must not wedge on it (B71)."""
+    """`arguments` is text the model once wrote, so anything is taken: a conversation must not wedge on it."""
 
     name: Name
     arguments: Annotated[Any, AfterValidator(_written)] = None

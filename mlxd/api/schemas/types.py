@@ -1,4 +1,4 @@
-"""The types every schema is made of: no coercion, except 5.0 for 5 (B27: JavaScript clients have one number type)."""
+"""The types every schema is made of: no coercion, except 5.0 for 5 (JavaScript clients have one number type)."""
 
 from __future__ import annotations
 

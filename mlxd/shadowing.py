@@ -1,7 +1,11 @@
-"""Are `inference` and `dashboard` the ones that came with this mlxd? Both names also exist on package indexes."""
+"""Does Python import what came with this mlxd? `inference` and `dashboard` also exist on package indexes, and whoever
+set PYTHONPATH for another program put that one's packages before ours."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import MutableMapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -26,6 +30,41 @@ def refuse_shadowed_packages() -> None:
             f"mlxd's package `{name}` {where}.",
             cure="Start mlxd from another directory, unset PYTHONPATH, or uninstall the other package.",
         )
+
+
+def leave_foreign_paths(
+    environ: MutableMapping[str, str] | None = None, search_path: list[str] | None = None
+) -> list[str]:
+    """Takes the places that PYTHONPATH names off the search path, for this process and for those it starts; which.
+
+    The one mlxd itself lies in stays. Raises `ShadowedPackage` where something was imported from there already.
+    """
+    environment = os.environ if environ is None else environ
+    searched = sys.path if search_path is None else search_path
+    home = Path(mlxd.__file__).resolve().parent.parent
+    named = [place for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]
+    foreign = [place for place in named if Path(place).resolve() != home]
+    if not foreign:
+        return []
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if (
+            file
+            and any(Path(file).is_relative_to(Path(place).absolute()) for place in foreign)
+            and not _ours(file, home)
+        ):
+            raise ShadowedPackage(f"Python has imported {name} from {file}.", cure="Unset PYTHONPATH.")
+    searched[:] = [place for place in searched if place not in {str(Path(each).absolute()) for each in foreign}]
+    if len(foreign) < len(named):
+        environment["PYTHONPATH"] = str(home)
+    else:
+        del environment["PYTHONPATH"]
+    return foreign
+
+
+def _ours(file: str, home: Path) -> bool:
+    """Whether a module belongs to mlxd or to the Python it is installed in, wherever PYTHONPATH points."""
+    return any(Path(file).resolve().is_relative_to(place) for place in (home, Path(sys.prefix), Path(sys.base_prefix)))
 
 
 def _place(name: str, search_path: list[str] | None) -> Path | None:

@@ -29,10 +29,11 @@ def serve(**flags: Any) -> None:
     """
     from mlxd.instance import claim
     from mlxd.paths import harden_process, open_state_dir, resolve_state_dir
-    from mlxd.shadowing import refuse_shadowed_packages
+    from mlxd.shadowing import leave_foreign_paths, refuse_shadowed_packages
 
     harden_process()
     refuse_shadowed_packages()
+    leave_foreign_paths()
     state = open_state_dir(resolve_state_dir(flags.get("state_dir"), os.environ))
     with claim(state):  # before the settings, whose validation takes 0.3 s to import
         loaded = read_settings(flags)

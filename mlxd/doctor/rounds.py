@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlxd.doctor import machine, model_files, network, other_people, python_env, settings
+from mlxd.doctor import environment, machine, model_files, network, other_people, python_env, settings
 from mlxd.doctor.findings import Finding, Scene, fail
 
 Check = Callable[[Scene], Finding]
@@ -15,6 +15,7 @@ CHECKS: tuple[Check, ...] = (
     python_env.virtual_environment,
     python_env.requirements,
     python_env.packages_are_ours,
+    environment.foreign_code,
     python_env.torch,
     machine.metal_library,
     machine.speed,

@@ -21,6 +21,7 @@ MAX_INDEX_VALUES = 500_000
 """Counted before it is parsed, for `[],` is three bytes and its list 72. The largest models name 140,000 tensors."""
 _MAX_ENTRIES = 10_000
 _INDEX = "model.safetensors.index.json"
+_TEXTS = frozenset((".jinja", ".json", ".model", ".txt"))
 _SIDES = ("generation_config.json", "hf_quant_config.json")
 
 
@@ -35,6 +36,7 @@ class ModelFiles:
 def check_model_files(directory: Path) -> ModelFiles:
     """Raises `InvalidModel` or `UnsafeModel`, naming the file."""
     entries = _entries(directory)
+    refuse_links_away(directory)
     # mlx-lm reads every file of this pattern, listed in the index or not, so every one is checked.
     weights = tuple(entry for entry in entries if entry.match("model*.safetensors"))
     if not weights:
@@ -77,6 +79,24 @@ def _entries(directory: Path) -> list[Path]:
     return entries
 
 
+def refuse_links_away(directory: Path) -> None:
+    """Raises `UnsafeModel` for a config, a template or a vocabulary that is a link to elsewhere.
+
+    What some file of this machine says must not become a part of every prompt.
+    """
+    roots = _allowed_roots(directory)
+    for entry in _entries(directory):
+        if entry.suffix in _TEXTS and entry.is_symlink() and not _is_inside(entry, roots):
+            raise UnsafeModel(f"{entry.name} leads outside the model directory.")
+
+
+def _is_inside(path: Path, roots: tuple[Path, ...]) -> bool:
+    try:
+        return any(path.resolve().is_relative_to(root) for root in roots)
+    except (OSError, RuntimeError):
+        return False
+
+
 def _allowed_roots(directory: Path) -> tuple[Path, ...]:
     """The directory, and the blob store beside it when it is a snapshot in a Hugging Face cache (links lead there)."""
     real = directory.resolve()
@@ -88,7 +108,7 @@ def _checked(path: Path, roots: tuple[Path, ...]) -> TensorFile:
         real = path.resolve(strict=True)
         if not real.is_file():
             raise InvalidModel(f"{path.name} is not a regular file.")
-        if not any(real.is_relative_to(root) for root in roots):
+        if not _is_inside(real, roots):
             raise UnsafeModel(f"{path.name} leads outside the model directory.")
         return check_safetensors(real)
     except CorruptFileError as error:

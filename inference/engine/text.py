@@ -19,6 +19,7 @@ from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.conversation.vetting import MAX_SOURCE_CHARS, is_plain
 from inference.engine.left_unread import points_at_code
+from inference.engine.model_files import refuse_links_away
 from inference.engine.model_json import read_object
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
 from inference.engine.tokenizer_vetting import runs_are_cheap
@@ -69,6 +70,7 @@ def load_text(path: Path) -> TextModel:
 
 def read_text(path: Path) -> Unexamined:
     """The first half of `load_text`, which takes as long as the files are large."""
+    refuse_links_away(path)
     files = _Files(
         path,
         read_object(path / "config.json"),

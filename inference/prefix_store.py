@@ -276,6 +276,10 @@ class PrefixStore(Protocol):
     def limit(self, limits: StoreLimits) -> StoreRemoval:
         """Other limits from now on. What is above them goes, what running rows stand on when these end."""
 
+    def limit_disk(self, max_bytes: int | None, day_bytes: int) -> Future[None] | None:
+        """How much may lie on the disk (None: a part of it), and how much may be written in a day (0: no limit), from
+        now on. Is done when what is above it is gone, but for saved conversations; None where nothing is kept there."""
+
     def free(self, nbytes: int, by: str, *, locked: bool = False) -> int:
         """Gives about `nbytes` back; how many it were. What running rows stand on goes last, and only if `locked`."""
 

@@ -29,14 +29,20 @@ STORE: Final = frozenset(
         *("cache_max_conversation_tokens", "cache_min_reuse_tokens"),
     )
 )
-"""The limits of the prefix cache in memory, where there is one. Those of its disk wait for the next start."""
-LIVE: Final = STORE | frozenset(
-    (
-        *("max_models", "model_ttl_s", "pinned_models", "model_aliases", "default_model", "strict_models"),
-        *("sampling_profile", *SAMPLING_NAMES),
-        *("default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_models"),
-        *("keep_tools", "keepalive_s"),
-        *("queue_size", "queue_size_per_key", "queue_timeout_s", "generation_deadline_s"),
+"""The limits of the prefix cache in memory, where there is one."""
+DISK: Final = frozenset(("ssd_cache_bytes", "ssd_cache_daily_bytes"))
+"""Those of its disk, where there is one. To begin or end with it takes a restart."""
+LIVE: Final = (
+    STORE
+    | DISK
+    | frozenset(
+        (
+            *("max_models", "model_ttl_s", "pinned_models", "model_aliases", "default_model", "strict_models"),
+            *("sampling_profile", *SAMPLING_NAMES),
+            *("default_thinking", "preserve_thinking", "strip_thinking", "volatile", "volatile_models"),
+            *("keep_tools", "keepalive_s"),
+            *("queue_size", "queue_size_per_key", "queue_timeout_s", "generation_deadline_s"),
+        )
     )
 )
 """Knobs that take effect at once. All others are read when the process starts."""
@@ -54,6 +60,7 @@ class LiveSettings:
         self._beneath = loaded.beneath or loaded
         self._origins = dict(loaded.origins)
         self._stores = loaded.config.cache_memory_bytes != 0
+        self._stores_on_disk = loaded.config.ssd_cache_bytes != 0
         self.config = loaded.config
         self.changing = asyncio.Lock()
 
@@ -90,11 +97,16 @@ class LiveSettings:
                 )
             if not BY_NAME[name].takes(value):
                 raise InvalidSetting(f"{name} must be {BY_NAME[name].json_text}.")
-            if name in STORE and not self._stores:
+            if name in STORE | DISK and not self._stores:
                 raise InvalidSetting(f"{name}: mlxd was started with cache_memory_bytes 0 and keeps nothing.")
+            if name in DISK and not self._stores_on_disk:
+                raise InvalidSetting(f"{name}: mlxd was started with ssd_cache_bytes 0 and writes nothing.")
         beneath = self._beneath.config
         values = {name: getattr(beneath, name) if value is None else value for name, value in changes.items()}
-        return amended(self.config, values)
+        config = amended(self.config, values)
+        if "ssd_cache_bytes" in changes and config.ssd_cache_bytes == 0:
+            raise InvalidSetting("ssd_cache_bytes 0 takes a restart: it leaves what is on the disk as it is.")
+        return config
 
     def change(self, changes: Mapping[str, Any]) -> Config:
         """Keeps changes that were tried. Raises `InvalidSetting`, `UnsafeStateDir`; then all is as it was."""

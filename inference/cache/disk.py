@@ -64,6 +64,12 @@ class DiskStore:
     def limit_bytes(self) -> int:
         return self._room.limit_bytes
 
+    def limit(self, limits: DiskLimits) -> None:
+        """Other limits from now on; what is too old goes at the next start. Raises `OSError`."""
+        self.limits = limits
+        self.budget.limit(limits.day_bytes)
+        self._room.limit(limits)
+
     # --- the beginning ------------------------------------------------------------------------------------------
 
     def open(self) -> None:

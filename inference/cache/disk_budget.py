@@ -39,6 +39,10 @@ class WriteBudget:
         except (OSError, ValueError, KeyError, TypeError):
             self._granted_bytes = self.used_bytes = 0
 
+    def limit(self, day_bytes: int) -> None:
+        """Another limit, from now on; what was written today counts."""
+        self._day_bytes = day_bytes
+
     def allows(self, nbytes: int) -> bool:
         """Whether so much may be written now."""
         self._turn_day()

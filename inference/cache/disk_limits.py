@@ -7,6 +7,9 @@ from typing import Final
 
 MAX_FILE_BYTES: Final = 2 * 1024**3
 """Ten times what a block of the largest models takes. A file beyond it is nothing of ours, and is never read."""
+MOST_BYTES: Final = 20 * 1024**3
+FREE_SHARE: Final = 0.1
+"""What may lie on a disk where nobody says how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +25,13 @@ class DiskLimits:
     day_bytes: int = 0
     max_disk_share: float = 0.9
     ttl_s: float = 0.0
+
+
+def disk_limits_of(max_bytes: int | None, day_bytes: int, ttl_s: float = 0.0) -> DiskLimits:
+    """With None decided: a tenth of what the disk has free, at most 20 GiB."""
+    return DiskLimits(
+        max_bytes=MOST_BYTES if max_bytes is None else max_bytes,
+        max_free_share=FREE_SHARE if max_bytes is None else 1.0,
+        day_bytes=day_bytes,
+        ttl_s=ttl_s,
+    )

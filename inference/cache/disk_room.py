@@ -32,6 +32,12 @@ class DiskRoom:
         self._budget = budget
         self._drop = drop
 
+    def limit(self, limits: DiskLimits) -> None:
+        """Keeps to another limit from now on, saved conversations apart. Raises `OSError`."""
+        self._limits, self.limit_bytes = limits, limits.max_bytes
+        self.measure()
+        self.shrink()
+
     def measure(self) -> None:
         """Sets the limit by what is free; these files count as free, so that it does not shrink with every start.
 

@@ -8,14 +8,16 @@ written too, for any may have been the first turn of a conversation, and go firs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from secrets import token_hex
 from time import monotonic
 from typing import Any, Final
 
+from inference.cache.disk import DiskStore
 from inference.cache.disk_fetch import Fetched
+from inference.cache.disk_limits import disk_limits_of
 from inference.cache.disk_plan import Plan, Want
 from inference.cache.disk_records import KEY_BYTES, label_of, state_label_of
 from inference.cache.disk_removals import Likes
@@ -219,6 +221,15 @@ class DiskTier:
         From any thread.
         """
         return self._thread.kept(jobs)
+
+    def limit(self, max_bytes: int | None, day_bytes: int, ttl_s: float) -> Future[None]:
+        """Other limits from now on. Done when what is above them is gone."""
+
+        def steps(store: DiskStore) -> Generator[None]:
+            yield
+            store.limit(disk_limits_of(max_bytes, day_bytes, ttl_s))
+
+        return self._thread.ask(steps)
 
     def stats(self) -> dict[str, Any]:
         return asdict(self._thread.stats())

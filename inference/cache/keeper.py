@@ -65,6 +65,10 @@ class StoreKeeper:
     def limit(self, limits: StoreLimits) -> StoreRemoval:
         return self._gone(self._cache.limit(limits_of(limits, self._device_bytes)))
 
+    def limit_disk(self, max_bytes: int | None, day_bytes: int) -> Future[None] | None:
+        disk = self._cache.disk
+        return None if disk is None else disk.limit(max_bytes, day_bytes, self._cache.books.limits.ttl_s)
+
     @property
     def saved(self) -> SavedConversations | None:
         disk = self._cache.disk

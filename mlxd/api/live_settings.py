@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Set
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -15,7 +16,6 @@ from django.core.handlers.asgi import ASGIRequest
 from ninja import Router
 
 from inference.conversation.volatile_policy import KNOWN, policy_of
-from inference.prefix_store import StoreLimits
 from mlxd import runtime
 from mlxd.api import policy
 from mlxd.api.auth import AdminBearer
@@ -27,7 +27,7 @@ from mlxd.api.schemas.admin import ModelCache
 from mlxd.api.strict_json import parse_object
 from mlxd.api.wholly import wholly
 from mlxd.config import BY_NAME, KNOBS, Config, Knob, is_model_name
-from mlxd.live_settings import LIVE, STORE, LiveSettings, cache_settings, scheduler_settings
+from mlxd.live_settings import DISK, LIVE, STORE, LiveSettings, cache_settings, scheduler_settings
 from mlxd.model_schema import OwnSettings
 from mlxd.model_settings import ModelSettings
 from mlxd.runtime import Runtime
@@ -125,12 +125,15 @@ async def _change_alone(running: Runtime, changes: Mapping[str, Any]) -> None:
         running.scheduler.limit(scheduler_settings(config))
         running.apply_rules()
         if changes.keys() & STORE:
-            await _limit_store(running, cache_settings(config))
+            await _patiently(running.scheduler.store(lambda store: store.limit(cache_settings(config))))
+        if changes.keys() & DISK:
+            daily = config.ssd_cache_daily_bytes
+            await _patiently(running.scheduler.store(lambda store: store.limit_disk(config.ssd_cache_bytes, daily)))
 
 
-async def _limit_store(running: Runtime, limits: StoreLimits) -> None:
+async def _patiently(order: Future[Any]) -> None:
     """In turn, between two steps. A worker that loads a model keeps nobody waiting: it comes to it afterwards."""
-    asked = asyncio.wrap_future(running.scheduler.store(lambda store: store.limit(limits)))
+    asked = asyncio.wrap_future(order)
     asked.add_done_callback(lambda done: done.cancelled() or done.exception())
     with suppress(TimeoutError):
         await asyncio.wait_for(asyncio.shield(asked), PATIENCE_S)

@@ -69,7 +69,8 @@ def _run(store: DiskStore, archive: Archive, wanted: Contents) -> Taken:
 
 def _store(state: StateDir) -> DiskStore:
     """With the limits of the settings, but never smaller than what is there: taking in removes nothing but for room."""
-    from inference.engine.disk import DISK_FREE_SHARE, DISK_MOST_BYTES, disk_store
+    from inference.cache.disk_limits import FREE_SHARE, MOST_BYTES
+    from inference.engine.disk import disk_store
     from inference.engine.settings import DiskSettings
     from mlxd.cli.options import read_settings
 
@@ -81,7 +82,7 @@ def _store(state: StateDir) -> DiskStore:
     held_bytes = sum(file.nbytes for file in lying(state.prefixes, Files()))
     if limit_bytes is None:
         used, total = Files().used_share(state.prefixes)
-        limit_bytes = min(DISK_MOST_BYTES, int((total - used + held_bytes) * DISK_FREE_SHARE))
+        limit_bytes = min(MOST_BYTES, int((total - used + held_bytes) * FREE_SHARE))
     return disk_store(DiskSettings(state.prefixes, max(limit_bytes, held_bytes), config.ssd_cache_daily_bytes))
 
 

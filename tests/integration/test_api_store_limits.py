@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from inference.engine.text import load_text
 from inference.scheduler import Scheduler, SchedulerSettings
 from mlxd.config import BY_NAME, Config
 from mlxd.config.load import LoadedConfig, Origin, load
-from mlxd.live_settings import STORE, LiveSettings, cache_settings
+from mlxd.live_settings import DISK, STORE, LiveSettings, cache_settings
 from mlxd.runtime import Runtime
 from mlxd.saved_settings import read_saved
 from mlxd.served import served_models
+from mlxd.wiring import disk_settings
 from tests import tiny_models
 from tests.integration.api_scripted import Answer, get, post
 from tests.integration.installed import ADMIN, installed
@@ -32,7 +34,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serving(sound: Path, config: Config) -> Runtime:
-    settings = EngineSettings(cache=cache_settings(config), memory_limit_bytes=LIMIT_BYTES)
+    settings = EngineSettings(
+        cache=cache_settings(config),
+        memory_limit_bytes=LIMIT_BYTES,
+        disk=disk_settings(config) if config.ssd_cache_bytes else None,
+    )
     live = LiveSettings(
         LoadedConfig(config, dict.fromkeys(BY_NAME, Origin.DEFAULT)), config.state_dir / "settings.json"
     )
@@ -91,8 +97,30 @@ async def test_a_change_that_is_refused_leaves_the_store_alone(running: Runtime)
 
 async def test_where_nothing_is_kept_there_is_nothing_to_limit(sound: Path, tmp_path: Path) -> None:
     with installed(serving(sound, Config(state_dir=tmp_path, cache_memory_bytes=0))):
-        for name in STORE:
+        for name in STORE | DISK:
             refused = await change(**{name: 1})
             assert refused.status == 400 and refused.refusal["param"] == name
         rows = {row["name"]: row["effect"] for row in (await get("/api/settings", headers=ADMIN)).json()["settings"]}
-    assert rows["ssd_cache_bytes"] == rows["max_batch"] == "restart"
+    assert rows["prefill_step_tokens"] == rows["max_batch"] == "restart"
+
+
+async def test_the_disk_keeps_to_other_limits_at_once(sound: Path, tmp_path: Path) -> None:
+    config = Config(state_dir=tmp_path, ssd_cache_bytes=1 << 30, ssd_cache_daily_bytes=0)
+
+    async def disk() -> Any:
+        return (await get("/api/cache/stats", headers=ADMIN)).json()["disk"]
+
+    async def limited(**changes: int) -> None:
+        assert (await change(**changes)).status == 200
+        while (await disk())["limit_bytes"] != changes["ssd_cache_bytes"]:  # its thread comes to it
+            await asyncio.sleep(0.01)
+
+    with installed(serving(sound, config)):
+        await cached_tokens()
+        while not (await disk())["files"]:
+            await asyncio.sleep(0.01)
+        await limited(ssd_cache_bytes=1024, ssd_cache_daily_bytes=1 << 20)
+        assert ((await disk())["files"], (await disk())["day_bytes"]) == (0, 1 << 20)
+        for never in ({"ssd_cache_bytes": 0}, {"ssd_cache_bytes": 0, "top_k": 3}):
+            assert (await change(**never)).refusal["param"] == "ssd_cache_bytes"
+        await limited(ssd_cache_bytes=1 << 29)

@@ -269,7 +269,7 @@ class DiskStore:
         return keys | self.index.path(end)
 
     def _below(self, record: SessionRecord) -> set[bytes]:
-        return {key for end in record.keys for key in self.index.path(end)}
+        return {key for end in (*record.keys, *record.aside) for key in self.index.path(end)}
 
     def _model(self, entry: DiskEntry) -> str:
         """Of any file of a tree; "" where that cannot be read."""

@@ -90,6 +90,11 @@ class SaveQueue:
         for key in keys:
             self.remove(key)
 
+    def drop_those_of(self, root: bytes | None, model: str) -> None:
+        """Nothing of a tree (None: of any) and a model ("": of any) will be written."""
+        of_root = [label for label in self.labels if root is None or label.root == root]
+        self.drop(label.key for label in of_root if not model or label.model == model)
+
     # --- barriers -----------------------------------------------------------------------------------------------
 
     @property

@@ -47,6 +47,7 @@ class DiskThread:
         self._change = threading.Condition()
         self._wants: deque[tuple[str, Want]] = deque()
         self._fetched: deque[Fetched] = deque()
+        self._removals: deque[Callable[[], object]] = deque()
         self._at_once: deque[Callable[[], object]] = deque()
         self._orders: deque[Callable[[], object]] = deque()
         self._asked: set[Future[Any]] = set()
@@ -68,8 +69,9 @@ class DiskThread:
         return self._thread.is_alive() and (not self._scanned or may_help(self._store.index, want))
 
     def forecast(self, want: Want) -> Plan:
-        """What would be read, by names alone; nothing while it is not known what is there."""
-        return forecast(self._store.index, want) if self._scanned and self.may_help(want) else Plan()
+        """What would be read, by names alone; nothing while it is not known what is there, or will be in a moment."""
+        knows = self._scanned and not self._removals and self.may_help(want)
+        return forecast(self._store.index, want) if knows else Plan()
 
     def want(self, job: str, want: Want) -> None:
         """The answer is among `fetched` some time later, in any case."""
@@ -79,10 +81,7 @@ class DiskThread:
 
     def fetched(self) -> list[Fetched]:
         """What has come since the last call."""
-        found = []
-        while self._fetched:
-            found.append(self._fetched.popleft())
-        return found
+        return [self._fetched.popleft() for _ in range(len(self._fetched))]
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -170,24 +169,26 @@ class DiskThread:
         """On the thread, where nothing is being written meanwhile."""
         keys = keys if likes is None else (*keys, *likes.on_disk(self._store.index, self._store.ids))
         with self._change:
-            queued = self._saves.labels
-            keys = keys if likes is None else (*keys, *likes.among(queued))
-            gone = untrue(keys, self._store.index, queued)
+            keys = keys if likes is None else (*keys, *likes.among(self._saves.labels))
+            gone = untrue(keys, self._store.index, self._saves.labels)
             self._saves.drop(gone)
         self._store.drop(gone)
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Removes all of a tree or a model, or everything, from the disk and from the queue."""
         with self._change:
-            of_root = [label for label in self._saves.labels if root is None or label.root == root]
-            self._saves.drop(label.key for label in of_root if not model or label.model == model)
+            self._saves.drop_those_of(root, model)
         self._remove(lambda: self._store.clear(root, model=model))
 
     def _remove(self, removal: Callable[[], object]) -> None:
         def work() -> None:
             self._read.clear()  # whoever asks behind it is not given what was read before it
-            removal()
+            try:
+                removal()
+            finally:
+                self._removals.popleft()
 
+        self._removals.append(removal)
         self._first(work)
 
     def _first(self, order: Callable[[], object]) -> None:

@@ -24,13 +24,15 @@ MAX_ENDS: Final = 32
 """An agent and its sub-agents; the last used ones."""
 _ROOT_BYTES: Final = 32
 _TEXTS: Final = ("name", "by", "model", "weights", "settings", "template")
-_KEYS: Final = ("ends", "earlier")
+MAX_ASIDE: Final = 512
+_KEYS: Final = ("ends", "earlier", "aside")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
     """`ends` are keys of blocks at which requests of the session ended, in the process `by`, `earlier` those of the
     processes before it. A path whose last block is not whole has two: the end of its whole blocks is written first.
+    `aside` is where side calls ended, and what memory no longer tells of: it goes with the session, and is not saved.
 
     `unsure`: only a one-shot ended there, which what comes next may not go on from. `model` to `token_cost` are its
     `Root`, `tree` its key.
@@ -47,6 +49,7 @@ class SessionRecord:
     token_cost: float
     ends: tuple[bytes, ...] = field(repr=False)
     earlier: tuple[bytes, ...] = field(default=(), repr=False)
+    aside: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def root(self) -> Root:
@@ -60,9 +63,12 @@ class SessionRecord:
         """The same, with what another process knew of the session, but not what a way has `passed` since."""
         if before is None or before.tree != self.tree:
             return self
-        others = before.earlier if before.by == self.by or before.unsure else before.keys
+        goes_on = before.by != self.by and not before.unsure
         gone = {*passed, *self.ends}
-        return replace(self, earlier=tuple(key for key in others if key not in gone)[-MAX_ENDS:])
+        earlier = [key for key in (before.keys if goes_on else before.earlier) if key not in gone][-MAX_ENDS:]
+        known = (*before.aside, *before.keys, *self.aside)
+        aside = [key for key in dict.fromkeys(known) if key not in gone and key not in earlier]
+        return replace(self, earlier=tuple(earlier), aside=tuple(aside)[-MAX_ASIDE:])
 
     def packed(self) -> bytes:
         """The file."""
@@ -80,7 +86,8 @@ def record_of(session: Session, by: str) -> SessionRecord | None:
         return None
     root = session.root
     told = (root.model, root.weights, root.settings, root.template, root.key, root.token_cost)
-    return SessionRecord(session.name, by, session.unsure, *told, tuple(ends)[-MAX_ENDS:])
+    aside = dict.fromkeys(key for node in session.aside if node.attached for key in _ends(node) if key not in ends)
+    return SessionRecord(session.name, by, session.unsure, *told, tuple(ends)[-MAX_ENDS:], aside=tuple(aside))
 
 
 def _ends(entry: Node) -> tuple[bytes, ...]:
@@ -114,5 +121,5 @@ def _is_sound(found: SessionRecord) -> bool:
     texts = all(isinstance(getattr(found, name), str) for name in _TEXTS)
     cost = found.token_cost
     sane = type(cost) in (int, float) and math.isfinite(cost) and cost >= 0
-    keys = all(len(key) == KEY_BYTES for key in found.keys)
+    keys = all(len(key) == KEY_BYTES for key in (*found.keys, *found.aside))
     return texts and sane and keys and len(found.tree) == _ROOT_BYTES and NAME.fullmatch(found.name) is not None

@@ -2,7 +2,8 @@
 
 An entry is the end of one request's path. A request that goes on from an entry takes its place; one that branches off
 adds its own. A one-shot leaves an entry only where there is none yet, for it may be the first turn of a conversation;
-if what comes next does not go on from it, it was a side call, and its entry goes.
+if what comes next does not go on from it, it was a side call, and its entry goes. Where side calls ended is kept aside:
+it is no part of the conversation, and goes when the session is forgotten.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from inference.cache.node import Node
 
 MAX_KNOWN = 20_000
 """About a kilobyte each. The least recently used is no session any more; what it read stays."""
+MAX_ASIDE = 256
+"""Of a session's side calls the last ones."""
 
 
 @dataclass(slots=True)
 class Session:
     """`entries` oldest first; `root` is where its last request was. `unsure`: its only entry is that of a one-shot.
 
-    `end` names the block at which the last request ended, also when it has left memory since.
+    `end` names the block at which the last request ended, also when it has left memory since. Side calls ended `aside`.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Session:
     entries: list[Node] = field(default_factory=list)
     unsure: bool = False
     end: bytes = b""
+    aside: dict[Node, None] = field(default_factory=dict)
 
 
 class Sessions:
@@ -37,6 +41,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
+        self._aside: dict[Node, set[str]] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -60,11 +65,16 @@ class Sessions:
     def ended(self, name: str, tip: Node, *, one_shot: bool = False) -> None:
         """A request of a known session ended at `tip`."""
         session = self._sessions.get(name)
-        if session is None or tip.parent is None or (one_shot and session.entries and not session.unsure):
+        if session is None or tip.parent is None:
+            return
+        if one_shot and session.entries and not session.unsure:
+            self._put_aside(session, tip)
             return
         before = set(tip.upwards())
         for entry in [entry for entry in session.entries if session.unsure or entry in before]:
             self._drop(session, entry)
+            if entry not in before:
+                self._put_aside(session, entry)
         session.unsure = one_shot
         session.entries.append(tip)
         session.end = tip.digest
@@ -74,6 +84,10 @@ class Sessions:
         """`node` is not in the tree any more: what ended there now ends where the tree does."""
         names, node.tips = node.tips, set()
         heir = next((before for before in node.upwards() if before.attached), None)
+        for name in tuple(self._aside.get(node, ())):
+            self._take_from_aside(self._sessions[name], node)
+            if heir is not None:
+                self._put_aside(self._sessions[name], heir)
         for name in names:
             session = self._sessions[name]
             at = session.entries.index(node)
@@ -94,13 +108,16 @@ class Sessions:
         return gone
 
     def forget(self, name: str) -> list[Node]:
-        """Takes a session off the books; returns where its requests ended."""
+        """Takes a session off the books; returns where its requests and side calls ended."""
         session = self._sessions.pop(name, None)
         if session is None:
             return []
         for entry in session.entries:
             entry.tips.discard(name)
-        return session.entries
+        aside = tuple(session.aside)
+        for node in aside:
+            self._take_from_aside(session, node)
+        return [*session.entries, *aside]
 
     def beyond(self, max_sessions: int) -> list[str]:
         """The least recently used sessions above a number (0: none). Those of one-shots alone hold no conversation."""
@@ -122,6 +139,18 @@ class Sessions:
                 break
             names.append(session.name)
         return names
+
+    def _put_aside(self, session: Session, tip: Node) -> None:
+        session.aside[tip] = None
+        self._aside.setdefault(tip, set()).add(session.name)
+        if len(session.aside) > MAX_ASIDE:
+            self._take_from_aside(session, next(iter(session.aside)))
+
+    def _take_from_aside(self, session: Session, node: Node) -> None:
+        del session.aside[node]
+        self._aside[node].discard(session.name)
+        if not self._aside[node]:
+            del self._aside[node]
 
     @staticmethod
     def _drop(session: Session, entry: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from inference.cache.blocks import BLOCK_TOKENS, Root
 from inference.cache.disk_records import KEY_BYTES
 from inference.cache.keeper import StoreKeeper
 from inference.cache.limits import CacheLimits
-from inference.cache.node import Admission
+from inference.cache.node import Admission, Node
 from inference.cache.prefix_cache import PrefixCache
 from inference.cache.session_record import MAX_ENDS, SessionRecord, read_record
 from inference.cache.session_shelf import SessionShelf
+from inference.cache.sessions import MAX_ASIDE
 from inference.prefix_store import Refused, SavedConversation
 from inference.tokens import TokenIds
 from tests.cache_driver import KV
@@ -216,3 +218,68 @@ def test_a_disk_that_fails_while_it_is_noted_costs_nothing_else(tmp_path: Path, 
         found = shelf.open(SwiftFiles()).sessions.get(NAME)
         assert found is not None and len(found.ends) in (1, 2)
         assert list(directory.glob("sessions/.*")) == []
+
+
+def kept(one: Process) -> tuple[int, int]:
+    """Tokens in memory, and files of blocks."""
+    return sum(use.tokens for use in one.cache.stats().models), len(one.disk._store.index)
+
+
+def test_what_a_session_left_aside_goes_with_it(tmp_path: Path) -> None:
+    """A first question is a one-shot, and where the template drops its thought the second does not go on from it."""
+    with process(tmp_path) as one:
+        asked = text(1, 300)
+        answer(one, asked + text(2, 700), admission=Admission.ONE_SHOT)
+        answer(one, asked + text(3, 700))
+        answer(one, text(4, 600), admission=Admission.ONE_SHOT)  # a title
+        assert kept(one) == (1000 + 700 + 600, 7)
+        assert one.cache.clear(session=NAME)
+        assert one.disk.settle(SOON_S) and kept(one) == (0, 0)
+
+
+def test_what_was_left_aside_goes_also_where_only_the_disk_has_it(tmp_path: Path) -> None:
+    with process(tmp_path) as one:
+        answer(one, text(1, 300) + text(2, 700), admission=Admission.ONE_SHOT)
+        answer(one, text(1, 300) + text(3, 700))
+        answer(one, text(4, 600), admission=Admission.ONE_SHOT)
+        answer(one, text(5, 512), OTHER)
+        one.cache.free(1 << 40, "somebody")
+        answer(one, text(1, 300) + text(6, 300))
+    with process(tmp_path) as two:
+        assert tokens(two) == 600, "of several ways that have left memory the last one is saved"
+        assert two.saved.delete(NAME, "").result(SOON_S) is not None
+        two.cache.clear(session=NAME)
+        assert two.disk.settle(SOON_S) and kept(two) == (0, 2)
+
+
+def test_what_is_held_aside_holds_no_memory_and_is_bounded(tmp_path: Path) -> None:
+    with process(tmp_path) as one:
+        answer(one, text(1, 300))
+        for number in range(3):
+            answer(one, text(2, 256) + text(3 + number, 44), admission=Admission.ONE_SHOT)
+        session = one.cache.books.sessions.get(NAME)
+        assert session is not None and len(session.aside) == 3
+        one.cache.free(1 << 40, "somebody")
+        assert not session.aside and not one.cache.books.sessions._aside
+        for _ in range(MAX_ASIDE + 9):
+            one.cache.books.sessions._put_aside(session, Node(ROOT, None, b"", 0, b"", 0))
+        assert len(session.aside) == len(one.cache.books.sessions._aside) == MAX_ASIDE
+
+
+def test_nothing_is_foreseen_of_what_is_about_to_go(tmp_path: Path) -> None:
+    whole = text(1, 1000)
+    with process(tmp_path) as one:
+        answer(one, whole)
+    with process(tmp_path) as two:
+        reuse = two.cache.lookup(ROOT, (*whole, 5))
+        assert two.cache.foreseen(reuse).depth_tokens == 1000
+        gate = threading.Event()
+        two.disk._first(gate.wait)  # the disk is busy with something else
+        two.cache.clear()
+        assert two.cache.foreseen(reuse).depth_tokens == 0
+        gate.set()
+        assert two.disk.settle(SOON_S) and two.cache.foreseen(reuse).depth_tokens == 0
+        answer(two, whole)
+        two.cache.free(1 << 40, "somebody")
+        assert two.disk.settle(SOON_S)
+        assert two.cache.foreseen(two.cache.lookup(ROOT, (*whole, 5))).depth_tokens == 1000, "it is there again"

@@ -46,11 +46,11 @@ def test_log_probabilities_equal_a_plain_forward_pass(
 # --- planted faults -------------------------------------------------------------------------------------------------
 
 
-def skip_a_token(start: int, end: int, cuts: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
+def skip_a_token(start: int, end: int, cuts: Sequence[int] = (), **how: bool) -> Iterator[tuple[int, int]]:
     yield from ((start, end - 20), (end - 19, end))
 
 
-def repeat_a_token(start: int, end: int, cuts: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
+def repeat_a_token(start: int, end: int, cuts: Sequence[int] = (), **how: bool) -> Iterator[tuple[int, int]]:
     yield from ((start, end - 20), (end - 21, end))
 
 

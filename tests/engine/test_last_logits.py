@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_lm.models import qwen3
 
 from inference.engine import prefill
 from inference.engine.last_logits import LastLogits
@@ -26,12 +28,13 @@ LENGTHS = (1, 2, 100, 256, 257, 258, 512, 513, 700)
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a model of many layers, whose last piece is always short beside them."""
-    monkeypatch.setattr(prefill, "_TOKENS_PER_LAYER", GRID_TOKENS)
+    monkeypatch.setattr(prefill, "_TOKENS_PER_NARROW_LAYER", GRID_TOKENS)
 
 
 def given(loaded: Loaded, jobs: Sequence[Job], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """What each call of the model was given while jobs ran, (rows, tokens)."""
     calls: list[tuple[int, ...]] = []
+    runner = loaded.runner()
     kind = type(loaded.model)
     original = kind.__call__
 
@@ -41,7 +44,7 @@ def given(loaded: Loaded, jobs: Sequence[Job], monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(kind, "__call__", counted)
-        outcomes = run(loaded.runner(), jobs)
+        outcomes = run(runner, jobs)
     assert [len(outcomes[one.id].tokens) for one in jobs] == [one.max_tokens for one in jobs]
     told = [progress for outcome in outcomes.values() for progress in outcome.progress]
     assert sum(progress.computed_tokens for progress in told) == len(jobs[0].prompt)
@@ -61,7 +64,8 @@ def test_a_plain_row_is_read_to_its_end(dense: Loaded, monkeypatch: pytest.Monke
 
 
 def test_a_long_last_piece_leaves_its_last_token_to_decode(dense: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    most = prefill._TOKENS_PER_LAYER * len(make_prompt_cache(dense.model))
+    most = 16 * len(make_prompt_cache(dense.model))
+    monkeypatch.setattr(prefill, "_TOKENS_PER_NARROW_LAYER", 16)
     for length, fed in ((256 + most, [(1, most)]), (256 + most + 1, [(1, most), (1, 1)])):
         one = job("a", tiny_models.prompt_ids(length), max_tokens=2)
         assert given(dense, [one], monkeypatch) == [(1, 256), *fed, (1, 1), (1, 1)]
@@ -97,7 +101,7 @@ def test_a_seed_draws_the_same_either_way(dense: Loaded, monkeypatch: pytest.Mon
     sampling = SamplingParams(temperature=1.0, seed=7, repetition_penalty=1.3)
     one = replace(job("a", tiny_models.prompt_ids(300), sampling=sampling, max_tokens=12), top_logprobs=2)
     together = run(dense.runner(), [one])["a"]
-    monkeypatch.setattr(prefill, "_TOKENS_PER_LAYER", 0)
+    monkeypatch.setattr(prefill, "_TOKENS_PER_NARROW_LAYER", 0)
     apart = run(dense.runner(), [one])["a"]
     assert together.tokens == apart.tokens
     assert [entry.logprob for entry in together.logprobs] == pytest.approx(
@@ -132,8 +136,6 @@ def test_every_class_of_model_is_narrowed_and_left_as_it_was(load: Callable[[str
 
 
 def test_an_embedding_that_is_the_last_layer_too(dense: Loaded) -> None:
-    from mlx_lm.models import qwen3
-
     tied = {**tiny_models.CONFIGS["dense"], "tie_word_embeddings": True}
     every, alone, last = both_ways(qwen3.Model(qwen3.ModelArgs.from_dict(tied)))
     assert last.narrows
@@ -148,4 +150,59 @@ def test_a_model_that_computes_all_logits_is_found_out(dense: Loaded) -> None:
     model = Wordy(dense.model.args)
     every, alone, last = both_ways(model)
     assert not last.narrows
-    assert np.array_equal(every, alone)
+    assert np.abs(every - alone).max() < CLOSE
+
+
+# --- the last block -------------------------------------------------------------------------------------------------
+
+
+class Noting(nn.Module):  # type: ignore[misc]
+    """Notes how many tokens a part of a model is given."""
+
+    def __init__(self, part: nn.Module, given: list[int]) -> None:
+        super().__init__()
+        self.part = part
+        self._given = given
+
+    def __call__(self, hidden: Any) -> Any:
+        self._given.append(hidden.shape[1])
+        return self.part(hidden)
+
+
+@pytest.mark.parametrize("architecture", ["dense", "moe", "sliding", "hybrid"])
+def test_the_feed_forward_part_of_the_last_block_is_given_one_token(
+    load: Callable[[str], Loaded], monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    model = load(architecture).model
+    last = LastLogits(model)
+    assert last.narrows_block
+    given: list[int] = []
+    for block in (model.layers[0], model.layers[-1]):
+        monkeypatch.setitem(block, "mlp", Noting(block.mlp, given))
+    last(model, mx.array([tiny_models.prompt_ids(40)]), make_prompt_cache(model))
+    assert given == [40, 1]
+
+
+class Mixing(qwen3.TransformerBlock):  # type: ignore[misc]
+    """What it gives of a token depends on the feed-forward parts of those before it."""
+
+    def __call__(self, x: Any, mask: Any = None, cache: Any = None) -> Any:
+        return mx.cumsum(super().__call__(x, mask, cache), axis=1)
+
+
+class Strict(qwen3.TransformerBlock):  # type: ignore[misc]
+    """Takes no broadcast."""
+
+    def __call__(self, x: Any, mask: Any = None, cache: Any = None) -> Any:
+        h = x + self.self_attn(self.input_layernorm(x), mask, cache)
+        return mx.stack([h, self.mlp(self.post_attention_layernorm(h))]).sum(axis=0)
+
+
+@pytest.mark.parametrize("kind", [Mixing, Strict])
+def test_a_block_that_needs_all_tokens_keeps_them(dense: Loaded, kind: type[nn.Module]) -> None:
+    model = qwen3.Model(dense.model.args)
+    model.layers[-1] = kind(dense.model.args)
+    every, alone, last = both_ways(model)
+    assert last.narrows
+    assert not last.narrows_block
+    assert np.abs(every - alone).max() < CLOSE

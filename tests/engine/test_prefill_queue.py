@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +47,16 @@ def test_pieces_are_the_tokens_between_grid_lines(start: int, length: int) -> No
     assert all(stop % GRID_TOKENS == 0 for _, stop in cut[:-1])
     assert all(stop - begin <= GRID_TOKENS for begin, stop in cut)
     assert all(begin // GRID_TOKENS == (stop - 1) // GRID_TOKENS for begin, stop in cut)
+
+
+@given(start=st.integers(0, 5000), length=st.integers(1, 3000), cuts=st.sets(st.integers(0, 8000)))
+def test_a_short_rest_of_a_row_within_a_block_is_one_piece(start: int, length: int, cuts: set[int]) -> None:
+    end, at = start + length, sorted(cuts)
+    cut = list(pieces(start, end, at, whole=True))
+    if start % GRID_TOKENS == 0 or length > GRID_TOKENS:
+        assert cut == list(pieces(start, end, at))
+    else:
+        assert cut == list(pairwise([start, *(one for one in at if start < one < end), end]))
 
 
 @given(

@@ -198,6 +198,7 @@ async def test_what_a_confined_template_holds_on_to_ends_with_it(preparer: Prepa
     good = model_of(template_source("chatml"))
     spinning, ordinary = talk(user("a"), template_args={"spin": 1}), talk(user("a"))
     await preparer.prepare(PATH, bad, ordinary, 100)  # the process has started and holds the model
+    assert (preparer.stats.in_threads, preparer.stats.confined) == (0, 1)
     start = time.perf_counter()
     held = asyncio.create_task(preparer.prepare(PATH, bad, spinning, 100))
     while not held.done():

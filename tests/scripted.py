@@ -142,7 +142,7 @@ def final_of(told: Sequence[Event], choices: int = 1) -> Finished | Failed:
     return finals[-1]
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> float:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> float:
     """Waits for a condition and returns the seconds it took."""
     began_s = time.monotonic()
     while not condition():

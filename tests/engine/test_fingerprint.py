@@ -115,6 +115,6 @@ def test_it_reads_little_of_a_large_model(model: Path) -> None:
     with (model / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + 1000 * each)
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     fingerprint(model)
-    assert time.perf_counter() - began_s < 0.5
+    assert time.thread_time() - began_s < 0.5

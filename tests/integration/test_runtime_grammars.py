@@ -29,9 +29,11 @@ class SlowCompiler:
     def __init__(self) -> None:
         self.go = threading.Event()
         self.closed = False
+        self.came = threading.Event()
 
     def compile(self, model: ModelRef, grammar: Grammar) -> CompiledGrammar:
-        assert self.go.wait(20)
+        self.came.set()
+        assert self.go.wait(100)
         raise InvalidParameter(f"{grammar.param} cannot be enforced: it is only a test.", param=grammar.param)
 
     def close(self) -> None:
@@ -74,7 +76,7 @@ async def test_too_many_grammars_are_told_to_come_back(scheduler: Scheduler) -> 
     compiler = SlowCompiler()
     runtime = served(scheduler, compiler)
     asked = [asyncio.create_task(ask(runtime)) for _ in range(MAX_COMPILING + 3)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while sum(task.done() for task in asked) < 3:
             await asyncio.sleep(0.01)
     asked[0].cancel()  # a client that goes away does not make room: its grammar is being compiled
@@ -98,7 +100,7 @@ async def test_closing_ends_the_compiler(scheduler: Scheduler) -> None:
     compiler = SlowCompiler()
     runtime = served(scheduler, compiler)
     asked = asyncio.create_task(ask(runtime))
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(compiler.came.wait, 60)
     await asyncio.to_thread(runtime.close)
     with pytest.raises(InvalidParameter):
         await asked

@@ -88,7 +88,7 @@ def test_a_thousand_connections_do_not_stop_the_others(serve: Callable[..., Serv
                 stack.enter_context(Raw(server.port)).send("GET /")
         began_s = time.monotonic()
         assert regular.get("/echo").status_code == 200
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 10
         assert regular.get("/state").json()["connections"] <= 128 + 64
 
 
@@ -125,7 +125,7 @@ def test_the_application_learns_of_a_disconnect(
         time.sleep(0.1)
         LEAVE[leave](raw)
         took_s = eventually(lambda: event in server.events())
-        assert took_s < 1
+        assert took_s < 10
     eventually(lambda: server.state()["tasks"] == 1)
     assert server.stop() == 0
     assert "too long to shut down" not in server.log

@@ -26,7 +26,7 @@ from tests.integration.transport_client import Served, exchange
     ],
 )
 def test_refusals_on_the_wire(served: Served, data: str, status: int, code: str) -> None:
-    answer = exchange(served.port, data.format(port=served.port), limit_s=2)
+    answer = exchange(served.port, data.format(port=served.port))
     assert (answer.status, answer.error["code"]) == (status, code)
     assert answer.fields["connection"] == "close"
     assert ("allow" in answer.fields) == (status == 405)

@@ -16,7 +16,7 @@ def test_both_loopbacks_are_bound(served: Served) -> None:
     bound = set(served.ready["addresses"]) | {address for address, _ in served.ready["missing"]}
     assert bound == {"127.0.0.1", "::1"}
     for address in served.ready["addresses"]:
-        with socket.create_connection((address, served.port), timeout=5):
+        with socket.create_connection((address, served.port), timeout=60):
             pass
 
 
@@ -30,7 +30,7 @@ def test_a_taken_port_is_said_at_once(serve: Callable[..., Served], served: Serv
         second = serve(port=squatter.getsockname()[1])
     assert second.ready["error"] == "PortInUse"
     assert second.ready["code"] == "port_in_use"
-    assert second.process.wait(timeout=10) == 4
+    assert second.process.wait(timeout=60) == 4
 
 
 def test_drain_closes_the_port_and_finishes_the_stream(serve: Callable[..., Served]) -> None:
@@ -38,15 +38,15 @@ def test_drain_closes_the_port_and_finishes_the_stream(serve: Callable[..., Serv
     with Raw(server.port) as streaming, Raw(server.port) as idle:
         idle.request("GET /echo")
         idle.until(b"\r\n0\r\n\r\n")
-        streaming.request("GET /stream?n=30&gap_s=0.05")
+        streaming.request("GET /stream?n=60&gap_s=0.05")
         received = streaming.until(b"event 0")
         server.drain()
-        eventually(lambda: refuses_connections(server.port), within_s=1)
+        eventually(lambda: refuses_connections(server.port), within_s=2.5)  # the stream takes 3 s
         idle.until_end()
         assert idle.ended == "eof"
         received += streaming.until_end()
         assert streaming.ended == "eof"
-    assert received.count(b"event ") == 30
+    assert received.count(b"event ") == 60
     assert received.endswith(b"0\r\n\r\n")
     assert server.stop() == 0
 
@@ -64,7 +64,7 @@ def test_a_drained_connection_is_not_kept(serve: Callable[..., Served]) -> None:
         long.sock.setblocking(False)
         seen = long.sock.recv(65536)
         assert b"event 99" not in seen  # so it was not the end of the server that ended the short one
-        long.sock.settimeout(15)
+        long.sock.settimeout(60)
         long.until(b"event 99")
 
 
@@ -99,7 +99,7 @@ def test_stopping_without_drain_resets_what_runs(serve: Callable[..., Served]) -
         eventually(lambda: server.state()["in_flight"] == 3)
         began_s = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 20
         for raw in (streaming, waiting):
             raw.until_end()
             assert raw.ended == "reset"
@@ -115,7 +115,7 @@ def test_a_stepped_clock_cuts_nothing(serve: Callable[..., Served]) -> None:
             assert httpx.get(f"{server.url}/jump?s={step_s}", timeout=60).status_code == 200
             time.sleep(0.8)
             ws.send("still here")
-            assert ws.recv(timeout=5) == "still here"
+            assert ws.recv(timeout=60) == "still here"
         assert streaming.until_end().count(b"event ") == 50
         idle.request("GET /echo")
         idle.until(b"\r\n0\r\n\r\n")

@@ -19,7 +19,7 @@ from tests.integration.transport_client import SHORT, Raw, Served, eventually, e
 
 
 def test_half_a_head_times_out(served: Served) -> None:
-    answer = exchange(served.port, "GET /v1/models HTTP/1.1\r\nHost: x\r\n", limit_s=5)
+    answer = exchange(served.port, "GET /v1/models HTTP/1.1\r\nHost: x\r\n", limit_s=20)
     assert (answer.status, answer.error["code"]) == (408, "request_timeout")
 
 
@@ -48,7 +48,7 @@ def test_a_silent_connection_is_closed(served: Served) -> None:
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
 def test_half_a_body_times_out(served: Served, framing: str) -> None:
-    answer = exchange(served.port, head(served.port, "POST /v1/messages", framing) + "1\r\n", limit_s=5)
+    answer = exchange(served.port, head(served.port, "POST /v1/messages", framing) + "1\r\n", limit_s=20)
     assert answer.status == 408
     assert answer.error["type"] == "invalid_request_error"
 
@@ -59,14 +59,14 @@ def test_a_dripping_body_times_out(served: Served) -> None:
         raw.send(head(served.port, "POST /v1/x", "Content-Length: 100000"))
         began_s = time.monotonic()
         with contextlib.suppress(OSError):
-            while time.monotonic() - began_s < 8:
+            while time.monotonic() - began_s < 18:
                 raw.send("x" * 10)
                 raw.sock.settimeout(0.1)
                 with contextlib.suppress(TimeoutError):
                     received = raw.sock.recv(65536)
                     break
         assert parse(received).status == 408
-        assert time.monotonic() - began_s < 8
+        assert time.monotonic() - began_s < 18
 
 
 def test_a_slow_but_honest_body_passes(served: Served) -> None:
@@ -89,7 +89,7 @@ def test_a_reader_that_stops_is_aborted_and_costs_little(serve: Callable[..., Se
         time.sleep(0.5)
         assert server.state()["rss_bytes"] - before_bytes < 20_000_000
         took_s = eventually(lambda: "flood-disconnected" in server.events())
-    assert took_s < 10
+    assert took_s < 60
     state = server.state()
     [sent_bytes] = [detail for name, detail in state["events"] if name == "flood-disconnected"]
     assert sent_bytes < 2_000_000

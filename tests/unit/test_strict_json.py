@@ -150,6 +150,6 @@ def test_a_large_body_costs_milliseconds() -> None:
 
 
 def _timed(raw: bytes) -> float:
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     parse_object(raw)
-    return time.perf_counter() - began_s
+    return time.thread_time() - began_s

@@ -168,6 +168,6 @@ def test_a_good_call_behind_a_broken_one_is_not_lost(broken: str) -> None:
     ],
 )  # fmt: skip
 def test_no_text_is_slow_to_read(bomb: str) -> None:
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     parse(*(bomb[at : at + 4] for at in range(0, len(bomb), 4)))
-    assert time.perf_counter() - began_s < 10  # a quadratic reading takes minutes
+    assert time.thread_time() - began_s < 10  # a quadratic reading takes minutes

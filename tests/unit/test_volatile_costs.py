@@ -20,9 +20,9 @@ WORDS = ("AM", "TZ", "Mon", "UTC", "12:00", "Europe/Zurich", "at", "May,")
 def test_a_line_of_nearly_right_words_is_read_at_once(word: str) -> None:
     """Each of them may be one word in several ways; all of these together would be tried."""
     line = f"Current time: 1:00 {f'{word} ' * 40}!"
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     assert not [found for rule in RULES for found in rule.matcher(line)]
-    assert time.perf_counter() - began_s < 1
+    assert time.thread_time() - began_s < 1
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -49,11 +49,11 @@ def test_a_request_of_nothing_but_drift_is_read_in_seconds(piece: str, parts: in
     made = tuple(TextPart(f"<system-reminder>\n{text}") for _ in range(parts))
     plain = user("word " * 200_000).parts
     sent = Conversation((Message(Role.SYSTEM, (*made, *plain)), Message(Role.USER, (*made, *plain))))
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     first = bind(sent)
     again = Conversation((*sent.messages, assistant("ok"), user("more")))
     bind(again, replace(first.memory, echoed=True))
-    assert time.perf_counter() - began_s < 20
+    assert time.thread_time() - began_s < 20
 
 
 @pytest.mark.parametrize(("lines", "found"), [(MAX_IN_PART, MAX_IN_PART), (MAX_IN_PART + 1, 0)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,21 @@ async def test_the_disk_keeps_to_other_limits_at_once(sound: Path, tmp_path: Pat
     async def disk() -> Any:
         return (await get("/api/cache/stats", headers=ADMIN)).json()["disk"]
 
+    async def come(is_so: Callable[[Any], bool]) -> None:
+        """Its thread comes to it."""
+        async with asyncio.timeout(60):
+            while not is_so(await disk()):
+                await asyncio.sleep(0.01)
+
     async def limited(**changes: int) -> None:
         assert (await change(**changes)).status == 200
-        while (await disk())["limit_bytes"] != changes["ssd_cache_bytes"]:  # its thread comes to it
-            await asyncio.sleep(0.01)
+        await come(lambda told: told["limit_bytes"] == changes["ssd_cache_bytes"])
 
     with installed(serving(sound, config)):
         await cached_tokens()
-        while not (await disk())["files"]:
-            await asyncio.sleep(0.01)
+        await come(lambda told: told["files"] > 0)
         await limited(ssd_cache_bytes=1024, ssd_cache_daily_bytes=1 << 20)
-        assert ((await disk())["files"], (await disk())["day_bytes"]) == (0, 1 << 20)
+        await come(lambda told: (told["files"], told["day_bytes"]) == (0, 1 << 20))
         for never in ({"ssd_cache_bytes": 0}, {"ssd_cache_bytes": 0, "top_k": 3}):
             assert (await change(**never)).refusal["param"] == "ssd_cache_bytes"
         await limited(ssd_cache_bytes=1 << 29)

@@ -12,14 +12,16 @@ from inference.events import Parting
 SHOWN_TOKENS = 16
 """Enough for a person to see what the difference is."""
 RECENT_ENTRIES = 16
-"""An agent and its sub-agents; a request is compared with that one of them which it follows furthest."""
+"""An agent and its sub-agents; a request is compared with that one of them which it follows furthest. So it is with
+side calls, for the first turn of a conversation may have been taken for one."""
 
 
 def parting(session: Session | None, match: Match, query: Query) -> Parting | None:
     """None where there is nothing to compare with, or the prompt goes on from it or ends within."""
     if session is None or not session.entries or match.reaches(session.entries[-1]):
         return None
-    paths = (_path(entry) for entry in session.entries[-RECENT_ENTRIES:] if entry.root.key == query.root.key)
+    recent = [*session.entries[-RECENT_ENTRIES:], *list(session.aside)[-RECENT_ENTRIES:]]
+    paths = (_path(entry) for entry in recent if entry.root.key == query.root.key)
     found = [(_common(path, match, query.packed), path) for path in paths]
     if not found:
         return None

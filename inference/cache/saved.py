@@ -64,7 +64,7 @@ def gather(session: Session) -> Gathered:
     """All blocks of a session in memory, each behind those before it, and the states near its ends."""
     nodes: dict[Node, None] = {}
     states: dict[Snapshot, None] = {}
-    for entry in session.entries:
+    for entry in session.ways:
         if entry.attached and entry.root.key == session.root.key:
             path = [*reversed(list(entry.upwards()))]
             nodes |= dict.fromkeys(path)

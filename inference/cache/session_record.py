@@ -80,7 +80,7 @@ class SessionRecord:
 
 def record_of(session: Session, by: str) -> SessionRecord | None:
     """None for a session that has nothing in its tree."""
-    entries = [entry for entry in session.entries if entry.attached and entry.root.key == session.root.key]
+    entries = [entry for entry in session.ways if entry.attached and entry.root.key == session.root.key]
     ends = dict.fromkeys(key for entry in entries for key in _ends(entry))
     if not ends:
         return None

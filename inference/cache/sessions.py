@@ -35,6 +35,11 @@ class Session:
     end: bytes = b""
     aside: dict[Node, None] = field(default_factory=dict)
 
+    @property
+    def ways(self) -> list[Node]:
+        """Where its conversation may have ended: while nobody knows which of its one-shots is the first turn, any."""
+        return [*self.aside, *self.entries] if self.unsure else self.entries
+
 
 class Sessions:
     """Sessions by name, least recently used first. Requests without a session are not known here."""

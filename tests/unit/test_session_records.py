@@ -283,3 +283,19 @@ def test_nothing_is_foreseen_of_what_is_about_to_go(tmp_path: Path) -> None:
         two.cache.free(1 << 40, "somebody")
         assert two.disk.settle(SOON_S)
         assert two.cache.foreseen(two.cache.lookup(ROOT, (*whole, 5))).depth_tokens == 1000, "it is there again"
+
+
+def test_a_first_turn_that_was_taken_for_a_side_call_is_what_the_second_is_compared_with(tmp_path: Path) -> None:
+    """Title and tags are asked for before the second question: they are one-shots like the first."""
+    asked, said = text(1, 300), text(2, 200)
+    with process(tmp_path) as one:
+        answer(one, asked + said, admission=Admission.ONE_SHOT)
+        for number in (3, 4):
+            answer(one, text(number, 100), admission=Admission.ONE_SHOT)
+        onward = one.cache.lookup(ROOT, (*asked, *said, 1, 2), session=NAME)
+        assert str(onward.verdict) == "extended" and onward.parting is None
+        stripped = one.cache.lookup(ROOT, (*asked, 1, 2), session=NAME)
+        assert str(stripped.verdict) == "diverged(token 300)"
+        assert stripped.parting is not None and stripped.parting.stored == said[:16]
+    with process(tmp_path) as two:
+        assert tokens(two) == 700, "until it is known which of them it is, all are saved"

@@ -19,6 +19,7 @@ from inference.engine.settings import EngineSettings
 from inference.errors import InvalidModel, MemoryPressure, ModelTooLarge
 from inference.ports import ModelRef
 from tests import tiny_models
+from tests.device import settled_bytes
 from tests.engine.harness import Loaded, job, run, solo
 from tests.engine.spoiled import refusal
 
@@ -29,9 +30,8 @@ def test_a_model_too_large_is_refused_with_both_figures_before_it_is_read(model:
     limit = memory.default_limit_bytes()
     try:
         small = MlxLoader(EngineSettings(memory_limit_bytes=2**20))
-        memory.release_unused()
+        before = settled_bytes()
         mx.reset_peak_memory()
-        before = mx.get_active_memory()
         error = refusal(small, model)
         assert isinstance(error, ModelTooLarge)
         assert error.message == "The model needs 4 MiB (weights 0 MiB) and 1 MiB may be used."
@@ -43,7 +43,7 @@ def test_a_model_too_large_is_refused_with_both_figures_before_it_is_read(model:
 def test_room_that_other_models_hold_is_pressure_not_refusal(model: Path) -> None:
     limit = memory.default_limit_bytes()
     try:
-        crowded = MlxLoader(EngineSettings(memory_limit_bytes=mx.get_active_memory() + 6 * 2**20))
+        crowded = MlxLoader(EngineSettings(memory_limit_bytes=settled_bytes() + 6 * 2**20))
         held = mx.zeros((2**20,))
         mx.eval(held)
         with pytest.raises(MemoryPressure):
@@ -117,8 +117,7 @@ def test_memory_returns_after_twenty_loads(loader: MlxLoader, model_dir: Callabl
         return held
 
     once()
-    memory.release_unused()
-    baseline = mx.get_active_memory()
+    baseline = settled_bytes()
     held = max(once() for _ in range(20))
     model_bytes = held - baseline
     assert model_bytes > 400_000

@@ -17,6 +17,7 @@ from inference.errors import MemoryPressure
 from inference.params import CacheScope
 from inference.ports import ModelRef
 from tests import tiny_models
+from tests.device import settled_bytes
 from tests.engine.harness import job, run
 
 PROMPT_TOKENS = 1500
@@ -28,8 +29,7 @@ def tight(model_dir: Callable[[str], Path]) -> Callable[[int], MlxLoader]:
     path = model_dir("dense")
 
     def make(more_bytes: int) -> MlxLoader:
-        memory.release_unused()
-        before = mx.get_active_memory()
+        before = settled_bytes()
         limits = MlxLoader(EngineSettings(cache=CacheSettings(memory_bytes=0))).load(ModelRef("m", path)).limits
         memory.release_unused()
         needed = limits.weights_bytes + limits.row_bytes(4096) + limits.workspace_bytes
@@ -93,17 +93,14 @@ def test_what_the_books_say_is_what_the_device_holds(
 ) -> None:
     loader = tight(1 << 24)
     runner = load(loader, model_dir("dense"))
-    memory.release_unused()
-    before = mx.get_active_memory()
+    before = settled_bytes()
     fill(runner, 4)
     store = loader.store
     assert store is not None
-    memory.release_unused()
-    grown = mx.get_active_memory() - before
+    grown = settled_bytes() - before
     assert store.held_bytes <= grown <= 1.02 * store.held_bytes
     freed = store.free(store.held_bytes // 2, "r")
-    memory.release_unused()
-    assert mx.get_active_memory() - before == pytest.approx(grown - freed, abs=0.02 * grown)
+    assert settled_bytes() - before == pytest.approx(grown - freed, abs=0.02 * grown)
     store.keep_within(store.held_bytes)
     ceiling = store.held_bytes
     fill(runner, 8)

@@ -37,7 +37,7 @@ BENCHMARKS = (
     "warm_load",
 )
 LIMIT_S = 180
-LIMITS_S = {"probe_peers": 3600, "restart": 1800, "ssd": 1800, "traffic": 3600, "warm_load": 3600}
+LIMITS_S = {"probe_peers": 3600, "restart": 1800, "ssd": 1800, "traffic": 3600, "warm_cpu": 900, "warm_load": 3600}
 
 
 def main() -> int:

@@ -27,7 +27,7 @@ from tests.benchmarks.figure import Figure, Spread, at_most, report
 from tests.benchmarks.models import benchmark_model, words
 from tests.benchmarks.processes import Peer, mlx_lm_server, mlxd
 
-ROUNDS: Final = 24
+ROUNDS: Final = 30
 FIRST_WORDS: Final = 460
 LONGER_WORDS: Final = 41
 """Each first turn has so many words more than the one before, until it begins anew after `LENGTHS`."""

@@ -13,6 +13,7 @@ import mlxd
 from mlxd.start_errors import ShadowedPackage
 
 SIBLINGS = ("inference", "dashboard")
+_HOOKS = ("sitecustomize", "usercustomize")
 
 
 def shadowed_packages(search_path: list[str] | None = None) -> dict[str, Path | None]:
@@ -37,7 +38,8 @@ def leave_foreign_paths(
 ) -> list[str]:
     """Takes the places that PYTHONPATH names off the search path, for this process and for those it starts; which.
 
-    The one mlxd itself lies in stays. Raises `ShadowedPackage` where something was imported from there already.
+    The one mlxd itself lies in stays. Raises `ShadowedPackage` where a package of ours was imported from there already.
+    What debuggers and editors bring in beside ours stays: it came in by `sitecustomize`, before anybody could ask.
     """
     environment = os.environ if environ is None else environ
     searched = sys.path if search_path is None else search_path
@@ -46,20 +48,26 @@ def leave_foreign_paths(
     foreign = [place for place in named if Path(place).resolve() != home]
     if not foreign:
         return []
+    searched[:] = [place for place in searched if place not in set(map(os.path.abspath, foreign))]
     for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if (
-            file
-            and any(Path(file).is_relative_to(Path(place).absolute()) for place in foreign)
-            and not _ours(file, home)
-        ):
+        file = getattr(module, "__file__", None) or ""
+        if _is_below(file, foreign) and not _ours(file, home) and _shadows(name, searched):
             raise ShadowedPackage(f"Python has imported {name} from {file}.", cure="Unset PYTHONPATH.")
-    searched[:] = [place for place in searched if place not in {str(Path(each).absolute()) for each in foreign}]
     if len(foreign) < len(named):
         environment["PYTHONPATH"] = str(home)
     else:
         del environment["PYTHONPATH"]
     return foreign
+
+
+def _is_below(file: str, places: list[str]) -> bool:
+    return any(file and Path(file).is_relative_to(os.path.abspath(place)) for place in places)
+
+
+def _shadows(module: str, search_path: list[str]) -> bool:
+    """Whether one of that name would be found without what PYTHONPATH names."""
+    package = module.partition(".")[0]
+    return package not in _HOOKS and PathFinder.find_spec(package, search_path) is not None
 
 
 def _ours(file: str, home: Path) -> bool:

@@ -32,6 +32,15 @@ def test_places_of_others_go_and_our_own_stays(tmp_path: Path) -> None:
     assert environ == {"PATH": "/bin"}, "nor do children go there"
 
 
+def test_a_place_is_found_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has them on its path without the turns."""
+    monkeypatch.chdir(tmp_path)
+    for spelled in ("theirs/../theirs", f"{tmp_path}/x/..//theirs/", "./theirs", "theirs"):
+        searched = [str(tmp_path / "theirs"), HOME]
+        assert leave_foreign_paths({"PYTHONPATH": spelled}, searched) == [spelled]
+        assert searched == [HOME]
+
+
 @pytest.mark.parametrize(("module", "code", "says"), [("django", 0, ""), ("click", 3, "click")])
 def test_a_package_of_another_program_is_not_run_or_is_named(module: str, code: int, says: str, tmp_path: Path) -> None:
     """One that is imported later is found where it belongs; one that came in before us cannot be undone."""
@@ -51,6 +60,15 @@ def test_a_package_of_another_program_is_not_run_or_is_named(module: str, code: 
     )
     assert ended.returncode == code, ended.stderr
     assert says in ended.stdout
+
+
+def test_what_an_editor_brings_in_beside_ours_ends_no_start(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import traced")
+    (tmp_path / "traced.py").write_text("CANARY = 1")
+    run = "import sys; from mlxd.shadowing import leave_foreign_paths; leave_foreign_paths(); print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, check=True)
+    assert {"sitecustomize", "traced"} <= set(ended.stdout.split())
 
 
 @pytest.mark.parametrize("name", ["", "PYTHONPATH", "DYLD_INSERT_LIBRARIES", "LD_PRELOAD"])

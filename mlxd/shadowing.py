@@ -48,7 +48,7 @@ def leave_foreign_paths(
     foreign = [place for place in named if Path(place).resolve() != home]
     if not foreign:
         return []
-    searched[:] = [place for place in searched if place not in set(map(os.path.abspath, foreign))]
+    searched[:] = [place for place in searched if place not in set(map(_spelled_out, foreign))]
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
         if _is_below(file, foreign) and not _ours(file, home) and _shadows(name, searched):
@@ -60,8 +60,13 @@ def leave_foreign_paths(
     return foreign
 
 
+def _spelled_out(place: str) -> str:
+    """As Python has it on its path: without turns, and with its links."""
+    return os.path.abspath(place)  # noqa: PTH100  resolve() would follow the links
+
+
 def _is_below(file: str, places: list[str]) -> bool:
-    return any(file and Path(file).is_relative_to(os.path.abspath(place)) for place in places)
+    return any(file and Path(file).is_relative_to(_spelled_out(place)) for place in places)
 
 
 def _shadows(module: str, search_path: list[str]) -> bool:

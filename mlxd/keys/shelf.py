@@ -66,7 +66,8 @@ class SqliteKeys:
 
     def _take_out(self, key_id: str) -> None:
         rows.delete_key(key_id)
-        remove_copies(self._path)  # it must not come back with one of them
+        # It must not come back with a copy; one that is begun before the commit would have it.
+        transaction.on_commit(partial(remove_copies, self._path))
 
     def _last(self, usages: Mapping[str, Usage]) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,6 +25,8 @@ KEPT: Final = 3
 EVERY_S: Final = 86_400.0
 LEFT_EMPTY: Final[tuple[type[Model], ...]] = (Spoken, Memory, Difference, BrowserSession)
 
+_CHANGING: Final = threading.Lock()
+"""Held while one is made: it has what was there when it was begun, and is found under its name only at the end."""
 _DAY: Final = re.compile(r"\.copy-\d{8}")
 _OBJECTS: Final = (
     "SELECT type, name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
@@ -43,8 +46,20 @@ def copy_is_due(path: Path, now_s: float) -> bool:
 
 
 def make_copy(path: Path, now_s: float | None = None) -> Path:
-    """Makes one, and removes the oldest. Raises `sqlite3.Error` or `OSError`; what was there stays then. Blocks."""
+    """Makes one, and removes the oldest and those of days to come. Raises `sqlite3.Error` or `OSError`; what was there
+    stays then. Blocks."""
     day = time.strftime("%Y%m%d", time.localtime(now_s))
+    made = path.with_name(f"{path.name}.copy-{day}")
+    with _CHANGING:
+        fresh = _written(path)
+        synced(fresh).replace(made)
+        later = [each for each in copies(path) if each.name > made.name]
+        for old in (*later, *copies(path)[len(later) + KEPT :]):
+            old.unlink(missing_ok=True)
+    return made
+
+
+def _written(path: Path) -> Path:
     fresh = path.with_name(f".{path.name}.copy")
     fresh.unlink(missing_ok=True)
     private_file(fresh)
@@ -54,17 +69,15 @@ def make_copy(path: Path, now_s: float | None = None) -> Path:
         for statement in _statements(database):
             database.execute(statement)
         database.execute("COMMIT")
-    made = path.with_name(f"{path.name}.copy-{day}")
-    synced(fresh).replace(made)
-    for old in copies(path)[KEPT:]:
-        old.unlink(missing_ok=True)
-    return made
+    return fresh
 
 
 def remove_copies(path: Path) -> None:
-    """For when something has to be gone from them. Raises `OSError`."""
-    for each in copies(path):
-        each.unlink(missing_ok=True)
+    """For after something was taken out that has to be gone from them; waits for one that is being made, which may have
+    it. Raises `OSError`."""
+    with _CHANGING:
+        for each in copies(path):
+            each.unlink(missing_ok=True)
 
 
 def remove_set_aside(path: Path, before_s: float) -> None:

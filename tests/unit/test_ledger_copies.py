@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connection
 from pytest_django.plugin import DjangoDbBlocker
 
+from mlxd.keys import shelf
 from mlxd.keys.shelf import SqliteKeys
+from mlxd.ledger import copies as copies_module
 from mlxd.ledger.copies import EVERY_S, KEPT, copies, copy_is_due, make_copy, remove_set_aside
 from mlxd.ledger.database import Opened, open_database
 from mlxd.ledger.models import BrowserSession, Key, Session, Spoken
@@ -119,6 +125,50 @@ async def test_a_key_that_was_removed_does_not_come_back(path: Path) -> None:
     await keys.remove("k")
     keys.close({})
     assert not copies(path) and path.exists()
+
+
+@pytest.mark.parametrize("step", ["synced", "_statements"])
+async def test_nor_with_a_copy_that_is_made_meanwhile(path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has read the key, or is about to, when that is removed."""
+    keys, loop, real = SqliteKeys(path, opened=True), asyncio.get_running_loop(), getattr(copies_module, step)
+    removed: list[Future[None]] = []
+
+    def meanwhile(*given: Any) -> Any:
+        removed.append(asyncio.run_coroutine_threadsafe(keys.remove("k"), loop))
+        with closing(sqlite3.connect(path)) as database:
+            while database.execute("SELECT 1 FROM ledger_key").fetchone():
+                time.sleep(0.001)
+        return real(*given)
+
+    monkeypatch.setattr(copies_module, step, meanwhile)
+    await asyncio.to_thread(make_copy, path, NOW_S)
+    await asyncio.wrap_future(removed[0])
+    keys.close({})
+    assert not copies(path)
+
+
+async def test_a_key_is_gone_before_its_copies_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that is begun in between would have it."""
+    seen: list[int] = []
+
+    def look(_: Path) -> None:
+        with closing(sqlite3.connect(path)) as database:
+            seen.extend(database.execute("SELECT count(*) FROM ledger_key").fetchone())
+
+    monkeypatch.setattr(shelf, "remove_copies", look)
+    keys = SqliteKeys(path, opened=True)
+    await keys.remove("k")
+    keys.close({})
+    assert seen == [0]
+
+
+def test_a_copy_of_a_day_to_come_goes(path: Path) -> None:
+    """A clock that was put back would have one made each hour, and that one put in the place of a damaged database."""
+    wrong = make_copy(path, NOW_S + 400 * DAY_S)
+    os.utime(wrong, (NOW_S + 400 * DAY_S,) * 2)
+    right = make_copy(path, NOW_S)
+    os.utime(right, (NOW_S,) * 2)
+    assert copies(path) == [right] and not copy_is_due(path, NOW_S + 1)
 
 
 def test_what_was_forgotten_does_not_come_back(path: Path) -> None:

@@ -82,6 +82,17 @@ def test_what_is_not_escaped_is_kept_from_running_by_the_policy(
     assert page.run("document.querySelectorAll('img').length") > 0
 
 
+def test_an_address_that_is_pasted_over_the_login_page_signs_in(named_by_an_attacker: str, page: Page) -> None:
+    """For what stands behind the # alone no browser loads a page anew."""
+    made = httpx.post(f"{named_by_an_attacker}/api/login/code", headers={"Authorization": f"Bearer {TOKEN}"})
+    page.open(f"{named_by_an_attacker}/login")
+    page.run("location.hash = 'mistyped'")
+    page.wait_for("document.getElementById('told').textContent !== ''")
+    assert page.run("location.pathname + location.hash") == "/login", "nor does it stay to be looked at"
+    page.run(f"location.hash = '{made.json()['code']}'")
+    page.wait_for("location.pathname === '/' && document.readyState === 'complete'")
+
+
 # --- other pages ------------------------------------------------------------------------------------------------
 
 ATTACKS = {

@@ -31,8 +31,13 @@ form.addEventListener("submit", (event) => {
   signIn({ token });
 });
 
-const code = location.hash.slice(1);
-if (code) {
-  history.replaceState(null, "", "/login"); // it is good once, and need not be looked at
-  signIn({ code });
+function takeCode() {
+  const code = location.hash.slice(1);
+  if (code) {
+    history.replaceState(null, "", "/login"); // it is good once, and need not be looked at
+    signIn({ code });
+  }
 }
+
+addEventListener("hashchange", takeCode); // an address pasted over that of this page loads nothing anew
+takeCode();

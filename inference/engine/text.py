@@ -94,7 +94,7 @@ def examined(read: Unexamined) -> TextModel:
         traits=_traits(template, tokenizer),
         dialects=detect(template.literals, tokenizer.structural_texts) if template else (),
         digest=_digest(files.path, template),
-        confined=not (_is_plain(template) and tokenizer.patterns_are_plain and runs_are_cheap(tokenizer.spell)),
+        confined=not (_is_plain(template) and tokenizer.is_plain and runs_are_cheap(tokenizer.spell)),
     )
 
 

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer as Backend
 
 from inference.engine.detokenizer import Pieces, StreamDetokenizer
 from inference.engine.text_cache import TextCache
-from inference.engine.tokenizer_vetting import patterns_are_plain
+from inference.engine.tokenizer_vetting import model_is_plain, patterns_are_plain
 from inference.errors import InvalidModel, RequestError
 from inference.tokens import TokenIds
 
@@ -60,7 +60,7 @@ class JsonTokenizer:
         self._source = source
         base = _read(source)
         states = [json.loads(part.__getstate__()) for part in (base.normalizer, base.pre_tokenizer) if part is not None]
-        self._patterns_are_plain = patterns_are_plain(states)
+        self._is_plain = patterns_are_plain(states) and model_is_plain(base)
         self._added = base.get_added_tokens_decoder()
         self._structural = frozenset(number for number, token in self._added.items() if is_structural(token))
         kept = {number: token for number, token in self._added.items() if number not in self._structural}
@@ -90,9 +90,9 @@ class JsonTokenizer:
         return self._eos_ids
 
     @property
-    def patterns_are_plain(self) -> bool:
-        """Whether what its patterns cost is known by their form."""
-        return self._patterns_are_plain
+    def is_plain(self) -> bool:
+        """Whether what its patterns and its model cost is known by their form."""
+        return self._is_plain
 
     @property
     def structural_ids(self) -> frozenset[int]:

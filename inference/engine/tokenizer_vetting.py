@@ -1,50 +1,49 @@
 """What a tokenizer.json may do to a text before any of it is a token: its normalizer's growth and its patterns' cost.
 
-The library's pattern engine backtracks and holds the interpreter meanwhile (measured: 0.6 s for `(a+)+$` on 25
-characters, then it panics). Published patterns repeat single characters and classes, never groups.
+And what its model may cost: some look at every piece of a word.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from tokenizers import Tokenizer, models
+
+from inference.engine.pattern_cost import cost_of
 from inference.errors import InferenceError, InvalidModel
 
 _MAX_GROWTH: Final = 64
 """Characters that a normalizer may make of one. `▁` for a blank is what they are for."""
-_MAX_REPEATS: Final = 2
-_MAX_TIMES: Final = 16
-_MAX_PATTERN_CHARS: Final = 4096
-_ATOM: Final = re.compile(r"\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.|\[(?:[^\]\[\\]|\\.|\[(?:[^\]\\]|\\.)*\])*\]|.", re.DOTALL)
-_REPEAT: Final = re.compile(r"([*+]|\{(\d*),?(\d*)\}|\?)[?+]?")
-_UNPLAIN: Final = re.compile(r"\\[1-9kgGKA-CQRX]|\(\?<[=!]|\(\?[(&RP0-9]")
-"""References back, looking behind, conditions, calls."""
-_RUNS: Final = ("a", "A", "1", " ", "\n", "é", "中", "-", "'", "\t", "a1", "a ")
+_MAX_COST: Final = 1024
+"""Of all patterns: steps for each character. o200k's have 124."""
+_MAX_PIECE_CHARS: Final = 32
+"""Every beginning of a piece is looked at behind each character. SentencePiece makes them of 16."""
+_MAX_WORD_CHARS: Final = 256
+"""What a word costs grows with the third power: 0.2 s for a thousand characters. BERT's limit is 100."""
+_RUNS: Final = ("a", "A", "1", " ", "\n", "\r", "\u3000", "é", "中", "-", "'", "\t", "a1", "a ")
 _SHORT_CHARS, _LONG_CHARS = 1000, 8000
 _SHORT_S, _LONG_S = 0.05, 0.1
 """Ordinary ones take 0.3 and 3 ms. `a+[bc]` takes 3 and 157 ms, and ten seconds for 64 KB."""
 
 
 def patterns_are_plain(parts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the cost of every pattern is known by its form. `parts` are normalizer and pre-tokenizer as JSON objects.
+    """Whether the patterns are known by their form to cost little.
 
-    Raises `InvalidModel` when the normalizer makes much of little.
+    `parts` are normalizer and pre-tokenizer as JSON objects. Raises `InvalidModel` when the first makes much of little.
     """
-    growth = 1
-    plain = True
+    growth, cost = 1, 0.0
     for part in (inner for one in parts for inner in _inner(one)):
         pattern = part.get("pattern")
         if part.get("type") in {"Replace", "Prepend"}:
             text = str(part.get("content") or part.get("prepend") or "")
             growth *= max(1, len(text))
         if isinstance(pattern, Mapping) and "Regex" in pattern:
-            plain = plain and is_plain(str(pattern["Regex"]))
+            cost += cost_of(str(pattern["Regex"]))
     if growth > _MAX_GROWTH:
         raise InvalidModel("tokenizer.json: its normalizer makes a long text of a short one.")
-    return plain
+    return cost <= _MAX_COST
 
 
 def _inner(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -54,32 +53,14 @@ def _inner(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from _inner(one)
 
 
-def is_plain(pattern: str) -> bool:
-    """No group is repeated without end, nothing refers back, and two repeats at most stand in one alternative."""
-    if len(pattern) > _MAX_PATTERN_CHARS or _UNPLAIN.search(pattern):
-        return False
-    repeats, at, was_group = 0, 0, False
-    while at < len(pattern):
-        repeat = _REPEAT.match(pattern, at) if at else None
-        if repeat is not None:
-            if was_group and repeat[1] != "?":
-                return False
-            repeats += _is_endless(repeat)
-            at = repeat.end()
-            continue
-        atom = _ATOM.match(pattern, at)
-        if atom is None or repeats > _MAX_REPEATS:
-            return False
-        was_group, repeats = atom[0] == ")", 0 if atom[0] == "|" else repeats
-        at = atom.end()
-    return repeats <= _MAX_REPEATS
-
-
-def _is_endless(repeat: re.Match[str]) -> bool:
-    """`*`, `+`, `{3,}`, and `{1,99}`, which is as good."""
-    if repeat[1][0] != "{":
-        return repeat[1] != "?"
-    return ("," in repeat[1] and not repeat[3]) or int(repeat[3] or repeat[2] or 0) > _MAX_TIMES
+def model_is_plain(backend: Tokenizer) -> bool:
+    """Whether its model reads a text in steps that its length tells."""
+    model = backend.model
+    if isinstance(model, models.WordPiece):
+        return int(model.max_input_chars_per_word) <= _MAX_WORD_CHARS
+    if isinstance(model, models.Unigram):
+        return max(map(len, backend.get_vocab(with_added_tokens=False)), default=0) <= _MAX_PIECE_CHARS
+    return True
 
 
 def runs_are_cheap(encode: Callable[[str], object], clock: Callable[[], float] = time.process_time) -> bool:

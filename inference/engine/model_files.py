@@ -22,6 +22,7 @@ MAX_INDEX_VALUES = 500_000
 _MAX_ENTRIES = 10_000
 _INDEX = "model.safetensors.index.json"
 _TEXTS = frozenset((".jinja", ".json", ".model", ".txt"))
+TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 _SIDES = ("generation_config.json", "hf_quant_config.json")
 
 
@@ -85,8 +86,8 @@ def refuse_links_away(directory: Path) -> None:
     What some file of this machine says must not become a part of every prompt.
     """
     roots = _allowed_roots(directory)
-    for entry in _entries(directory):
-        if entry.suffix in _TEXTS and entry.is_symlink() and not _is_inside(entry, roots):
+    for entry in (*_entries(directory), directory / TOOL_TEMPLATE):
+        if entry.suffix.lower() in _TEXTS and not _is_inside(entry, roots):
             raise UnsafeModel(f"{entry.name} leads outside the model directory.")
 
 

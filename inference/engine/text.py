@@ -19,7 +19,7 @@ from inference.conversation.template import JinjaTemplate
 from inference.conversation.text_model import TextModel
 from inference.conversation.vetting import MAX_SOURCE_CHARS, is_plain
 from inference.engine.left_unread import points_at_code
-from inference.engine.model_files import refuse_links_away
+from inference.engine.model_files import TOOL_TEMPLATE, refuse_links_away
 from inference.engine.model_json import read_object
 from inference.engine.tokenizer import JsonTokenizer, TokenizerSource
 from inference.engine.tokenizer_vetting import runs_are_cheap
@@ -217,7 +217,7 @@ def _ids(value: Any) -> Iterator[int]:
 def _template(files: _Files, specials: Mapping[str, str]) -> JinjaTemplate | None:
     """The chat template from where models keep it: chat_template.jinja, chat_template.json, tokenizer_config.json."""
     source = _read(files.path / "chat_template.jinja")
-    tools = _read(files.path / "additional_chat_templates" / "tool_use.jinja") or ""
+    tools = _read(files.path / TOOL_TEMPLATE) or ""
     if source is None:
         named = _optional(files.path / "chat_template.json").get("chat_template")
         source, tool_use = _named_templates(named if named is not None else files.tokenizer.get("chat_template"))

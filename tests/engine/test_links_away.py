@@ -31,6 +31,18 @@ def test_a_text_that_lies_elsewhere_is_not_read(model: Path, tmp_path: Path, nam
             read(model)
 
 
+@pytest.mark.parametrize("linked", ["additional_chat_templates", "additional_chat_templates/tool_use.jinja"])
+def test_nor_is_a_template_for_tools_or_its_folder(model: Path, tmp_path: Path, linked: str) -> None:
+    away = tmp_path / "away" / linked
+    (model / linked).parent.mkdir(exist_ok=True)
+    (away if not away.suffix else away.parent).mkdir(parents=True)
+    (away if away.suffix else away / "tool_use.jinja").write_text("secret")
+    (model / linked).symlink_to(away)
+    for read in (load_text, check_model_files):
+        with pytest.raises(UnsafeModel, match="tool_use"):
+            read(model)
+
+
 def test_a_link_within_the_model_or_its_cache_is_followed(model: Path, tmp_path: Path) -> None:
     (model / "tokenizer.json").rename(model / "words.json")
     (model / "tokenizer.json").symlink_to("words.json")

@@ -41,8 +41,9 @@ class SessionShelf:
     def open(self) -> None:
         """Learns the names of what earlier processes left. Raises `OSError`."""
         self._files.sweep_beside(self._directory)
-        for name in self._files.by_age(self._directory):
-            self._names[name.removesuffix(".json")] = None
+        for file in self._files.by_age(self._directory):
+            if file.endswith(".json") and NAME.fullmatch(name := file.removesuffix(".json")):
+                self._names[name] = None
         self._limit()
 
     def get(self, name: str) -> SessionRecord | None:
@@ -82,7 +83,7 @@ class SessionShelf:
             oldest = next(iter(self._names))
             del self._names[oldest]
             self._known.pop(oldest, None)
-            with suppress(OSError, ValueError):
+            with suppress(OSError):
                 self._files.remove(self._path(oldest))
 
     def _read(self, name: str) -> SessionRecord | None:

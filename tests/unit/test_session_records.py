@@ -192,6 +192,21 @@ def test_no_more_records_are_kept_than_there_may_be_and_the_last_used_stay(tmp_p
         later.keep(record("../x", labels[0].key))
 
 
+def test_a_file_of_somebody_else_stays_and_keeps_nothing_from_being_forgotten(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    folder = tmp_path / "sessions"
+    folder.mkdir()
+    foreign = [folder / ".DS_Store", folder / "notes.json", folder / f"{NAME}.txt"]
+    for file in foreign:
+        file.write_text("theirs")
+    SessionShelf(tmp_path, SwiftFiles(), shelf.store.index).keep(record(NAME, b"k" * KEY_BYTES))
+    later = SessionShelf(tmp_path, SwiftFiles(), shelf.store.index)
+    later.open()
+    assert len(later) == 1
+    later.clear()
+    assert sorted(folder.iterdir()) == sorted(foreign)
+
+
 def test_records_do_not_grow_without_end() -> None:
     before = record(NAME, *(bytes([number]) * KEY_BYTES for number in range(MAX_ENDS)))
     now = replace(before, by="other", ends=(b"z" * KEY_BYTES,))

@@ -97,6 +97,8 @@ class LiveSettings:
                 )
             if not BY_NAME[name].takes(value):
                 raise InvalidSetting(f"{name} must be {BY_NAME[name].json_text}.")
+            if value is None:  # taken back also where it keeps another from being changed
+                continue
             if name in STORE | DISK and not self._stores:
                 raise InvalidSetting(f"{name}: mlxd was started with cache_memory_bytes 0 and keeps nothing.")
             if name in DISK and not self._stores_on_disk:
@@ -104,7 +106,9 @@ class LiveSettings:
         beneath = self._beneath.config
         values = {name: getattr(beneath, name) if value is None else value for name, value in changes.items()}
         config = amended(self.config, values)
-        if "ssd_cache_bytes" in changes and config.ssd_cache_bytes == 0:
+        if changes.get("cache_memory_bytes") is not None and config.cache_memory_bytes == 0:
+            raise InvalidSetting("cache_memory_bytes 0 takes a restart: then nothing is kept at all.")
+        if "ssd_cache_bytes" in changes and config.ssd_cache_bytes == 0 and self._stores_on_disk:
             raise InvalidSetting("ssd_cache_bytes 0 takes a restart: it leaves what is on the disk as it is.")
         return config
 

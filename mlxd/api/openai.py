@@ -86,7 +86,7 @@ async def ask_completion(raw: bytes) -> Ask:
 async def models(request: ASGIRequest) -> dict[str, Any]:
     caller = caller_of(request)
     served = [model for model in runtime.current().models if caller.may_use(model.id)]
-    listed = [_model(model, name) for model in served for name in (model.id, *model.settings.aliases)]
+    listed = [_model(model, name) for model in served for name in dict.fromkeys((model.id, *model.settings.aliases))]
     return {"object": "list", "data": listed}
 
 

@@ -92,6 +92,11 @@ async def test_an_alias_is_a_name_of_no_other_model(running: Runtime, taken: str
     assert [model.settings.aliases for model in running.models] == [("swift",), ("quick",)]
 
 
+async def test_a_name_is_listed_once(running: Runtime) -> None:
+    assert (await set_model("a", aliases=["quick", "a"])).status == 200
+    assert [model["id"] for model in (await get("/v1/models")).json()["data"]] == ["a", "quick", "b"]
+
+
 async def test_a_model_that_would_take_a_name_is_not_loaded(running: Runtime) -> None:
     running.settings.change_model("c", ModelSettings(aliases=("a",)))
     for order in ({"model_id": "c"}, {"model_id": "c", "name": "b"}):

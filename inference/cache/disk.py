@@ -263,13 +263,10 @@ class DiskStore:
         """Forgets a session; the keys of what it stands on: up to the block `end`, and up to where it is known to have
         ended, but there nothing that others stand on."""
         record = self.sessions.drop(session)
-        keys = set() if record is None else self._below(record)
-        for other in self.sessions.others(session) if keys else ():
-            keys -= self._below(other)
+        keys = set() if record is None else self.index.paths(record.all_keys)
+        if keys:
+            keys -= self.index.paths(key for other in self.sessions.others(session) for key in other.all_keys)
         return keys | self.index.path(end)
-
-    def _below(self, record: SessionRecord) -> set[bytes]:
-        return {key for end in (*record.keys, *record.aside) for key in self.index.path(end)}
 
     def _model(self, entry: DiskEntry) -> str:
         """Of any file of a tree; "" where that cannot be read."""

@@ -190,7 +190,17 @@ class DiskIndex:
 
     def path(self, key: bytes) -> set[bytes]:
         """The keys of a file and of all before it that are here."""
-        return {entry.key for entry in self._upwards(key)}
+        return self.paths((key,))
+
+    def paths(self, ends: Iterable[bytes]) -> set[bytes]:
+        """The same of many. What several stand on is gone through once."""
+        found: set[bytes] = set()
+        for end in ends:
+            for entry in self._upwards(end):
+                if entry.key in found:
+                    break
+                found.add(entry.key)
+        return found
 
     def _upwards(self, key: bytes) -> Iterator[DiskEntry]:
         """Each step is nearer to the root: names can be anybody's, and none of them makes this go on for ever."""

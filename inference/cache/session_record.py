@@ -59,6 +59,11 @@ class SessionRecord:
     def keys(self) -> tuple[bytes, ...]:
         return (*self.earlier, *self.ends)
 
+    @property
+    def all_keys(self) -> tuple[bytes, ...]:
+        """Of its side calls too."""
+        return (*self.keys, *self.aside)
+
     def behind(self, before: SessionRecord | None, passed: Collection[bytes]) -> SessionRecord:
         """The same, with what another process knew of the session, but not what a way has `passed` since."""
         if before is None or before.tree != self.tree:
@@ -121,5 +126,5 @@ def _is_sound(found: SessionRecord) -> bool:
     texts = all(isinstance(getattr(found, name), str) for name in _TEXTS)
     cost = found.token_cost
     sane = type(cost) in (int, float) and math.isfinite(cost) and cost >= 0
-    keys = all(len(key) == KEY_BYTES for key in (*found.keys, *found.aside))
+    keys = all(len(key) == KEY_BYTES for key in found.all_keys)
     return texts and sane and keys and len(found.tree) == _ROOT_BYTES and NAME.fullmatch(found.name) is not None

@@ -161,8 +161,20 @@ def test_patience_has_an_end(fetched: Fetched, hub: Hub) -> None:
     waits = [wait.wait_s for wait in fetched.waits]
     assert len(waits) == TRIES - 1 and all(2**at / 2 <= wait <= 2**at for at, wait in enumerate(waits))
     assert len(set(waits)) == len(waits), "nobody comes in step"
-    hub.twist = busy(1, **{"Retry-After": str(int(LONGEST_ASKED_S) + 60)})
+    hub.twist = busy(1, 429, **{"Retry-After": str(int(LONGEST_ASKED_S) + 60)})
     assert "come back in 6 minutes" in fetched.refusal().message
+
+
+@pytest.mark.parametrize("said", ["", "soon", "-1", "9" * 30, "Mon, 01 Jan 2024 00:00:00 +99999999999999"])
+def test_nonsense_about_how_long_to_wait_is_passed_over(fetched: Fetched, hub: Hub, said: str) -> None:
+    hub.twist = busy(1, 429, **{"Retry-After": said})
+    assert is_whole(fetched.run()) and fetched.waits[0].wait_s <= 1
+
+
+@pytest.mark.parametrize("location", ["http://xn--a/", "http://[::1", "file:///etc/passwd", "http://x:-1/"])
+def test_a_redirect_to_nowhere_is_not_followed(fetched: Fetched, hub: Hub, location: str) -> None:
+    hub.twist = lambda _path, _sound: Reply(status=302, headers={"Location": location})
+    assert isinstance(fetched.refusal(), DownloadFailed)
 
 
 def test_a_hub_that_is_gone_is_told_from_one_that_has_nothing(tmp_path: Path, hub: Hub) -> None:
@@ -178,7 +190,7 @@ def test_a_hub_that_is_gone_is_told_from_one_that_has_nothing(tmp_path: Path, hu
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "huggingface.co", "ftp://x", "http://", "https://u:p@x", "http://x/?a=b", "a\0b"]
+    "endpoint", ["", "huggingface.co", "ftp://x", "http://", "https://u:p@x", "http://x/?a=b", "a\0b", "http://xn--a"]
 )
 def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
     with pytest.raises(DownloadFailed, match="hf_endpoint"):

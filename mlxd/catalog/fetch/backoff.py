@@ -61,7 +61,7 @@ def retry_after_s(headers: Mapping[str, str], now: Callable[[], datetime] = lamb
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)

@@ -88,7 +88,10 @@ class Hub:
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 request = self._client.build_request("GET", url, headers={**headers, **self._own_headers(url)})
-                response = self._client.send(request, stream=True)
+                try:
+                    response = self._client.send(request, stream=True)
+                except ValueError:  # the client looks at the address of a redirect, and finds its host to be no name
+                    raise DownloadFailed(f"{url.host} redirects to where mlxd does not follow.") from None
                 try:
                     if not response.has_redirect_location:
                         yield _good(response)
@@ -112,13 +115,19 @@ class Hub:
 
 
 def _endpoint(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text.rstrip("/"))
-    except httpx.InvalidURL:
-        url = httpx.URL()
+    url = _parsed_url(lambda: httpx.URL(text.rstrip("/")))
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
         raise DownloadFailed("hf_endpoint must be an address like https://huggingface.co.")
     return url
+
+
+def _parsed_url(made: Callable[[], httpx.URL]) -> httpx.URL:
+    """An empty one for what is none. Names of other scripts (`xn--a`) are looked into when the host is asked for."""
+    try:
+        url = made()
+        return url if url.host else httpx.URL()
+    except (httpx.InvalidURL, ValueError):
+        return httpx.URL()
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
@@ -126,10 +135,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def _redirected(url: httpx.URL, location: str) -> httpx.URL:
-    try:
-        target = url.join(location)
-    except httpx.InvalidURL:
-        target = httpx.URL()
+    target = _parsed_url(lambda: url.join(location))
     weaker = url.scheme == "https" and target.scheme != "https"
     if target.scheme not in ("http", "https") or not target.host or target.userinfo or weaker:
         raise DownloadFailed(f"{url.host} redirects to where mlxd does not follow.")

@@ -12,7 +12,7 @@ from django.core.handlers.asgi import ASGIRequest
 from ninja import Router
 
 from inference.conversation.echo import Outcome
-from inference.prefix_store import StoreTotals
+from inference.prefix_store import DiskState, StoreTotals
 from mlxd import runtime
 from mlxd.api import health, ignored
 from mlxd.api.auth import AdminBearer
@@ -51,5 +51,6 @@ async def detailed_health(request: ASGIRequest) -> dict[str, Any]:
 
 
 def _stored(totals: StoreTotals) -> dict[str, Any]:
-    disk = {name: getattr(totals.disk, name) for name in ON_DISK}
+    is_off = totals.disk.state is DiskState.OFF
+    disk = None if is_off else {name: getattr(totals.disk, name) for name in ON_DISK}
     return {**{name: getattr(totals, name) for name in STORED}, "disk": disk}

@@ -85,6 +85,14 @@ async def test_a_smaller_memory_holds_at_once_and_can_be_taken_back(running: Run
     assert await cached_tokens() == 0 < await cached_tokens()
 
 
+async def test_what_the_store_has_done_is_counted(running: Runtime) -> None:
+    assert await cached_tokens() == 0
+    again = await cached_tokens()
+    cache = (await get("/api/counters", headers=ADMIN)).json()["cache"]
+    assert (cache["requests"], cache["cached_tokens"]) == (2, again) and again > 0
+    assert cache["disk"] is None
+
+
 async def test_a_change_that_is_refused_leaves_the_store_alone(running: Runtime) -> None:
     await cached_tokens()
     before = await totals()
@@ -124,7 +132,8 @@ async def test_the_disk_keeps_to_other_limits_at_once(sound: Path, tmp_path: Pat
 
     with installed(serving(sound, config)):
         await cached_tokens()
-        await come(lambda told: told["files"] > 0)
+        await come(lambda told: told["files"] > 0 and told["written"] > 0)
+        assert (await get("/api/counters", headers=ADMIN)).json()["cache"]["disk"]["written"] > 0
         await limited(ssd_cache_bytes=1024, ssd_cache_daily_bytes=1 << 20)
         await come(lambda told: (told["files"], told["day_bytes"]) == (0, 1 << 20))
         for never in ({"ssd_cache_bytes": 0}, {"ssd_cache_bytes": 0, "top_k": 3}):

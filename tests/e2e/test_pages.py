@@ -144,7 +144,7 @@ class EmptyPage(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def another_port() -> Iterator[int]:
     with ThreadingHTTPServer(("127.0.0.1", 0), EmptyPage) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield server.server_port
         server.shutdown()

@@ -11,7 +11,7 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes, pass_context
@@ -27,8 +27,13 @@ from inference.conversation.allowance import TemplateLimitError, allowance, spre
 TICK = f"tick_{secrets.token_hex(4)}"
 JOIN = f"join_{secrets.token_hex(4)}"
 BUILT = f"built_{secrets.token_hex(4)}"
+LOOK = f"look_{secrets.token_hex(4)}"
+EACH = f"each_{secrets.token_hex(4)}"
 """Names no template can know, so none can assign them."""
 MAX_INTEGER = 1 << 24
+_AT_ONCE = frozenset({"dictsort", "join", "list", "sort", "string", "tojson"})
+_ITEM_BY_ITEM = frozenset({"map", "reject", "rejectattr", "select", "selectattr", "unique"})
+"""Filters that go through all of a value, which may be a text of many characters: 0.15 s in a step of the template."""
 _PLAIN = frozenset({LoopContext, str})
 """Types without any public attribute that could do harm."""
 _DICT_METHODS = frozenset(name for name in dir(dict))
@@ -65,8 +70,26 @@ def _tick(context: Context, _: object) -> None:
     context.parent[TICK]()
 
 
+@pass_context
+def _look[T](context: Context, value: T) -> T:
+    context.parent[TICK](at_once=True)
+    return value
+
+
+@pass_context
+def _each(context: Context, value: Any) -> Any:
+    return _ticking(value, context.parent[TICK]) if value else value
+
+
+def _ticking(values: Iterable[Any], tick: Callable[[], None]) -> Iterator[Any]:
+    for value in values:
+        tick()
+        yield value
+
+
 class _Guard(NodeTransformer):
-    """Puts the tick into every body that can repeat, and makes `~` and lists of values calls that can be bounded."""
+    """Puts the tick into every body that can repeat and before what goes through a value, and makes `~` and lists of
+    values calls that can be bounded."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         return self._ticked(node)
@@ -80,6 +103,12 @@ class _Guard(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
         self.generic_visit(node)
         return _filter(JOIN, nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        if node.node is not None and node.name in _AT_ONCE | _ITEM_BY_ITEM:
+            node.node = _filter(LOOK if node.name in _AT_ONCE else EACH, node.node)
+        return node
 
     def visit_List(self, node: nodes.List) -> nodes.Expr:  # noqa: N802
         return self._bounded(node, all(isinstance(one, nodes.Const) for one in node.items))
@@ -116,7 +145,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {name: one for name, one in self.filters.items() if name not in bounded.UNKNOWN_FILTERS}
         self.filters |= {"replace": bounded.replace, "indent": bounded.indent, "join": bounded.join}
         self.filters |= {"sum": bounded.total, "tojson": to_json, "format": format_text}
-        self.filters |= {TICK: _tick, JOIN: join_text, BUILT: built}
+        self.filters |= {TICK: _tick, LOOK: _look, EACH: _each, JOIN: join_text, BUILT: built}
         self.globals["raise_exception"] = raise_exception
 
     def guarded(self, source: str) -> tuple[Any, nodes.Template]:
@@ -139,6 +168,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+":
+            if isinstance(left, list):
+                context.parent[TICK](at_once=True)
             return _checked_size(left + right)
         if operator == "%" and isinstance(left, str):
             return format_text(left, *(right if isinstance(right, tuple) else (right,)))
@@ -162,8 +193,10 @@ def join_text(values: Sequence[Any]) -> str:
     return str(_checked_size("".join(map(str, values))))
 
 
-def built[T](value: T) -> T:
+@pass_context
+def built[T](context: Context, value: T) -> T:
     """A list or object of the template's own."""
+    context.parent[TICK](at_once=True)
     spread(value)
     return value
 
@@ -190,16 +223,17 @@ def _checked_size(value: Any) -> Any:
     return value
 
 
-def deadline_tick(limit_s: float, now: Callable[[], float] = time.thread_time) -> Callable[[], None]:
+def deadline_tick(limit_s: float, now: Callable[[], float] = time.thread_time) -> Callable[..., None]:
     """A function for `TICK` that ends the render once it used `limit_s` seconds of its thread's processor time.
 
-    Not the wall clock: a busy machine must not refuse what an idle one renders. Every 32nd call looks at the clock.
+    Not the wall clock: a busy machine must not refuse what an idle one renders. Every 32nd call looks at the clock,
+    and one with `at_once`.
     """
     end = now() + limit_s
     calls = itertools.count(1)
 
-    def tick() -> None:
-        if not next(calls) % 32 and now() > end:
+    def tick(*, at_once: bool = False) -> None:
+        if (at_once or not next(calls) % 32) and now() > end:
             allowance().refuse(f"The chat template ran longer than {limit_s:g} s.")
 
     return tick

@@ -87,12 +87,12 @@ def remove_set_aside(path: Path, before_s: float) -> None:
             each.unlink(missing_ok=True)
 
 
-def restore(copy: Path, path: Path) -> None:
-    """Puts a copy into the place of a database that is not there. Raises `OSError`."""
+def taken_from(copy: Path, path: Path) -> Path:
+    """A file beside a database, whole and on the disk, to be put into its place. Raises `OSError`, `UnsafeStateDir`."""
     fresh = path.with_name(f".{path.name}.restored")
     private_file(fresh)
     shutil.copyfile(copy, fresh)
-    synced(fresh).replace(path)
+    return synced(fresh)
 
 
 def _statements(database: sqlite3.Connection) -> Iterator[str]:

@@ -19,7 +19,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
-from mlxd.ledger.copies import copies, restore
+from mlxd.ledger.copies import copies, taken_from
 from mlxd.ledger.whole import Damaged, is_damage, refuse_damaged, refuse_foreign_tables
 from mlxd.paths import private_file, synced
 from mlxd.start_errors import StartError
@@ -52,10 +52,12 @@ def open_database(path: Path) -> Opened:
         _open(path)
         return Opened()
     except Damaged as damage:
-        aside = _set_aside(path, str(damage))
+        reason, aside = str(damage), ""
     for copy in copies(path):
+        fresh = taken_from(copy, path)  # first: without room for it, the next start must find the damaged one again
+        aside = aside or _set_aside(path, reason)
         try:
-            restore(copy, path)
+            fresh.replace(path)
             _open(path)
         except (Damaged, NewerSchema) as error:
             log.warning("copy_not_used", file=copy.name, reason=str(error))
@@ -63,6 +65,7 @@ def open_database(path: Path) -> Opened:
         else:
             log.warning("database_restored", file=copy.name)
             return Opened(aside, copy.name)
+    aside = aside or _set_aside(path, reason)
     _open(path)
     return Opened(aside)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
 import stat
@@ -13,6 +14,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import connection
@@ -91,6 +93,17 @@ def test_the_newest_whole_copy_takes_the_place_of_a_damaged_database(path: Path)
     assert counted(Session, Key, BrowserSession, Spoken) == [2, 1, 0, 0]
     assert open_database(path) == Opened()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600 and good.exists()
+
+
+def test_without_room_for_a_copy_the_next_start_puts_it_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = make_copy(path, NOW_S)
+    spoil(path)
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copyfile", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"):
+            open_database(path)
+    assert open_database(path).restored == good.name
+    assert counted(Session, Key) == [1, 1]
 
 
 def test_without_a_whole_copy_a_fresh_one_is_begun(path: Path) -> None:

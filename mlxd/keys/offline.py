@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from mlxd.instance import claim
@@ -27,9 +28,10 @@ def database(state: StateDir) -> Iterator[None]:
         from mlxd.ledger.database import open_database
 
         try:
-            open_database(state.database)
+            with redirect_stdout(sys.stderr):  # what is logged must not stand among lines that a shell reads
+                open_database(state.database)
             yield
-        except (DatabaseError, sqlite3.Error) as error:
+        except (DatabaseError, sqlite3.Error, OSError) as error:
             raise StartError(f"{state.database} cannot be used: {type(error).__name__}.") from error
         finally:
             connection.close()

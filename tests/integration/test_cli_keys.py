@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -55,6 +59,27 @@ def test_a_key_is_made_before_the_first_start_and_told_once(state: Path) -> None
 
     assert "Removed alice" in mlxd(state, "rm", row["id"]).stdout
     assert reopened(state) == []
+
+
+def test_a_shell_reads_no_line_of_the_log(tmp_path: Path) -> None:
+    """A damaged database is told of on the way; `eval` would run that."""
+    (tmp_path / "mlxd.sqlite3").write_bytes(b"no database " * 1000)
+    (tmp_path / "mlxd.sqlite3").chmod(0o600)
+    tmp_path.chmod(0o700)
+    command = [sys.executable, "-P", "-m", "mlxd", "keys", "add", "alice", "--state-dir", str(tmp_path)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [line.partition("=")[0] for line in made.stdout.splitlines()] == [
+        "export OPENAI_API_KEY",
+        "export ANTHROPIC_API_KEY",
+    ]
+    assert "database_set_aside" in made.stderr
+
+
+def test_a_disk_that_does_not_take_it_is_named(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlxd(state, "add", "alice")
+    monkeypatch.setattr("mlxd.ledger.copies.remove_copies", Mock(side_effect=OSError(errno.EIO, "broken")))
+    ended = mlxd(state, "rm", "alice")
+    assert isinstance(ended.exception, StartError) and "OSError" in ended.exception.message
 
 
 @pytest.mark.parametrize(("scopes", "lines"), [(("infer",), 2), (("admin",), 1), (("admin", "infer"), 2)])

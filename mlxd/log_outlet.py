@@ -48,14 +48,20 @@ class Lane:
     def put(self, line: str) -> None:
         """Takes a line without its end, or drops it. Never blocks."""
         with self._wake:
-            if self._closing or len(self._lines) >= MAX_WAITING or self._chars + len(line) > MAX_WAITING_CHARS:
+            is_full = len(self._lines) >= MAX_WAITING or self._chars + len(line) > MAX_WAITING_CHARS
+            if self._closing or is_full or not self._runs():
                 self._dropped += 1
                 return
-            if self._thread.ident is None:
-                self._thread.start()
             self._lines.append(line)
             self._chars += len(line)
             self._wake.notify_all()
+
+    def _runs(self) -> bool:
+        """Starts the thread at the first line. False: there are too many, or the interpreter ends."""
+        if self._thread.ident is None:
+            with suppress(RuntimeError):
+                self._thread.start()
+        return self._thread.ident is not None
 
     def flush(self, limit_s: float = FLUSH_S) -> bool:
         """Waits until all that was put is written. False: the sink did not take it in time."""

@@ -45,10 +45,17 @@ class LineRate:
             first = not self._left_out
             self._left_out[kind] += 1
         if first:
-            timer = threading.Timer(self._told_after_s, self.tell)
-            timer.daemon = True
-            timer.start()
+            self._tell_later()
         return False
+
+    def _tell_later(self) -> None:
+        timer = threading.Timer(self._told_after_s, self.tell)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:  # there are too many threads, or the interpreter ends: then it is not counted
+            with self._lock:
+                self._left_out.clear()
 
     def tell(self) -> None:
         """Says what was left out since the last time."""

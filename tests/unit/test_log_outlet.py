@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 import structlog
@@ -112,6 +114,21 @@ class Failing(Stalled):
         if not self.going_on.is_set():
             raise OSError(28, "No space left on device")
         super().write(text)
+
+
+def test_without_a_thread_to_be_had_lines_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many threads, or an interpreter that ends: nobody who logs is to fail for it."""
+    told: SimpleQueue[int] = SimpleQueue()
+    sink = Stalled()
+    sink.going_on.set()
+    lane, rate = Lane(sink, told.put), LineRate(lambda _, count: told.put(count), lines_per_s=1, clock=lambda: 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+        lane.put("lost")
+        assert [rate.admits("kind") for _ in range(3)] == [True, False, False]
+    lane.put("kept")
+    assert told.get(timeout=30) == 1 and sink.taken == ["kept\n"]
+    lane.close()
 
 
 def test_a_full_disk_costs_its_lines_and_no_more() -> None:

@@ -134,14 +134,17 @@ class World:
             pass
         return understood
 
-    def placed_statements(self, agent: Agent) -> None:
-        """An update stands in a user's message or one of its own, behind all that was read before."""
+    def placed_statements(self, agent: Agent, understood: Understood) -> None:
+        """An update stands in a user's message or one of its own, behind all that was read before; where the limit was
+        reached what is not retained any more moves all behind it."""
         messages = self.preparer.last.conversation.messages
+        spans = understood.known.spans
+        assert spans is not None
         answered = max((at for at, one in enumerate(messages) if one.role is Role.ASSISTANT), default=-1)
         for at, message in enumerate(messages):
             if any(part.path == statements.STATED for part in message.parts):
                 assert message.role is Role.USER or message.path == statements.STATED
-                assert at > answered or at in agent.stated
+                assert at > answered or at in agent.stated or spans.limit_reached
                 agent.stated.add(at)
 
 
@@ -262,7 +265,7 @@ def together(preparer: Watched, data: st.DataObject) -> None:
             sent = agent.asks(data.draw(st.integers(0, 2)), data.draw(st.integers(0, 9)), data.draw(st.booleans()))
             understood = await world.serve(agent, sent)
             nothing_lost(understood, sent)
-            world.placed_statements(agent)
+            world.placed_statements(agent, understood)
             reads_on(agent, understood)
             if len(agents) < 5 and data.draw(st.booleans()):
                 agents.append(agent.fork())

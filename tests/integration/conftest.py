@@ -11,8 +11,10 @@ import pytest
 
 from mlxd import runtime
 from mlxd.api import policy
+from tests.hubs import Hub, serving
 from tests.integration.api_scripted import StandIn
 from tests.integration.cli_peer import Peer
+from tests.integration.fetched import FILES, Fetched, as_new
 from tests.integration.transport_client import SHORT, Served, start
 
 
@@ -67,3 +69,22 @@ def peer():
     peer.endless = False
     peer.server.shutdown()
     peer.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def served_model() -> Iterator[Hub]:
+    with serving(FILES) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(served_model: Hub) -> Hub:
+    """A hub with one model, as it was at first."""
+    return as_new(served_model)
+
+
+@pytest.fixture
+def fetched(hub: Hub, tmp_path: Path) -> Iterator[Fetched]:
+    made = Fetched(hub, tmp_path / "models--o--tiny")
+    yield made
+    made.client.close()

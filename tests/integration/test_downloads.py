@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlxd.catalog.fetch import DownloadFailed, Progress, blobs, repository
-from tests.hubs import REVISION, Hub, Reply, serving
-from tests.integration.fetched import FILES, WANTED, WEIGHTS, Fetched, as_new, is_whole
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Hub]:
-    with serving(FILES) as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(served: Hub) -> Hub:
-    return as_new(served)
-
-
-@pytest.fixture
-def fetched(hub: Hub, tmp_path: Path) -> Iterator[Fetched]:
-    made = Fetched(hub, tmp_path / "models--o--tiny")
-    yield made
-    made.client.close()
+from tests.hubs import REVISION, Hub, Reply
+from tests.integration.fetched import FILES, WANTED, WEIGHTS, Fetched, is_whole
 
 
 def test_what_a_model_needs_is_fetched_at_a_commit_and_nothing_else(fetched: Fetched, hub: Hub) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,7 @@ from mlxd.catalog.fetch import DownloadFailed, Waiting, fetch
 from mlxd.catalog.fetch.backoff import LONGEST_ASKED_S, TRIES
 from mlxd.catalog.fetch.listing import MAX_FILES
 from tests.hubs import REVISION, Hub, Reply, entry, serving
-from tests.integration.fetched import FILES, WANTED, WEIGHTS, Fetched, as_new, client, is_whole
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Hub]:
-    with serving(FILES) as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(served: Hub) -> Hub:
-    return as_new(served)
-
-
-@pytest.fixture
-def fetched(hub: Hub, tmp_path: Path) -> Iterator[Fetched]:
-    made = Fetched(hub, tmp_path / "models--o--tiny")
-    yield made
-    made.client.close()
+from tests.integration.fetched import FILES, WANTED, WEIGHTS, Fetched, client, is_whole
 
 
 def files(*more: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from mlxd.config import Config
 from mlxd.config.addresses import is_unspecified, reachable, refuse_unguarded
 from mlxd.keys.access import Access
 from mlxd.keys.key import Scope
-from mlxd.live_settings import cache_settings as cache_settings
+from mlxd.live_settings import cache_settings
 from mlxd.live_settings import scheduler_settings as scheduler_settings
 from mlxd.paths import StateDir
 from mlxd.start_errors import InvalidSetting, PortTaken

@@ -199,7 +199,7 @@ def test_the_knobs_of_the_disk_reach_the_engine(tmp_path):
 
 @pytest.mark.parametrize("name", CACHE_KNOBS)
 def test_each_knob_of_the_cache_reaches_the_engine_and_moves_nothing_else(name, tmp_path):
-    from mlxd.wiring import cache_settings
+    from mlxd.live_settings import cache_settings
 
     given, field, wanted = CACHE_KNOBS[name]
     before = dataclasses.asdict(cache_settings(load({}, tmp_path).config))

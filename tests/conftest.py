@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+import sys
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -13,3 +14,9 @@ settings.load_profile("mlxd")
 # of them speaks TLS here. A folder is read when a certificate is looked for, and not before.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+
+
+def pytest_runtest_setup() -> None:
+    """What MLX draws without a key, the weights of a layer say, is not to depend on the tests before."""
+    if (mx := sys.modules.get("mlx.core")) is not None:
+        mx.random.seed(0)

@@ -184,10 +184,29 @@ def test_the_feed_forward_part_of_the_last_block_is_given_one_token(
 
 
 class Mixing(qwen3.TransformerBlock):  # type: ignore[misc]
-    """What it gives of a token depends on the feed-forward parts of those before it."""
+    """What it gives of a token depends, be it ever so little, on the feed-forward parts of those before it."""
 
     def __call__(self, x: Any, mask: Any = None, cache: Any = None) -> Any:
-        return mx.cumsum(super().__call__(x, mask, cache), axis=1)
+        given = super().__call__(x, mask, cache)
+        return given + 1e-4 * mx.cumsum(given, axis=1)
+
+
+class Shifting(nn.Module):  # type: ignore[misc]
+    """A feed-forward part that reads a little of the token before."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def __call__(self, hidden: Any) -> Any:
+        before = mx.concatenate([mx.zeros_like(hidden[:, :1]), hidden[:, :-1]], axis=1)
+        return self.part(hidden + 1e-4 * before)
+
+
+class ShiftingBlock(qwen3.TransformerBlock):  # type: ignore[misc]
+    def __init__(self, args: Any) -> None:
+        super().__init__(args)
+        self["mlp"] = Shifting(self["mlp"])
 
 
 class Strict(qwen3.TransformerBlock):  # type: ignore[misc]
@@ -198,7 +217,7 @@ class Strict(qwen3.TransformerBlock):  # type: ignore[misc]
         return mx.stack([h, self.mlp(self.post_attention_layernorm(h))]).sum(axis=0)
 
 
-@pytest.mark.parametrize("kind", [Mixing, Strict])
+@pytest.mark.parametrize("kind", [Mixing, ShiftingBlock, Strict])
 def test_a_block_that_needs_all_tokens_keeps_them(dense: Loaded, kind: type[nn.Module]) -> None:
     model = qwen3.Model(dense.model.args)
     model.layers[-1] = kind(dense.model.args)

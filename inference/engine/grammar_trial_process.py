@@ -22,6 +22,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from inference.engine.grammar_limits import LIMITS, MAX_COMPILED_BYTES, MAX_STEP_S, reason
 from inference.engine.grammar_vocabulary import vocabulary
+from inference.engine.peak_memory import peak_bytes
 from inference.errors import UnsupportedParameter
 from inference.ports import Tokenizer
 
@@ -65,11 +66,11 @@ class Verdict:
 
 def try_out(words: LLTokenizer, lark: str) -> Verdict:
     """Compiles a grammar and follows it for some tokens of a random walk."""
-    before = _peak_bytes()
+    before = peak_bytes()
     matcher = LLMatcher(words, lark, log_level=0, limits=LIMITS)
     if matcher.is_error():
         return Verdict(reason(matcher.get_error()))
-    fault, nbytes = _walk(matcher, words.vocab_size), max(0, _peak_bytes() - before)
+    fault, nbytes = _walk(matcher, words.vocab_size), max(0, peak_bytes() - before)
     return Verdict("it takes too much memory" if nbytes > MAX_COMPILED_BYTES else fault, nbytes)
 
 
@@ -94,11 +95,6 @@ def _any_bit(mask: int, start: int) -> int:
     """The lowest bit set at or after `start`, else the lowest of all."""
     rest = mask >> start << start or mask
     return (rest & -rest).bit_length() - 1
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
 
 
 def serve(connection: Connection) -> None:

@@ -81,7 +81,7 @@ for finding in examine(scene, checks):
 def test_no_canary_sings_on_any_way(model: Path, witness: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", WAYS, str(model), str(tmp_path / "state")],
-        cwd=model, capture_output=True, text=True, timeout=120,
+        cwd=model, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "brought code or pickled data along" in done.stdout
@@ -136,15 +136,14 @@ def test_a_json_file_never_takes_much_memory(tmp_path: Path, unit: str) -> None:
     for count in (MAX_VALUES // (1 + sum(map(unit.count, "[{,"))), 2**22 // len(unit.encode()) - 8):
         file.write_text('{"a":[' + unit * count + "1]}")
         code = (
-            "import resource, sys\nfrom pathlib import Path\nfrom inference.engine.model_json import read_object\n"
-            "from inference.errors import InvalidModel\n"
-            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "import sys\nfrom pathlib import Path\nfrom inference.engine.model_json import read_object\n"
+            "from inference.engine.peak_memory import peak_bytes\nfrom inference.errors import InvalidModel\n"
+            "before = peak_bytes()\n"
             "try: read_object(Path(sys.argv[1]))\nexcept InvalidModel: pass\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+            "print(peak_bytes() - before)"
         )
         run = subprocess.run([sys.executable, "-P", "-c", code, str(file)], capture_output=True, text=True, check=True)
-        grown_bytes = int(run.stdout) * (1 if sys.platform == "darwin" else 1024)
-        assert grown_bytes < 50 << 20
+        assert int(run.stdout) < 50 << 20
 
 
 def test_real_configs_are_far_from_the_limit(tmp_path: Path) -> None:
@@ -190,10 +189,11 @@ print("sang" if (room / "witness").exists() else "fine")
 """
 
 
+@pytest.mark.timeout(1200)  # 30 s where nothing else runs
 def test_refusals_stand_without_asserts(model: Path, tmp_path: Path) -> None:
     """`python -O` leaves asserts out; each hostile model is refused all the same, and no canary sings."""
     (tmp_path / "room").mkdir()
     root = Path(__file__).parents[2]
     command = [sys.executable, "-O", "-c", OPTIMISED, str(model), str(tmp_path / "room")]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr

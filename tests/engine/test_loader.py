@@ -181,7 +181,7 @@ def test_a_worker_thread_leaves_the_interpreter_in_order(
     """One worker after another, closed or not, or one that never ends: the process exits 0 and says nothing."""
     done = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", SCRIPT, str(model_dir("dense")), *how],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 

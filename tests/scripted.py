@@ -117,10 +117,10 @@ def scheduled(
         yield made
     finally:
         script.release.set()
-        assert made.stop(10)
+        assert made.stop(60)
 
 
-async def events(generation: Generation, timeout_s: float = 30.0) -> list[Event]:
+async def events(generation: Generation, timeout_s: float = 120.0) -> list[Event]:
     """All events of a generation; a generation that stalls is an error."""
     async with asyncio.timeout(timeout_s):
         return [event async for batch in generation for event in batch]

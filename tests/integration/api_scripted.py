@@ -238,7 +238,7 @@ class Call:
         self.answer.at_s.append(asyncio.get_running_loop().time() - self.began_s)
         self.sent.set()
 
-    async def result(self, timeout_s: float = 20.0) -> Answer:
+    async def result(self, timeout_s: float = 120.0) -> Answer:
         assert self.task is not None
         done, _ = await asyncio.wait([self.task], timeout=timeout_s)
         assert done, "the application hangs"

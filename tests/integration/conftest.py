@@ -15,13 +15,23 @@ from tests.hubs import Hub, serving
 from tests.integration.api_scripted import StandIn
 from tests.integration.cli_peer import Peer
 from tests.integration.fetched import FILES, Fetched, as_new
-from tests.integration.transport_client import SHORT, Served, start
+from tests.integration.transport_client import PATIENT, SHORT, Served, start
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server with short limits for all tests that leave it as they found it."""
-    server = start(tmp_path_factory.mktemp("served"), limits=SHORT)
+    """One server for all tests that leave it as they found it."""
+    yield from one_server(tmp_path_factory.mktemp("served"), PATIENT)
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """As `served`, but one that waits for nobody."""
+    yield from one_server(tmp_path_factory.mktemp("hasty"), SHORT)
+
+
+def one_server(directory: Path, limits: dict[str, Any]) -> Iterator[Served]:
+    server = start(directory, limits=limits)
     yield server
     assert server.stop() == 0
     assert "Traceback" not in server.log

@@ -132,11 +132,13 @@ async def test_the_deadline_ends_all_with_length() -> None:
 
 async def test_rows_count_as_slots_and_no_one_overtakes() -> None:
     order: list[str] = []
-    with scheduled(Script(decode_s=0.002), max_batch=4) as scheduler:
+    script = Script(decode_s=0.002, step_faults={5: Fault.HANG})
+    with scheduled(script, max_batch=4) as scheduler:
         busy = scheduler.submit(request(n=2, max_tokens=30, id="busy"))
-        await until(lambda: scheduler.snapshot().running == 2)
+        await until(lambda: script.steps > 5)
         wide = scheduler.submit(request(n=4, max_tokens=5, id="wide"))
         small = scheduler.submit(request(max_tokens=5, id="small"))
+        script.release.set()
         most = 0
 
         async def read(name: str, generation: object) -> None:
@@ -157,19 +159,20 @@ async def test_more_answers_than_rows_are_refused() -> None:
 
 
 async def test_memory_is_reserved_for_each() -> None:
-    script = Script(limits=limits(), decode_s=0.002)
+    script = Script(limits=limits())
     with scheduled(script, loader=ScriptedLoader(script, limit_bytes=2_000_000)) as scheduler:
         await events(scheduler.submit(request()))
         await until(lambda: scheduler.snapshot().running == 0)  # what is shown lags behind the last event
+        script.decode_s = 0.5
         one = scheduler.submit(request("x" * 100, max_tokens=100))
         await until(lambda: scheduler.snapshot().running == 1)
         single = scheduler.snapshot().reserved_bytes - 1_000_000
-        await events(one)
+        one.cancel()
         await until(lambda: scheduler.snapshot().running == 0)
         three = scheduler.submit(request("x" * 100, max_tokens=100, n=3))
         await until(lambda: scheduler.snapshot().running == 3)
         assert scheduler.snapshot().reserved_bytes - 1_000_000 == 2 * single  # rows and one copy: 4 against 2
-        await events(three)
+        three.cancel()
         with pytest.raises(ModelTooLarge, match="memory"):
             scheduler.submit(request("x" * 100, max_tokens=100, n=6))
 

@@ -73,34 +73,40 @@ async def test_a_model_in_use_leaves_only_by_force_and_everybody_is_told() -> No
 
 
 async def test_a_model_that_leaves_is_shown_as_draining_and_finishes_what_runs() -> None:
-    with scheduled(loader=ScriptedLoader(scripts={"a": Script(decode_s=0.005)})) as scheduler:
-        running = scheduler.submit(request(model=ref("a"), max_tokens=100))
+    script = Script(decode_s=0.02)
+    with scheduled(loader=ScriptedLoader(scripts={"a": script})) as scheduler:
+        running = scheduler.submit(request(model=ref("a"), max_tokens=3000))
         await until(lambda: scheduler.snapshot().running)
         order = scheduler.unload("a")
         await until(lambda: [one.state for one in scheduler.snapshot().models] == [ModelState.DRAINING])
+        script.decode_s = 0.0
         assert await error_of(running) is None and await asyncio.wrap_future(order) is not None
 
 
 async def test_a_second_model_is_loaded_while_the_first_streams() -> None:
-    made = ScriptedLoader(scripts={"a": Script(decode_s=0.005), "b": Script(load_s=0.05)})
+    script = Script(decode_s=0.02)
+    made = ScriptedLoader(scripts={"a": script, "b": Script(load_s=0.05)})
     with scheduled(loader=made, max_models=2) as scheduler:
-        stream = scheduler.submit(request(model=ref("a"), max_tokens=200))
+        stream = scheduler.submit(request(model=ref("a"), max_tokens=3000))
         await until(lambda: scheduler.snapshot().running)
         await loaded(scheduler, "b")
         assert scheduler.snapshot().running == 1 and not stream.ended
         assert await error_of(scheduler.submit(request(model=ref("b")))) is None
+        script.decode_s = 0.0
         assert await error_of(stream) is None
 
 
 async def test_models_change_places_while_another_streams() -> None:
     """Two may stay: the one that streams does, and the others take turns beside it."""
-    made = ScriptedLoader(scripts={"a": Script(decode_s=0.005), "b": Script(), "c": Script()})
+    script = Script(decode_s=0.02)
+    made = ScriptedLoader(scripts={"a": script, "b": Script(), "c": Script()})
     with scheduled(loader=made, max_models=2) as scheduler:
-        stream = scheduler.submit(request(model=ref("a"), max_tokens=1000))
+        stream = scheduler.submit(request(model=ref("a"), max_tokens=3000))
         await until(lambda: scheduler.snapshot().running)
         for name in "bcbc":
             assert await error_of(scheduler.submit(request(model=ref(name)))) is None
-        assert not stream.ended and made.loaded == {"a": 1, "b": 2, "c": 2}
+        assert scheduler.snapshot().running and made.loaded == {"a": 1, "b": 2, "c": 2}
+        script.decode_s = 0.0
         assert await error_of(stream) is None
 
 
@@ -122,16 +128,18 @@ async def test_pinned_models_stay_and_who_finds_no_place_is_told_the_figures() -
 
 async def test_idle_models_leave_after_their_time_but_never_in_the_middle_of_a_request() -> None:
     clock = Hands()
-    made = ScriptedLoader(scripts={"a": Script(decode_s=0.005), "b": Script(), "c": Script()}, clock=clock)
+    script = Script(decode_s=0.02)
+    made = ScriptedLoader(scripts={"a": script, "b": Script(), "c": Script()}, clock=clock)
     rules = PoolRules(4, ttl_s=60.0, pinned=frozenset("d"), ttl_of={"c": 0.0})
     settings = {"max_models": 4, "tidy_after_s": 0.02, "watchdog_s": 1e6}
     with scheduled(loader=made, scheduler={"clock": clock}, **settings) as scheduler:
         scheduler.rule(rules)
         await loaded(scheduler, *"abcd")
-        stream = scheduler.submit(request(model=ref("a"), max_tokens=400))
+        stream = scheduler.submit(request(model=ref("a"), max_tokens=3000))
         await until(lambda: scheduler.snapshot().running)
         clock.ahead_s += 61
         await until(lambda: resident(scheduler) == set("acd"))
+        script.decode_s = 0.0
         assert await error_of(stream) is None
         await until(lambda: not scheduler.snapshot().running)  # its row is freed by the clock of now
         assert resident(scheduler) == set("acd"), "it was used until now"

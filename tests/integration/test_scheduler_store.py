@@ -57,7 +57,7 @@ def test_the_store_never_makes_a_request_fail(sequences: int, open_ones: int, pr
 
     async def play() -> None:
         with scheduled(loader=loader(shelf, limit)) as scheduler:
-            told = await events(scheduler.submit(request("x" * prompt, max_tokens=5)), 10)
+            told = await events(scheduler.submit(request("x" * prompt, max_tokens=5)))
             assert not isinstance(final_of(told), Failed)
 
     asyncio.run(play())
@@ -67,7 +67,7 @@ def test_the_store_never_makes_a_request_fail(sequences: int, open_ones: int, pr
 
 async def test_what_a_running_row_stands_on_is_waited_for_and_then_not() -> None:
     """The paths of the first row are locked; another that does not fit beside them waits, but not for ever."""
-    for deadline_s, waits in ((60.0, True), (0.6, False)):
+    for deadline_s, waits in ((60.0, True), (2.0, False)):
         shelf = Shelf(40)
         need = row_bytes("x" * 400, 400)
         both = estimate_bytes([(LIMITS, [800, 800])]) - WEIGHTS
@@ -94,7 +94,7 @@ async def test_what_a_running_row_stands_on_is_waited_for_and_then_not() -> None
 async def test_the_store_grows_only_into_what_rows_leave() -> None:
     shelf = Shelf()
     limit = WEIGHTS + row_bytes("x" * 400, 400) + 5 * BLOCK_BYTES
-    with scheduled(loader=loader(shelf, limit, decode_s=0.003)) as scheduler:
+    with scheduled(loader=loader(shelf, limit, decode_s=0.05)) as scheduler:
         running = scheduler.submit(request("x" * 400, max_tokens=400))
         await until(lambda: scheduler.snapshot().running == 1)
         loads = [(LIMITS, [800])]
@@ -133,9 +133,9 @@ async def test_what_is_old_goes_while_nothing_else_happens(limit: str) -> None:
     lease = shelf.cache.hold(lookup, "r")
     shelf.cache.commit(lease, tuple(range(300)), 0, [KV(ROOT, tuple(range(256)), 0, True)])
     shelf.cache.release(lease)
+    assert shelf.held == BLOCK_BYTES
     with scheduled(loader=loader(shelf, 0)):
-        assert shelf.held == BLOCK_BYTES
-        assert await until(lambda: shelf.held == 0) < 5
+        await until(lambda: shelf.held == 0)
         assert shelf.given_back == 1
 
 
@@ -147,13 +147,14 @@ async def test_what_is_stored_is_looked_at_behind_work_and_then_left_alone(monke
         looks += 1
 
     monkeypatch.setattr(StoreKeeper, "prove", look)
-    with scheduled(loader=loader(shelf, 10_000_000), tidy_after_s=0.05) as scheduler:
+    made = loader(shelf, 10_000_000)
+    with scheduled(loader=made, tidy_after_s=0.05) as scheduler:
         await asyncio.sleep(0.3)
         assert looks == 0, "nothing was done yet"
         await events(scheduler.submit(request()))
-        await until(lambda: looks > 0)
-        await asyncio.sleep(0.3)
+        await until(lambda: made.released)  # which is done once in each idle time, behind the last look
         before = looks
+        assert before > 0
         await asyncio.sleep(0.5)
         assert looks == before
 

@@ -86,9 +86,7 @@ def test_a_thousand_connections_do_not_stop_the_others(serve: Callable[..., Serv
         for _ in range(400):
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # one too many, and told so at once
                 stack.enter_context(Raw(server.port)).send("GET /")
-        began_s = time.monotonic()
         assert regular.get("/echo").status_code == 200
-        assert time.monotonic() - began_s < 10
         assert regular.get("/state").json()["connections"] <= 128 + 64
 
 
@@ -124,8 +122,7 @@ def test_the_application_learns_of_a_disconnect(
         eventually(lambda: server.state()["in_flight"] == 2)
         time.sleep(0.1)
         LEAVE[leave](raw)
-        took_s = eventually(lambda: event in server.events())
-        assert took_s < 10
+        eventually(lambda: event in server.events())
     eventually(lambda: server.state()["tasks"] == 1)
     assert server.stop() == 0
     assert "too long to shut down" not in server.log

@@ -78,7 +78,7 @@ def test_a_message_too_long_ends_the_socket(served: Served) -> None:
 
 
 def test_a_dead_socket_is_noticed(serve: Callable[..., Served]) -> None:
-    server = serve(limits={"websocket_ping_s": 0.3, "websocket_silence_s": 1.0})
+    server = serve(limits={"websocket_ping_s": 0.3, "websocket_silence_s": 3.0})
     with Raw(server.port) as raw:
         lines = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
         key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
@@ -86,7 +86,7 @@ def test_a_dead_socket_is_noticed(serve: Callable[..., Served]) -> None:
         raw.until_end()  # reads pings and answers none
         assert raw.ended == "reset"
     with socket_to(server) as ws:  # this client answers
-        time.sleep(2)
+        time.sleep(4)
         ws.send("alive")
         assert ws.recv(timeout=60) == "alive"
 
@@ -96,7 +96,7 @@ def test_sockets_do_not_hold_up_a_drain(serve: Callable[..., Served]) -> None:
     with socket_to(server) as ws:
         began_s = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began_s < 10
+        assert time.monotonic() - began_s < 60
         with pytest.raises(ConnectionClosed) as raised:
             ws.recv(timeout=60)
     assert raised.value.rcvd is not None

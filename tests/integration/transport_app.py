@@ -12,6 +12,7 @@ import json
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -84,6 +85,8 @@ class App:
         for i in range(int(query.get("n", "10"))):
             await send({"type": "http.response.body", "body": b"event %d\n" % i, "more_body": True})
             await asyncio.sleep(float(query.get("gap_s", "0.05")))
+        while "until" in query and not Path(query["until"]).exists():
+            await asyncio.sleep(0.02)
         await send({"type": "http.response.body", "body": b"done\n"})
 
     async def get_flood(self, scope: Any, receive: Any, send: Any, query: dict[str, str]) -> None:

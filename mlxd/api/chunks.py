@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from inference.errors import InferenceError
 from inference.events import (
+    Admitted,
     Channel,
     Delta,
     Event,
@@ -147,13 +148,15 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 class Reducer:
-    """Feeds on events in batches of any cut, gives chunks. `finished` or `error` says how the last answer ended.
+    """Feeds on events in batches of any cut, gives chunks. `finished` or `error` says how the last answer ended,
+    `admitted` how warm it was to begin.
 
     `calls` are the tool calls so far: each one's name and how many bytes its arguments have.
     """
 
     def __init__(self, envelope: Envelope, shape: Shape) -> None:
         self.done = False
+        self.admitted: Admitted | None = None
         self.finished: Finished | None = None
         self.error: InferenceError | None = None
         self.calls: list[tuple[str, int]] = []
@@ -177,6 +180,8 @@ class Reducer:
             if self.done:
                 break
             match event:
+                case Admitted():
+                    self.admitted = event
                 case Delta(text=text, channel=channel) if text and channel is not self._hidden:
                     self._open(chunks, event.choice)
                     chunks.append(self._chunk(self._shape.piece(event)))

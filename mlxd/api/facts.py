@@ -20,6 +20,9 @@ UNROUTED: Final = "(none)"
 class Facts:
     """Filled on the way; `reducer` tells how a generation ended. `error` is a code, not a message.
 
+    Of one that was left or broken off before its end only what its headers said is known: a request whose client gave
+    up while a long prompt was read is the one whose verdict is looked for.
+
     `conv` names the conversation by a digest, `key_id` the key that was sent, `spans` is what became of its volatile
     text.
     """
@@ -41,7 +44,7 @@ class Facts:
 
     def figures(self) -> dict[str, Any]:
         """Keyword arguments of `log_request`; None for what is not known."""
-        ended = self.reducer.finished if self.reducer is not None else None
+        admitted, ended = (None, None) if self.reducer is None else (self.reducer.admitted, self.reducer.finished)
         figures: dict[str, Any] = {
             "model": self.model,
             "stream": self.stream,
@@ -51,20 +54,21 @@ class Facts:
             "error": self.error,
             **drift.figures(self.spans),
         }
+        begun = ended.usage if ended is not None else admitted
+        if begun is not None:
+            figures |= {"cached_tokens": begun.cached_tokens, "verdict": begun.verdict}
+            if self.prompt is not None and self.prompt.boundaries:
+                figures["stable_prefix_msg_count"] = whole_messages(self.prompt, begun.cached_tokens)
         if ended is not None:
             usage = ended.usage
             figures |= {
-                "cached_tokens": usage.cached_tokens,
                 "lost_tokens": usage.lost_tokens,
-                "verdict": usage.verdict,
                 "completion_tokens": usage.completion_tokens,
                 "queue_ms": 1000 * usage.queue_s,
                 "ttft_ms": 1000 * (usage.queue_s + usage.prefill_s),
                 "decode_tps": usage.decode_tps,
                 "finish_reason": str(ended.reason),
             }
-            if self.prompt is not None and self.prompt.boundaries:
-                figures["stable_prefix_msg_count"] = whole_messages(self.prompt, usage.cached_tokens)
         return figures
 
 

@@ -18,7 +18,7 @@ import structlog
 from inference.conversation.healing import Said
 from inference.conversation.span_ledger import SpanLedger
 from inference.conversation.turn_chain import Placed
-from inference.events import Event, Failed, Finished, Usage
+from inference.events import Admitted, Event, Failed, Finished, Usage
 from inference.tokens import Prompt
 from mlxd.ledger.asked import Answers
 from mlxd.ledger.record import GenerationRecord
@@ -98,8 +98,8 @@ class Recorded:
     """Stands in for the generation it reads from. `keep` waits, so long at most, for what was computed to be safe."""
 
     __slots__ = (
-        "_answers", "_began_s", "_finished", "_keep", "_known", "_listener", "_over", "_said", "_scribe", "_source",
-        "_witnessed",
+        "_admitted", "_answers", "_began_s", "_finished", "_keep", "_known", "_listener", "_over", "_said", "_scribe",
+        "_source", "_witnessed",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +119,7 @@ class Recorded:
         self._began_s = time.time()
         self._answers = Answers(known.whose.choices)
         self._witnessed = Witnessed(known.observed)
+        self._admitted: Admitted | None = None
         self._finished: list[Finished] = []
         self._over = False
 
@@ -163,6 +164,7 @@ class Recorded:
         """The source's events. The last of them are held back until they are safe."""
         events = self._witnessed.told(await self._source.next_batch(timeout_s))
         self._answers.add(events)
+        self._admitted = next((event for event in events if isinstance(event, Admitted)), self._admitted)
         finished = [event for event in events if isinstance(event, Finished)]
         self._finished += finished
         if finished and self._listener is not None:  # each of several answers is known before its own end is read
@@ -196,7 +198,7 @@ class Recorded:
             await self._scribe.settle(record, placed, digests, self._said)
 
     def _record(self, outcome: str) -> GenerationRecord:
-        usage = self._finished[-1].usage if self._finished else Usage(self.prompt_tokens)
+        usage = self._finished[-1].usage if self._finished else self._begun()
         return GenerationRecord(
             request_id=self.id,
             owner=self._known.whose.owner,
@@ -210,3 +212,10 @@ class Recorded:
             diverged=self._witnessed.difference if self._finished else None,
             session=self._known.session,
         )
+
+    def _begun(self) -> Usage:
+        """Of what did not come to its end: how warm it was to begin."""
+        seen = self._admitted
+        if seen is None:
+            return Usage(self.prompt_tokens)
+        return Usage(self.prompt_tokens, seen.cached_tokens, verdict=seen.verdict)

@@ -55,7 +55,7 @@ async def test_what_went_wrong_is_in_the_line(stand_in: StandIn, lines: list[dic
     await post(CHAT, chat(stream=True))
     stand_in.script = [60.0]
     call = Call("POST", CHAT, json.dumps(chat(stream=True)).encode()).start()
-    await gone(call, 0.1)
+    await gone(call, lambda: stand_in.made[-1].all_told)
     told = [(line["status"], line["route"], line["error"]) for line in lines]
     assert told == [
         (400, "/v1/chat/completions", "invalid_value"),
@@ -63,6 +63,14 @@ async def test_what_went_wrong_is_in_the_line(stand_in: StandIn, lines: list[dic
         (200, "/v1/chat/completions", "generation_failed"),
         (499, "/v1/chat/completions", None),
     ]
+
+
+async def test_what_broke_off_says_how_warm_it_began(stand_in: StandIn, lines: list[dict[str, object]]) -> None:
+    stand_in.script = [Admitted("r", PROMPT_TOKENS, 3, "branched"), Delta("x"), BROKEN]
+    await post(CHAT, chat(stream=True))
+    (line,) = lines
+    assert (line["cached_tokens"], line["verdict"]) == (3, "branched")
+    assert "completion_tokens" not in line
 
 
 async def test_a_call_is_told_and_logged_by_name_and_size(

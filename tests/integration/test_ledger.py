@@ -157,6 +157,15 @@ async def test_what_ends_otherwise_is_noted_and_is_no_turn(ledger: Ledger, path:
     assert rows(path, "SELECT count(*) FROM ledger_turn") == [(0,)]
 
 
+async def test_what_is_left_says_how_warm_it_began(ledger: Ledger, path: Path) -> None:
+    left = Recorded(Generation([Admitted("r", 10, 6, "branched"), Delta("x"), 60.0]), Known(Whose()), ledger)
+    await left.next_batch()
+    left.cancel()
+    ledger.close()
+    told = rows(path, "SELECT outcome, verdict, cached_tokens, prefilled_tokens FROM ledger_generation")
+    assert told == [("cancelled", "branched", 6, left.prompt_tokens - 6)]
+
+
 async def test_each_of_several_answers_can_be_gone_on_from(ledger: Ledger) -> None:
     whose = Whose(session="s", named=True, choices=2)
     await run(

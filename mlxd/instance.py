@@ -18,7 +18,9 @@ from mlxd.start_errors import AlreadyRunning, UnsafeStateDir
 
 CHALLENGE = re.compile(r"[0-9a-f]{64}")
 TRIES, PAUSE_S = 10, 0.02
-"""Another command's glance at the lock lasts microseconds; a daemon holds it for good."""
+GLANCES = 500
+"""A daemon holds the lock for good. Another command's glance lasts microseconds, but it may be stopped in the middle:
+on a busy machine 0.1 s were seen, and such a machine's daemon is to start as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class RunningDaemon:
 
 @contextmanager
 def claim(state: StateDir) -> Iterator[None]:
-    """Holds the state directory for this process. Raises `AlreadyRunning` within 0.2 s; writes nothing then.
+    """Holds the state directory for this process. Raises `AlreadyRunning` once a daemon was seen to hold it for 0.2 s;
+    writes nothing then.
 
     The lock goes with the process, however it ends. A child made by fork alone would keep it: spawn instead.
     """
@@ -89,11 +92,16 @@ def _open_lock(state: StateDir, flags: int) -> int:
 
 
 def _take(descriptor: int) -> bool:
-    for attempt in range(TRIES):
+    """Whether the lock is ours. Who glances shares it, so that we could share it too, and is waited for."""
+    daemons = 0
+    for _ in range(GLANCES):
         if _try_lock(descriptor, fcntl.LOCK_EX):
             return True
-        if attempt + 1 < TRIES:
-            time.sleep(PAUSE_S)
+        daemons += not _try_lock(descriptor, fcntl.LOCK_SH)
+        if daemons >= TRIES:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(PAUSE_S)
     return False
 
 

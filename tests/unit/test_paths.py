@@ -1,11 +1,11 @@
 """The state directory: private, ours, one daemon, and secrets that are made once."""
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,14 +157,21 @@ def start(state):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_the_second_daemon_is_refused_quickly_and_writes_nothing(state):
+@pytest.fixture
+def pauses(monkeypatch):
+    """How long the claim has paused each time; nobody waits for that."""
+    paused = []
+    monkeypatch.setattr(instance, "time", SimpleNamespace(sleep=paused.append))
+    return paused
+
+
+def test_the_second_daemon_is_refused_quickly_and_writes_nothing(state, pauses):
     holder = start(state)
     assert holder.stdout.readline() == "held\n"
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in state.root.iterdir()}
-    began = time.monotonic()
     with pytest.raises(AlreadyRunning) as refused, instance.claim(state):
         pass
-    assert time.monotonic() - began < 1
+    assert 0.1 < sum(pauses) <= 0.2
     assert refused.value.pid == holder.pid and "http://127.0.0.1:9" in refused.value.message
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in state.root.iterdir()} == before
     assert instance.find_running(state) == instance.RunningDaemon(holder.pid, "http://127.0.0.1:9")
@@ -212,6 +219,22 @@ def test_looking_does_not_keep_a_daemon_from_starting(state):
     finally:
         looking.kill()
         looking.communicate()
+
+
+def test_a_glance_that_was_stopped_in_the_middle_is_waited_for(state, monkeypatch):
+    with instance.claim(state):
+        pass
+    glance, pauses = os.open(state.lock, os.O_RDONLY), []
+    fcntl.flock(glance, fcntl.LOCK_SH)
+
+    def pause(_):
+        pauses.append(_)
+        if len(pauses) == 3 * instance.TRIES:
+            os.close(glance)
+
+    monkeypatch.setattr(instance, "time", SimpleNamespace(sleep=pause))
+    with instance.claim(state):
+        assert len(pauses) == 3 * instance.TRIES
 
 
 def test_damaged_hints_are_ignored(state):

@@ -319,9 +319,9 @@ def test_a_token_costs_microseconds(good: str) -> None:
     text = text if good == "text" else f"{good}\n" * 30
     tokens = [text[at : at + 4] for at in range(0, len(text), 4)]
     reader, stop = machine(TOOLS, ALWAYS, ReasoningMode.AUTO), StopMatcher(("STOP", "\n\nHuman"))
-    began_s = time.process_time()
+    began_s = time.thread_time()
     for token in tokens:
         reader.push(stop.push(token)[0])
-    each_us = (time.process_time() - began_s) / len(tokens) * 1e6
+    each_us = (time.thread_time() - began_s) / len(tokens) * 1e6
     print(f"{good[:30]!r}: {each_us:.1f} us a token")
     assert each_us < 200

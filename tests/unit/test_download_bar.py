@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ def test_progress_is_for_terminals_and_waits_are_for_all(
     terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("mlxd.cli.download_bar.time", SimpleNamespace(monotonic=iter((50.0, 50.1, 50.15)).__next__))
     bar = DownloadBar()
     for here in (1 << 30, 2 << 30, 4 << 30):
         bar.progress(Progress(here, 4 << 30))

@@ -169,7 +169,7 @@ def test_a_bomb_is_refused_within_the_cap_and_at_once_the_second_time(compiler: 
     began_s = time.monotonic()
     with pytest.raises(InvalidParameter):
         compiled(compiler, BOMBS[name])
-    assert time.monotonic() - began_s < 0.5
+    assert time.monotonic() - began_s < COMPILE_S
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,9 @@ def flush():
 
 
 @pytest.fixture
-def lines():
+def lines(monkeypatch):
     """Configures JSON logging into a buffer and returns a function that gives the lines so far, parsed."""
+    monkeypatch.setattr(log, "FLUSH_S", 60.0)  # the thread that writes may get no processor for a second
     root, hooks = logging.getLogger(), (sys.excepthook, threading.excepthook)
     before = root.handlers[:], root.level
     for old in before[0]:

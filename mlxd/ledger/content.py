@@ -37,10 +37,10 @@ def content_write(said: Sequence[Said], at_s: float, turn: Turn | None = None, s
         for one in said:
             body = spoken_bytes.encoded(one.turn, one.place)
             alone = session if turn is None else ""
-            insert(models.Spoken(place=one.place, turn_id=turn_id, session=alone, body=body, size=len(body), at=at))
+            insert(models.Spoken, place=one.place, turn_id=turn_id, session=alone, body=body, size=len(body), at=at)
         if turn_id is not None and memory != FRESH:
             body = memory_bytes.encoded(memory, turn_id)
-            insert(models.Memory(turn_id=turn_id, body=body, size=len(body), at=at))
+            insert(models.Memory, turn_id=turn_id, body=body, size=len(body), at=at)
 
     return write
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
@@ -28,18 +29,20 @@ _BARE: Final = _beside_key(Seen(b""))
 def encoded(memory: LineageMemory, turn_id: str) -> bytes:
     read: list[Any] = []
     keys: list[bytes] = []
-    for seen in memory.read:
-        if len(seen.key) != KEY_BYTES or _beside_key(seen) != _BARE:
-            read.append(_plain(seen))
-            continue
-        keys.append(seen.key)
-        if read and isinstance(read[-1], int):
-            read[-1] += 1
+    for bare, run in groupby(memory.read, _is_bare):
+        if bare:
+            known = [seen.key for seen in run]
+            keys += known
+            read.append(len(known))
         else:
-            read.append(1)
+            read += map(_plain, run)
     told = _plain(replace(memory, read=())) | {"read": read}
     words = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     return sealed(VERSION, turn_id.encode(), b"".join((len(words).to_bytes(LENGTH_BYTES), words, *keys)))
+
+
+def _is_bare(seen: Seen) -> bool:
+    return len(seen.key) == KEY_BYTES and _beside_key(seen) == _BARE
 
 
 def decoded(body: bytes, turn_id: str, known: dict[bytes, Seen] | None = None) -> LineageMemory | Unreadable:

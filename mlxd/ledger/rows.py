@@ -33,14 +33,12 @@ log = structlog.get_logger(__name__)
 
 def turn_write(turn: Turn, record: GenerationRecord, content: Write | None = None, *, named: bool) -> Write:
     """Writes a finished turn, its session, its generation and its content. Written twice, it is there once."""
-    session, row, generation = _session(turn, named), _turn(turn), _generation(replace(record, edge=turn.edge.value))
-    generation.turn_id = turn.id
+    number, record = secrets.token_hex(16), replace(record, edge=turn.edge.value)
 
     def write() -> None:
-        insert(session, "ON CONFLICT(id) DO UPDATE SET touched_at = excluded.touched_at")
-        insert(row)
-        insert(generation)
-        _insert_difference(generation, record)
+        _insert_session(turn, named)
+        _insert_turn(turn)
+        _insert_generation(number, record, turn_id=turn.id)
         if content is not None:
             content()
 
@@ -49,25 +47,24 @@ def turn_write(turn: Turn, record: GenerationRecord, content: Write | None = Non
 
 def generation_write(record: GenerationRecord, content: Write | None = None) -> Write:
     """Writes a generation that became no turn."""
-    generation = _generation(record)
-    generation.session = record.session
+    number = secrets.token_hex(16)
 
     def write() -> None:
-        insert(generation)
-        _insert_difference(generation, record)
+        _insert_generation(number, record, session=record.session)
         if content is not None:
             content()
 
     return write
 
 
-def _session(turn: Turn, named: bool) -> models.Session:
-    at = moment(turn.at_s)
-    return models.Session(id=turn.session, owner=turn.owner, named=named, began_at=at, touched_at=at)
+def _insert_session(turn: Turn, named: bool) -> None:
+    at, conflict = moment(turn.at_s), "ON CONFLICT(id) DO UPDATE SET touched_at = excluded.touched_at"
+    insert(models.Session, conflict, id=turn.session, owner=turn.owner, named=named, began_at=at, touched_at=at)
 
 
-def _turn(turn: Turn) -> models.Turn:
-    return models.Turn(
+def _insert_turn(turn: Turn) -> None:
+    insert(
+        models.Turn,
         public_id=turn.id,
         session_id=turn.session,
         owner=turn.owner,
@@ -85,11 +82,15 @@ def _turn(turn: Turn) -> models.Turn:
     )
 
 
-def _generation(record: GenerationRecord) -> models.Generation:
+def _insert_generation(number: str, record: GenerationRecord, *, turn_id: str | None = None, session: str = "") -> None:
+    """With what stood where it left its session, if it did. `number` is its id."""
     usage, diverged = record.usage, record.diverged
-    return models.Generation(
-        id=secrets.token_hex(16),
+    insert(
+        models.Generation,
+        id=number,
         request_id=record.request_id,
+        turn_id=turn_id,
+        session=session,
         owner=record.owner,
         model=record.model,
         outcome=record.outcome,
@@ -112,11 +113,9 @@ def _generation(record: GenerationRecord) -> models.Generation:
         total_s=record.total_s,
         began_at=moment(record.began_s),
     )
-
-
-def _insert_difference(generation: models.Generation, record: GenerationRecord) -> None:
-    if (found := record.diverged) is not None:
-        insert(models.Difference(generation=generation, before=found.before, sent=found.sent, stored=found.stored))
+    if diverged is not None:
+        texts = {"before": diverged.before, "sent": diverged.sent, "stored": diverged.stored}
+        insert(models.Difference, generation_id=number, **texts)
 
 
 def stored_turns(limit: int, memories: Mapping[str, LineageMemory]) -> Iterator[Turn]:

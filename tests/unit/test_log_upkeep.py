@@ -34,7 +34,7 @@ def path(tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[Path]:
 
 def write(name: str) -> None:
     with transaction.atomic():
-        insert(Session(id=name, began_at=NOW, touched_at=NOW))
+        insert(Session, id=name, began_at=NOW, touched_at=NOW)
 
 
 def test_no_commit_takes_the_log_over(path: Path) -> None:

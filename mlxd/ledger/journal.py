@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import structlog
 from django.db import DatabaseError, DataError, IntegrityError, OperationalError, connection, transaction
 
-from mlxd.ledger.ticket import Ticket
+from mlxd.ledger.ticket import Ticket, settle
 
 type Write = Callable[[], None]
 type Entry = tuple[Write, Ticket]
@@ -109,7 +109,7 @@ class Journal:
         ticket = Ticket()
         with self._wake:
             if len(self._waiting) >= self._max_waiting:
-                self._waiting.popleft()[1].settle(durable=False)
+                settle([self._waiting.popleft()[1]], durable=False)
                 self._view = replace(self._view, dropped=self._view.dropped + 1)
             self._waiting.append((write, ticket))
             if urgent or len(self._waiting) == 1:
@@ -206,8 +206,7 @@ class Journal:
             view = self._view
             recovered = view.state != "ok"
             self._view = replace(view, state="ok", written=view.written + len(batch), batches=view.batches + 1)
-        for _, ticket in batch:
-            ticket.settle(durable=True)
+        settle((ticket for _, ticket in batch), durable=True)
         if self._wrote is not None:
             self._wrote(len(batch))
         if recovered:
@@ -224,8 +223,7 @@ class Journal:
             view, self._out_until_s = self._view, time.monotonic() + self._retry_s
             dropped = view.dropped + len(batch) - len(kept)
             self._view = replace(view, state=outage_name(error), outages=view.outages + 1, dropped=dropped)
-        for ticket in waiting:
-            ticket.settle(durable=False)
+        settle(waiting, durable=False)
         connection.close()  # the file may be another one when it works again
         if began:
             log.error("ledger_not_written", reason=outage_name(error))
@@ -233,7 +231,7 @@ class Journal:
     def _refuse(self, ticket: Ticket, error: Exception) -> None:
         with self._wake:
             self._view = replace(self._view, refused=self._view.refused + 1)
-        ticket.settle(durable=False)
+        settle([ticket], durable=False)
         log.error("ledger_refused", error=type(error).__name__)
 
     def _do_chore(self, chore: Chore) -> None:

@@ -21,6 +21,7 @@ from mlxd.ledger.database import lay_out_log, open_database
 from mlxd.ledger.insert import insert
 from mlxd.ledger.journal import Journal, Write
 from mlxd.ledger.models import Session
+from mlxd.ledger.ticket import Ticket, settle
 from tests.ledger_database import database_at
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -178,6 +179,19 @@ async def test_a_waiter_that_goes_away_stops_nothing(path: Path) -> None:
     assert stored(path) == ["s"]
 
 
+async def test_who_waits_for_one_commit_is_told_by_one_call_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    tickets, woken, loop = [Ticket() for _ in range(8)], list[object](), asyncio.get_running_loop()
+    waiting = [asyncio.create_task(ticket.wait(60.0)) for ticket in tickets]
+    await asyncio.sleep(0)  # a turn of the loop: all of them wait
+    waiting[0].cancel()
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda tell, *args: woken.append(loop.call_soon(tell, *args)))
+    settle(tickets, durable=True)
+    settle(tickets, durable=False)  # too late
+
+    assert await asyncio.gather(*waiting[1:]) == [True] * 7
+    assert waiting[0].cancelled() and len(woken) == 1 and await tickets[0].wait(0.0)
+
+
 def test_the_chore_runs_between_and_until_there_is_no_more(path: Path) -> None:
     left = [3]
 
@@ -200,7 +214,7 @@ async def test_a_reader_that_stays_lets_the_log_grow_so_far_and_loses_nothing(
     log, names = path.with_name(f"{path.name}-wal"), [f"s{number}" for number in range(20)]
 
     def large(name: str) -> Write:
-        return lambda: insert(Session(id=name, owner="x" * (1 << 20), began_at=NOW, touched_at=NOW))
+        return lambda: insert(Session, id=name, owner="x" * (1 << 20), began_at=NOW, touched_at=NOW)
 
     with journal(retry_s=0.1, ready=partial(log_upkeep.refuse_long_log, path)) as writer:
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:

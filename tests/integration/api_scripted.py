@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from mlxd.ledger.recorded import Known
 from mlxd.ledger.whose import Whose
 from mlxd.malformed import MalformedCalls
 from mlxd.runtime import ServedModel
+from tests.scripted import until
 
 VOCAB_SIZE = 1000
 CONTEXT_TOKENS = 4096
@@ -70,6 +71,11 @@ class ScriptedGeneration:
             await asyncio.sleep(3600)
         self.ended = isinstance(batch[-1], Finished | Failed)
         return tuple(batch)
+
+    @property
+    def all_told(self) -> bool:
+        """Somebody has read every event, and waits for more."""
+        return self.reads > 0 and not any(not isinstance(step, float) for step in self.script)
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -263,15 +269,12 @@ async def browser() -> dict[str, str]:
     return {"cookie": f"mlxd_session_8080={await access.current().browsers.sign_in(token, time.time())}"}
 
 
-async def gone(call: Call, after_s: float) -> float:
-    """Seconds from the client's leaving to the end of everything about its request."""
-    await asyncio.sleep(after_s)
+async def gone(call: Call, reached: Callable[[], object]) -> None:
+    """Has the client leave once its request has come so far, and waits for the end of everything about it."""
+    await until(reached)
     assert call.task is not None and not call.task.done()
-    loop = asyncio.get_running_loop()
-    left_s = loop.time()
     call.disconnect()
-    await call.result()
-    return loop.time() - left_s
+    await call.result(20.0)  # what is asked for in these tests takes a minute
 
 
 def chat(**fields: Any) -> dict[str, Any]:

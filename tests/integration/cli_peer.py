@@ -1,6 +1,8 @@
 """The commands as processes of their own, and a scripted server for them to talk to."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -13,9 +15,17 @@ MLXD = [sys.executable, "-m", "mlxd"]
 def run(environ, *arguments, **options):
     began = time.monotonic()
     ended = subprocess.run(
-        [*MLXD, *arguments], env=environ, capture_output=True, text=True, timeout=60, check=False, **options
+        [*MLXD, *arguments], env=environ, capture_output=True, text=True, timeout=240, check=False, **options
     )
     return ended, time.monotonic() - began
+
+
+@contextlib.contextmanager
+def nobody_listens():
+    """A port that is taken, so that nobody else comes to listen there either."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 class Peer:

@@ -35,7 +35,7 @@ from tests.integration.test_api_cache import ADMIN, SYSTEM, TOKEN, ask
 from tests.integration.test_scheduler_audits import RESULT
 from tests.ledger_database import database_at
 
-SOON_S = 30.0
+SOON_S = 120.0
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +24,14 @@ USAGE = {"stream_options": {"include_usage": True}}
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Runtime]:
+def script() -> Script:
+    return Script(decode_s=0.002)
+
+
+@pytest.fixture
+def running(tmp_path: Path, script: Script) -> Iterator[Runtime]:
     access.install(Access())
-    with serving_models(tmp_path, Script(decode_s=0.002)) as made:
+    with serving_models(tmp_path, script) as made:
         yield made
     access.install(Access())
 
@@ -62,7 +68,7 @@ async def test_health_is_told_in_detail_to_the_admin_only(running: Runtime) -> N
         assert (await get(path)).status == 401
 
 
-async def test_models_change_places_while_another_answers(running: Runtime) -> None:
+async def test_models_change_places_while_another_answers(running: Runtime, script: Script) -> None:
     """Two may be in memory: one answers all the time, the other place changes hands by load, by drain, by request."""
 
     def streaming(model: str, max_tokens: int) -> Call:
@@ -73,8 +79,10 @@ async def test_models_change_places_while_another_answers(running: Runtime) -> N
     await until(lambda: running.scheduler.snapshot().running and stream.answer.bodies)
     for name in ("b", "org/c"):
         assert (await ordered("/api/models/load", {"model_id": name}))["model"]["state"] == "ready"
+    script.decode_s = 1.0
     second = streaming("org/c", 50)
     await until(lambda: running.scheduler.snapshot().running == 2)
+    asyncio.get_running_loop().call_later(0.2, setattr, script, "decode_s", 0.002)
     (gone,) = (await ordered("/api/models/unload", {"model_id": "org/c", "drain": True}))["unloaded"]
     assert gone["id"] == "org/c" and (await second.result()).events()[-2]["usage"]["completion_tokens"] == 50
     assert (await complete("b")).status == 200

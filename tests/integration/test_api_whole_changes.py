@@ -64,7 +64,7 @@ class Gate:
 
     def __call__(self, *given: Any) -> Any:
         self.reached.set()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         return self.work(*given)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlxd import instance
 from mlxd.paths import open_state_dir
-from tests.integration.cli_peer import run
+from tests.integration.cli_peer import nobody_listens, run
 
 # --- serve: refusals --------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ def test_a_second_instance_is_refused_quickly(home, tmp_path):
         ended, took_s = run(home, "serve", "--port", "0")
         assert ended.returncode == 2
         assert f"process {os.getpid()}" in ended.stderr
-        assert took_s < 10  # 0.5 s on an idle machine
+        assert took_s < 120  # 0.5 s on an idle machine, and it does not wait for the other to end
         assert sorted(path.name for path in (tmp_path / "state").iterdir()) == before
 
 
@@ -73,9 +73,8 @@ def test_a_directory_without_a_model_is_explained(home, tmp_path):
 
 
 def test_an_unreachable_hub_is_explained(home):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    ended, _ = run(home, "serve", "--port", "0", "--model", "o/r", "--hf-endpoint", f"http://127.0.0.1:{port}")
+    with nobody_listens() as port:
+        ended, _ = run(home, "serve", "--port", "0", "--model", "o/r", "--hf-endpoint", f"http://127.0.0.1:{port}")
     assert ended.returncode == 2
     assert "Downloading o/r" in ended.stderr and "could not be downloaded" in ended.stderr
     assert "Traceback" not in ended.stderr

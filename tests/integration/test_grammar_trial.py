@@ -8,12 +8,13 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from inference.engine.grammar import LlgCompiler
@@ -57,12 +58,25 @@ def gone(pid: int) -> bool:
     return True
 
 
+def once_it_computes(pid: int, act: Callable[[], None]) -> None:
+    """Does something in a thread when a process has computed for a moment from now on."""
+    process = psutil.Process(pid)
+    begun_s = process.cpu_times().user
+
+    def wait() -> None:
+        while process.cpu_times().user < begun_s + 0.1:
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_an_overdue_grammar_costs_its_process_and_no_more(trial: TrialProcess, tokenizer: JsonTokenizer) -> None:
     assert not judged(trial, tokenizer, GOOD)
     first = trial.pid
     began_s = time.monotonic()
     assert "longer than 2 s" in judged(trial, tokenizer, endless(1))
-    assert COMPILE_S <= time.monotonic() - began_s < COMPILE_S * 5
+    assert COMPILE_S <= time.monotonic() - began_s < 60
     assert first is not None and gone(first)
     assert not judged(trial, tokenizer, GOOD)
     assert (trial.stats.started, trial.stats.overdue, trial.stats.died) == (2, 1, 0)
@@ -72,7 +86,7 @@ def test_a_process_that_dies_is_a_refusal_and_not_a_way_out(trial: TrialProcess,
     assert not judged(trial, tokenizer, GOOD)
     pid = trial.pid
     assert pid is not None
-    threading.Timer(0.3, os.kill, (pid, signal.SIGSEGV)).start()
+    once_it_computes(pid, lambda: os.kill(pid, signal.SIGSEGV))
     assert judged(trial, tokenizer, endless(2)) == "it takes too much memory"
     assert trial.stats.died == 1
     assert not judged(trial, tokenizer, GOOD)
@@ -96,10 +110,11 @@ def test_closing_ends_the_process_while_it_works(tokenizer: JsonTokenizer) -> No
     trial = TrialProcess()
     assert not judged(trial, tokenizer, GOOD)
     pid = trial.pid
-    threading.Timer(0.3, trial.close).start()
+    assert pid is not None
+    once_it_computes(pid, trial.close)
     with pytest.raises(Draining):
         judged(trial, tokenizer, endless(3))
-    assert pid is not None and gone(pid)
+    assert gone(pid)
     with pytest.raises(Draining):
         judged(trial, tokenizer, GOOD)
 

@@ -156,7 +156,7 @@ async def test_a_foreign_conversation_asks_nothing_of_the_disk(path: Path) -> No
         await answer(runtime, talk(*ASK), LONG)
         began_s = time.perf_counter()
         await answer(runtime, foreign, replace(LONG, max_tokens=1))
-        assert time.perf_counter() - began_s < 5
+        assert time.perf_counter() - began_s < 60
         assert outcomes(runtime) == {"not_found": 199, "refused_edited": 1}
         assert "looked_up" not in runtime.ledger.shelf_counts
 
@@ -214,7 +214,7 @@ async def test_a_session_that_is_forgotten_leaves_nothing_and_takes_no_other_wit
 
         began_s = time.monotonic()
         assert await runtime.ledger.forget(SESSION, forget)
-        assert time.monotonic() - began_s < 10
+        assert time.monotonic() - began_s < 60
         assert len(gone) == 2 and len(store) == 0 and len(runtime.ledger._lineage) == 1
         assert await runtime.ledger.read(read.session_owner, SESSION) is None
         for table in ("spoken", "memory", "turn", "generation", "session"):
@@ -279,7 +279,7 @@ async def test_who_reads_meanwhile_finds_the_log_emptied_behind_them(path: Path)
             )
         for number in range(EVERY_WRITES + 1):
             await answer(runtime, talk(user(f"{number}")), LONG)
-        until_s = time.monotonic() + 20
+        until_s = time.monotonic() + 60
         while any(b"a-very-particular-phrase" in text for text in on_disk(path)):
             assert time.monotonic() < until_s, "it is still there"
             await asyncio.sleep(0.01)
@@ -290,7 +290,7 @@ def on_disk(path: Path) -> list[bytes]:
 
 
 async def until_written(runtime: Runtime, count: int) -> None:
-    until_s = time.monotonic() + 20
+    until_s = time.monotonic() + 60
     while runtime.ledger.view().journal.written < count:
         assert time.monotonic() < until_s, "it was not written"
         await asyncio.sleep(0.01)

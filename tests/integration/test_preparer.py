@@ -155,7 +155,7 @@ async def test_killed_between_requests_nobody_notices(preparer: Preparer, model:
     await preparer.prepare(PATH, model, AGENT_LOOP, LARGE)
     pid = await _running(preparer)
     os.kill(pid, signal.SIGKILL)
-    for _ in range(100):
+    for _ in range(1200):
         if preparer.process_pid is None:
             break
         await asyncio.sleep(0.05)
@@ -212,7 +212,7 @@ async def test_what_a_confined_template_holds_on_to_ends_with_it(preparer: Prepa
         assert await asyncio.wait_for(preparer.prepare(PATH, good, AGENT_LOOP, 100), 60)
     with pytest.raises(TemplateFailed, match=told):
         await held
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 60
     assert await preparer.prepare(PATH, bad, ordinary, 100) == render(bad, ordinary)
 
 
@@ -278,7 +278,7 @@ def test_the_process_ends_with_its_parent() -> None:
         pid = int(parent.stdout.readline())
         assert _alive(pid)
         parent.kill()
-    for _ in range(200):
+    for _ in range(1200):
         if not _alive(pid):
             break
         time.sleep(0.05)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
+import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +126,43 @@ def test_two_processes_do_not_write_one_file(fetched: Fetched, hub: Hub) -> None
                 other.run()
 
     assert is_whole(fetched.run(meanwhile))
+    other.client.close()
+
+
+def test_two_processes_that_end_together_leave_each_other_alone(
+    fetched: Fetched, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes while the first publishes, as far as it gets; what a third was killed over goes."""
+    other, came, ended = Fetched(hub, fetched.folder), threading.Event(), list[Path]()
+    (fetched.folder / "snapshots" / ".mlxd-killed").mkdir(parents=True)
+
+    def meanwhile() -> None:
+        try:
+            ended.append(other.run())
+        finally:
+            came.set()
+
+    thread = threading.Thread(target=meanwhile)
+    made, lock = tempfile.mkdtemp, fcntl.flock
+
+    def begun(**where: Any) -> str:
+        path = str(made(**where))
+        if threading.current_thread() is not thread:
+            thread.start()
+            assert came.wait(60)
+        return path
+
+    def locked(descriptor: int, operation: int) -> None:
+        if threading.current_thread() is thread and operation == fcntl.LOCK_EX:
+            came.set()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", begun)
+    monkeypatch.setattr(fcntl, "flock", locked)
+    path = fetched.run()
+    thread.join(60)
+    assert ended == [path] and is_whole(path)
+    assert not list(fetched.folder.rglob(".mlxd-*"))
     other.client.close()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -68,6 +70,11 @@ def _publish(folder: Path, listing: Listing) -> Path:
     snapshots, refs = folder / "snapshots", folder / "refs"
     for directory in (snapshots, refs):
         directory.mkdir(exist_ok=True)
+    with _alone_in(snapshots):
+        return _publish_alone(snapshots, refs, listing)
+
+
+def _publish_alone(snapshots: Path, refs: Path, listing: Listing) -> Path:
     for left in snapshots.glob(f"{_UNFINISHED}*"):  # of a process that was killed right here
         shutil.rmtree(left, ignore_errors=True)
     made, final = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=snapshots)), snapshots / listing.commit
@@ -81,6 +88,18 @@ def _publish(folder: Path, listing: Listing) -> Path:
         made.rename(final)
     _write_whole(refs / "main", listing.commit)
     return final
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Waits for the few milliseconds that another process publishes in: what it has not finished is not left over."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # NFS locks no directories: there it is as if nobody else were at it
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -60,7 +60,7 @@ class LiveSettings:
         self._beneath = loaded.beneath or loaded
         self._origins = dict(loaded.origins)
         self._stores = loaded.config.cache_memory_bytes != 0
-        self._stores_on_disk = loaded.config.ssd_cache_bytes != 0
+        self._disk_bytes = loaded.config.ssd_cache_bytes
         self.config = loaded.config
         self.changing = asyncio.Lock()
 
@@ -68,6 +68,12 @@ class LiveSettings:
     def alone(cls, config: Config) -> LiveSettings:
         """Of a process that keeps nothing."""
         return cls(LoadedConfig(config, dict.fromkeys(BY_NAME, Origin.DEFAULT)))
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """What the disk's cache is held to, None for a part of the disk. Taking back what was saved over a 0 leaves it
+        as it is: that 0 holds from the next start on, for in a running process it would empty the disk."""
+        return self._disk_bytes
 
     def origin(self, name: str) -> Origin:
         return self._origins[name]
@@ -101,14 +107,14 @@ class LiveSettings:
                 continue
             if name in STORE | DISK and not self._stores:
                 raise InvalidSetting(f"{name}: mlxd was started with cache_memory_bytes 0 and keeps nothing.")
-            if name in DISK and not self._stores_on_disk:
+            if name in DISK and self._disk_bytes == 0:
                 raise InvalidSetting(f"{name}: mlxd was started with ssd_cache_bytes 0 and writes nothing.")
         beneath = self._beneath.config
         values = {name: getattr(beneath, name) if value is None else value for name, value in changes.items()}
         config = amended(self.config, values)
         if changes.get("cache_memory_bytes") is not None and config.cache_memory_bytes == 0:
             raise InvalidSetting("cache_memory_bytes 0 takes a restart: then nothing is kept at all.")
-        if "ssd_cache_bytes" in changes and config.ssd_cache_bytes == 0 and self._stores_on_disk:
+        if changes.get("ssd_cache_bytes") is not None and config.ssd_cache_bytes == 0:
             raise InvalidSetting("ssd_cache_bytes 0 takes a restart: it leaves what is on the disk as it is.")
         return config
 
@@ -120,6 +126,8 @@ class LiveSettings:
         self._save(replace(self._saved, knobs=kept))
         for name, value in changes.items():
             self._origins[name] = Origin.SAVED if value is not None else self._beneath.origins[name]
+        if config.ssd_cache_bytes != 0 and self._disk_bytes != 0:
+            self._disk_bytes = config.ssd_cache_bytes
         self.config = config
         return config
 

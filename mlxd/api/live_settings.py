@@ -127,8 +127,8 @@ async def _change_alone(running: Runtime, changes: Mapping[str, Any]) -> None:
         if changes.keys() & STORE:
             await _patiently(running.scheduler.store(lambda store: store.limit(cache_settings(config))))
         if changes.keys() & DISK:
-            daily = config.ssd_cache_daily_bytes
-            await _patiently(running.scheduler.store(lambda store: store.limit_disk(config.ssd_cache_bytes, daily)))
+            most, daily = running.settings.disk_bytes, config.ssd_cache_daily_bytes
+            await _patiently(running.scheduler.store(lambda store: store.limit_disk(most, daily)))
 
 
 async def _patiently(order: Future[Any]) -> None:

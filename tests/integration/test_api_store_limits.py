@@ -33,14 +33,14 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.build(tmp_path_factory.mktemp("sound") / "sound", "dense")
 
 
-def serving(sound: Path, config: Config) -> Runtime:
+def serving(sound: Path, config: Config, beneath: LoadedConfig | None = None) -> Runtime:
     settings = EngineSettings(
         cache=cache_settings(config),
         memory_limit_bytes=LIMIT_BYTES,
         disk=disk_settings(config) if config.ssd_cache_bytes else None,
     )
     live = LiveSettings(
-        LoadedConfig(config, dict.fromkeys(BY_NAME, Origin.DEFAULT)), config.state_dir / "settings.json"
+        LoadedConfig(config, dict.fromkeys(BY_NAME, Origin.DEFAULT), (), beneath), config.state_dir / "settings.json"
     )
     scheduler = Scheduler(lambda: MlxLoader(settings), SchedulerSettings())
     made = Runtime(served_models([("sound", sound)]), scheduler, Preparer(), load_text, settings=live)
@@ -116,6 +116,7 @@ async def test_where_nothing_is_kept_there_is_nothing_to_limit(sound: Path, tmp_
 
 async def test_the_disk_keeps_to_other_limits_at_once(sound: Path, tmp_path: Path) -> None:
     config = Config(state_dir=tmp_path, ssd_cache_bytes=1 << 30, ssd_cache_daily_bytes=0)
+    beneath = LoadedConfig(Config(state_dir=tmp_path, ssd_cache_bytes=0), dict.fromkeys(BY_NAME, Origin.ENVIRONMENT))
 
     async def disk() -> Any:
         return (await get("/api/cache/stats", headers=ADMIN)).json()["disk"]
@@ -130,12 +131,17 @@ async def test_the_disk_keeps_to_other_limits_at_once(sound: Path, tmp_path: Pat
         assert (await change(**changes)).status == 200
         await come(lambda told: told["limit_bytes"] == changes["ssd_cache_bytes"])
 
-    with installed(serving(sound, config)):
+    with installed(serving(sound, config, beneath)):
         await cached_tokens()
         await come(lambda told: told["files"] > 0)
         async with asyncio.timeout(60):
             while not (await get("/api/counters", headers=ADMIN)).json()["cache"]["disk"]["written"]:
                 await asyncio.sleep(0.01)
+        taken_back = await change(ssd_cache_bytes=None, ssd_cache_daily_bytes=2 << 20)
+        assert next((row["value"], row["source"]) for row in taken_back.json()["settings"]) == (0, "environment")
+        await come(lambda told: told["day_bytes"] == 2 << 20)
+        told = await disk()
+        assert told["limit_bytes"] == 1 << 30 and told["files"] > 0, "a 0 beneath what was saved takes a start"
         await limited(ssd_cache_bytes=1024, ssd_cache_daily_bytes=1 << 20)
         await come(lambda told: (told["files"], told["day_bytes"]) == (0, 1 << 20))
         for never in ({"ssd_cache_bytes": 0}, {"ssd_cache_bytes": 0, "top_k": 3}):

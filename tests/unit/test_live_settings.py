@@ -84,6 +84,30 @@ def test_what_was_saved_is_found_again_beneath_flags_and_above_the_environment(
     assert json.loads(path.read_text()) == {"knobs": {"max_models": 3}, "models": {}}
 
 
+def test_what_was_saved_over_a_zero_is_taken_back_and_leaves_the_disk_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "settings.json"
+    LiveSettings(load({}, tmp_path), path).change({"ssd_cache_bytes": 1 << 30})
+    monkeypatch.setenv("MLXD_SSD_CACHE_BYTES", "0")
+    live = LiveSettings(load({}, tmp_path, read_saved(path).knobs), path)
+    with pytest.raises(InvalidSetting, match="takes a restart"):
+        live.change({"ssd_cache_bytes": 0})
+    live.change({"ssd_cache_bytes": None})
+    assert json.loads(path.read_text())["knobs"] == {} and live.disk_bytes == 1 << 30
+    assert (live.config.ssd_cache_bytes, live.origin("ssd_cache_bytes")) == (0, Origin.ENVIRONMENT)
+    live.change({"ssd_cache_daily_bytes": 1 << 20})
+    assert live.disk_bytes == 1 << 30, "other limits leave it alone too"
+    live.change({"ssd_cache_bytes": 1 << 29})
+    assert live.disk_bytes == 1 << 29
+    live.change({"ssd_cache_bytes": None})
+    after = LiveSettings(load({}, tmp_path, read_saved(path).knobs), path)
+    assert after.disk_bytes == 0, "the next start begins without"
+    after.change({"ssd_cache_bytes": None})
+    with pytest.raises(InvalidSetting, match="started with ssd_cache_bytes 0"):
+        after.change({"ssd_cache_bytes": 1})
+
+
 def test_a_disk_that_is_full_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     live = LiveSettings(load({}, tmp_path), tmp_path / "settings.json")
 

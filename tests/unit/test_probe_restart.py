@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from mlxd.probe.client import ProbeFailed
 from mlxd.probe.oracle import Oracle
 from mlxd.probe.restart import Resumed, as_json, lines, probe
 from mlxd.probe.run import Target, Turn
-from mlxd.probe.served import Served, free_port
+from mlxd.probe.served import Served
 from mlxd.start_errors import StartError
 
 TURN = Turn("SIGTERM", "one", 1000, 975, True, 20, 25, 1000, 5, "extended", 0.1)
@@ -57,9 +59,18 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Exchange).serve_forever()
 """
 
 
+def quiet_port() -> int:
+    """One below those that the system gives to whoever asks for any: nobody takes it while its server starts again."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as one:
+            if one.connect_ex(("127.0.0.1", port)):  # nobody answers
+                return port
+    raise AssertionError("all of them are taken")
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    port = free_port()
+    port = quiet_port()
     command = [sys.executable, "-c", SERVER, str(port), str(tmp_path / "seen")]
     with Served(f"http://127.0.0.1:{port}/v1", command, start_s=60) as one:
         yield one
@@ -86,7 +97,7 @@ def test_each_mode_ends_the_server_once_and_asks_each_conversation_again(served:
 
 
 def test_a_server_that_runs_already_is_ended_by_its_number_and_started_by_the_command(tmp_path: Path) -> None:
-    port = free_port()
+    port = quiet_port()
     command = [sys.executable, "-c", SERVER, str(port), str(tmp_path / "seen")]
     with subprocess.Popen(command) as running:
         threading.Thread(target=running.wait, daemon=True).start()  # as whoever started it would

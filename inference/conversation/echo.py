@@ -1,8 +1,10 @@
 """Whether a message a client sends back is a turn that the model spoke.
 
 A client may spell arguments anew, trim text and reasoning, drop reasoning, take the punctuation out of ids: the meaning
-stays. Two rewordings are known of real clients and let pass: an argument added with an empty value or with the default
-of the tool's schema, and blanks taken off the ends of lines inside of a string. Anything else is an edit.
+stays. Three rewordings are known of real clients and let pass: an argument added with an empty value or with the
+default of the tool's schema, blanks taken off the ends of lines inside of a string, and a thought of which only the end
+is left: OpenAI's library for Node puts a streamed answer together, and of a field that it does not know it keeps the
+last piece. Anything else is an edit.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Outcome(StrEnum):
 def compared(turn: Turn, spoken: SpokenTurn, tools: Mapping[str, Tool]) -> Outcome:
     """How a message relates to a turn that was found for it; never `not_found`."""
     claimed = "".join(part.text for part in turn.reasoning)
-    if joined_text(turn).strip() != _feeds(spoken.text).strip() or not _same_thought(claimed, spoken.reasoning):
+    if joined_text(turn).strip() != _feeds(spoken.text).strip() or not _end_of_thought(claimed, spoken.reasoning):
         return Outcome.REFUSED_EDITED
     if len(turn.calls) != len(spoken.calls):
         return Outcome.REFUSED_EDITED
@@ -53,7 +55,7 @@ def compared(turn: Turn, spoken: SpokenTurn, tools: Mapping[str, Tool]) -> Outco
         return Outcome.NOT_NEEDED
     changed = [(call, said) for call, said in pairs if not _same_arguments(call, said)]
     if not changed:
-        return Outcome.HEALED
+        return Outcome.HEALED if _same_thought(claimed, spoken.reasoning) else Outcome.HEALED_NORMALISED
     if all(_reworded_call(call, said, tools.get(call.name)) for call, said in changed):
         return Outcome.HEALED_NORMALISED
     return Outcome.REFUSED_EDITED
@@ -61,6 +63,11 @@ def compared(turn: Turn, spoken: SpokenTurn, tools: Mapping[str, Tool]) -> Outco
 
 def _same_thought(claimed: str, said: str) -> bool:
     return not claimed.strip() or claimed.strip() == _feeds(said).strip()
+
+
+def _end_of_thought(claimed: str, said: str) -> bool:
+    """All of it, or less from its beginning on; nothing is the end of every thought."""
+    return _feeds(said).strip().endswith(claimed.strip())
 
 
 def _to_the_letter(call: Call, said: ToolCall) -> bool:
@@ -90,7 +97,7 @@ def _reworded_call(call: Call, said: ToolCall, tool: Tool | None) -> bool:
 
 
 def _reworded(claimed: Any, meant: Any, schema: Any) -> bool:
-    """Whether `claimed` says what `meant` says, up to the two known rewordings."""
+    """Whether `claimed` says what `meant` says, up to the known rewordings of arguments."""
     match claimed, meant:
         case dict(), dict():
             known = _object(_object(schema).get("properties"))

@@ -160,9 +160,10 @@ class HealingStore:
         fitting = [one for one in verdicts if one[0] is not Outcome.REFUSED_EDITED]
         if not fitting:
             return (Outcome.REFUSED_EDITED if found else Outcome.NOT_FOUND), None
-        if len({spoken.raw for _, spoken in fitting}) > 1:
+        same = [one for one in fitting if one[0] is not Outcome.HEALED_NORMALISED] or fitting
+        if len({spoken.raw for _, spoken in same}) > 1:
             return Outcome.NOT_FOUND, None
-        return fitting[-1]
+        return same[-1]
 
     def _at(self, place: Place) -> tuple[SpokenTurn, ...]:
         with self._lock:

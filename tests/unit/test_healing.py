@@ -71,6 +71,7 @@ COMPACT = '{"path":"a.txt","content":"one  \\ntwo\\n","options":{"n":1},"rows":[
         (echo(id="call_0a1"), "healed"),
         (echo(text="<think>\nFirst I think.\n</think>\n\nI write.", reasoning=""), "healed"),
         # rewordings of real clients
+        (echo(reasoning="think."), "healed_normalised"),
         (echo(COMPACT[:-1] + ',"replace_all":false}'), "healed_normalised"),
         (echo(COMPACT[:-1] + ',"a":"","b":null,"c":0,"d":[],"e":{}}'), "healed_normalised"),
         (echo(COMPACT[:-1] + ',"mode":"text"}'), "healed_normalised"),
@@ -94,6 +95,9 @@ COMPACT = '{"path":"a.txt","content":"one  \\ntwo\\n","options":{"n":1},"rows":[
         (echo(text="I wrote."), "refused_edited"),
         (echo(text=""), "refused_edited"),
         (echo(reasoning="First I thought."), "refused_edited"),
+        (echo(reasoning="First I"), "refused_edited"),
+        (echo(reasoning="So, First I think."), "refused_edited"),
+        (echo(text="I write it.", reasoning="think."), "refused_edited"),
         (replace(echo(), tool_calls=(*echo().tool_calls, call("call0a2"))), "refused_edited"),
         (echo(id="call0a2"), "not_found"),
         (assistant(SAID.text), "not_found"),
@@ -170,6 +174,15 @@ def test_twins_are_told_apart_by_their_thoughts_or_not_at_all() -> None:
     assert recognised(store, *ASK, assistant("Hello.")).outcomes[2] == "not_found"
     assert recognised(store, *ASK, assistant("Hello.", reasoning="thought 2 ")).raw[2] == other.raw
     assert recognised(store, *ASK, assistant("Hello.", reasoning="thought 3")).outcomes[2] == "refused_edited"
+    assert recognised(store, *ASK, assistant("Hello.", reasoning="2")).raw[2] == other.raw
+
+
+def test_a_whole_thought_is_taken_before_the_end_of_another() -> None:
+    whole, longer = (SpokenTurn(RawTurn.of((len(text),)), "Hello.", text) for text in ("a b", "so a b"))
+    store = remembered(*ASK, turn=whole)
+    store.remember(MODEL, recognised(store, *ASK).prefix, longer)
+    assert recognised(store, *ASK, assistant("Hello.", reasoning="a b")).raw[2] == whole.raw
+    assert recognised(store, *ASK, assistant("Hello.", reasoning="b")).outcomes[2] == "not_found"
 
 
 def test_the_same_answer_twice_is_one_turn() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def chat(
 
     Ctrl-N starts a new conversation, Ctrl-C stops an answer, twice quits. Piped in, each line is one turn.
     """
+    forgive_encodings()
     on_screen = sys.stdout.isatty()
     screen = Screen(sys.stdout, wants_colour(sys.stdout), show_thinking=on_screen or verbose)
     show_speed = verbose or (on_screen and prompt is None)
@@ -63,6 +65,15 @@ def chat(
         raise StartError(str(error)) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has seen enough
+
+
+def forgive_encodings() -> None:
+    """A file of another encoding in a pipe (`git diff`), or a terminal without a model's characters, ends nothing."""
+    if sys.stdin is None:  # closed
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - as long as the process
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def local_url(state_dir: str | None) -> str:
@@ -96,6 +107,11 @@ def read_key(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return path.expanduser().read_text().strip()
+        key = path.expanduser().read_text(encoding="ascii").strip()
     except OSError as error:
         raise StartError(f"--api-key-file {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        key = "\0"
+    if not key.isprintable():
+        raise StartError(f"--api-key-file {path} holds no key: one line of ASCII.")
+    return key

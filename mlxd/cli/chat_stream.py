@@ -42,7 +42,10 @@ def complete_base_url(url: str) -> str:
     >>> complete_base_url("http://127.0.0.1:8080/"), complete_base_url("https://host/api/v1/")
     ('http://127.0.0.1:8080/v1', 'https://host/api/v1')
     """
-    parts = urlsplit(url)
+    try:
+        parts, _ = urlsplit(url), httpx.URL(url).host  # where names of other scripts are looked into
+    except (ValueError, httpx.InvalidURL):
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ChatError(f"{url[:100]!r} is no base URL; it looks like http://127.0.0.1:8080/v1.")
     return url.rstrip("/") if parts.path.strip("/") else url.rstrip("/") + "/v1"
@@ -89,8 +92,12 @@ class ChatServer:
     def answer(self, body: dict[str, Any]) -> Generator[Piece | Usage]:
         """Streams one answer. Closing the iterator closes the connection, which stops the server's work."""
         request = body | {"stream": True, "stream_options": {"include_usage": True}}
+        # Bytes of an argument that were no text are surrogates, which no request can carry.
+        content = json.dumps(request, ensure_ascii=False).encode("utf-8", "replace")
+        headers = {"Content-Type": "application/json"}
         try:
-            with self.client.stream("POST", f"{self.base_url}/chat/completions", json=request) as reply:
+            url = f"{self.base_url}/chat/completions"
+            with self.client.stream("POST", url, content=content, headers=headers) as reply:
                 if reply.status_code != 200:
                     raise self._refused(reply.status_code, reply.read())
                 yield from read_events(reply.iter_lines())

@@ -15,9 +15,10 @@ from typing import Final
 
 import structlog
 
+from inference.cache.verdict import SHARED_BY_ALL_TOKENS, VerdictName
 from inference.conversation.difference import Difference, Reading, Why, difference, public_path
 from inference.conversation.ledger_check import lost_from
-from inference.conversation.turn_chain import Placed
+from inference.conversation.turn_chain import Edge, Placed
 from inference.events import Admitted, Delta, Event, Finished, Parting, ToolCallDelta
 from inference.messages import Conversation, Tool
 
@@ -160,14 +161,21 @@ class Witnessed:
                 self._begun = True
                 seen.witness.began(seen)
             case Admitted():
-                return replace(event, verdict=self._words(seen, event.verdict, event.parting))
+                words = self._words(seen, event.verdict, event.parting, event.cached_tokens)
+                return replace(event, verdict=words)
             case Finished():
                 usage = event.usage
-                return replace(event, usage=replace(usage, verdict=self._words(seen, usage.verdict, usage.parting)))
+                words = self._words(seen, usage.verdict, usage.parting, usage.cached_tokens)
+                return replace(event, usage=replace(usage, verdict=words))
         return event
 
-    def _words(self, seen: Observed, verdict: str, parting: Parting | None) -> str:
+    def _words(self, seen: Observed, verdict: str, parting: Parting | None, cached_tokens: int) -> str:
         self._verdict = verdict
+        if is_diverged(verdict) and seen.placed is not None and seen.placed.edge is Edge.START:
+            # Its session holds nothing but side calls, as the title that opencode asks for first: it has left nothing.
+            self.difference = None
+            name = VerdictName.FIRST_SEEN if cached_tokens < SHARED_BY_ALL_TOKENS else VerdictName.BRANCHED
+            return name.value
         if parting is None or self.difference is None or self.difference.token != parting.token:
             self.difference = seen.difference(parting)
         return str(self.difference) if self.difference is not None and is_diverged(verdict) else verdict

@@ -180,6 +180,7 @@ async def test_each_of_several_answers_can_be_gone_on_from(ledger: Ledger) -> No
 
 async def test_where_a_prompt_diverged_is_told(ledger: Ledger) -> None:
     sent = Conversation(tuple(replace(one, path=f"messages[{at}]") for at, one in enumerate(talk("hello").messages)))
+    await run(ledger, sent, Delta("Hey"), finished(), whose=Whose(session="s", named=True))
     known = placed(ledger, sent, Whose(session="s", named=True))
     reading = Reading(text_model().tokenizer, PROMPT, sent)
     known = replace(known, observed=Witness().observe(reading, sent, known.placed))

@@ -34,9 +34,9 @@ def reading(read: Conversation = SENT) -> Reading:
     return Reading(TEXT.tokenizer, render(TEXT, read), read)
 
 
-def placed(known_messages: int, session: str = "s", parent: str = "s") -> Placed:
+def placed(known_messages: int, session: str = "s", parent: str = "s", edge: Edge = Edge.EXTEND) -> Placed:
     before = Turn("t", parent, "", "t", None, None, Edge.START, 0, 2, (), (), b"", b"", 0.0)
-    return Placed(Asked(()), (), session, Edge.EXTEND, known_messages, before, None)
+    return Placed(Asked(()), (), session, edge, known_messages, before, None)
 
 
 def ended(verdict: str, parting: Parting | None) -> tuple[Event, ...]:
@@ -56,6 +56,32 @@ def parting_in(text: str) -> Parting:
     prompt = reading().prompt
     at = next(boundary.token for boundary in prompt.boundaries if SENT.messages[boundary.message].text == text)
     return Parting(at, (prompt.ids[at] + 1,))
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("edge", "cached_tokens", "words"),
+    [
+        (Edge.START, 7, "first_seen"),
+        (Edge.START, 32, "branched"),
+        (Edge.SIDE_CALL, 7, "diverged(messages[1].content, token {})"),
+        (Edge.BRANCH, 7, "diverged(messages[1].content, token {})"),
+    ],
+)
+def test_a_conversation_that_begins_behind_a_title_has_left_nothing(
+    witness: Witness, edge: Edge, cached_tokens: int, words: str
+) -> None:
+    """The store knows of sessions; that nothing but a side call was in it, only the lineage knows."""
+    parting = parting_in("one")
+    verdict, seen = f"diverged(token {parting.token})", witness.observe(reading(), SENT, placed(0, edge=edge))
+    usage = Usage(9, cached_tokens, verdict=verdict, parting=parting)
+    events = (Admitted("r", 9, cached_tokens, verdict, parting=parting), Finished(FinishReason.STOP, usage))
+    admitted, finished = watched(seen, events)
+    assert isinstance(admitted, Admitted) and isinstance(finished, Finished)
+    assert admitted.verdict == finished.usage.verdict == words.format(parting.token)
+    assert witness.counts["diverged"] == (0 if edge is Edge.START else 1)
 
 
 # --- content ----------------------------------------------------------------------------------------------------

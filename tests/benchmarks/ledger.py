@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
+import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tests.benchmarks.figure import Figure, at_most, report
@@ -25,6 +28,8 @@ COMMIT_BYTES = 96 * 1024
 MESSAGES, MESSAGE_CHARS = 200, 2500
 STORED = 10_000
 
+type Pause = Callable[[], float]
+
 
 def run() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(dir=Path.cwd() / "build" if Path("build").is_dir() else None) as folder:
@@ -38,17 +43,17 @@ def run() -> Iterator[Figure]:
 
 
 async def barriers(path: Path) -> list[Figure]:
-    """Turns that end one after the other, and eight streams whose ends come when they come."""
+    """Turns that end one after the other, and eight streams: those that one commit let go go on to end together, and
+    their ends come at their own times."""
     from mlxd.ledger.disk import open_ledger
 
     syncs = [p95(plain_syncs(path.with_name("plain"))) for _ in range(ROUNDS)]
     ledger = await asyncio.to_thread(open_ledger, path, days=7)
-    await settled(ledger, "warm-up", 20, PAUSE_S)
-    alone = [await settled(ledger, f"alone {number}", TURNS, PAUSE_S) for number in range(ROUNDS)]
-    together = []
-    for number in range(ROUNDS):
-        streams = (settled(ledger, f"{number} {stream}", TURNS // STREAMS, PAUSE_S * 5) for stream in range(STREAMS))
-        together.append([wait for waits in await asyncio.gather(*streams) for wait in waits])
+    gc.freeze()  # as the daemon does
+    await settled(ledger, "warm-up", 20, constant(PAUSE_S))
+    alone = [await settled(ledger, f"alone {number}", TURNS, constant(PAUSE_S)) for number in range(ROUNDS)]
+    together = [await all_settled(ledger, f"{number}", constant(PAUSE_S * 5)) for number in range(ROUNDS)]
+    apart = [await all_settled(ledger, f"apart {number}", uniform(PAUSE_S * 5)) for number in range(ROUNDS)]
     undurable = ledger.view().journal.undurable
     ledger.close()
     started = time.perf_counter()
@@ -60,6 +65,7 @@ async def barriers(path: Path) -> list[Figure]:
         report("plain sync of the disk, p95", syncs, "ms", f"{COMMIT_BYTES // 1024} KiB in a file of full length"),
         at_most("journal barrier p95", map(p95, alone), BARRIER_P95_MS, middle(alone), "ms"),
         at_most(f"journal barrier p95, {STREAMS} streams", map(p95, together), BARRIER_P95_MS, middle(together), "ms"),
+        at_most("the same, ends at their own times", map(p95, apart), BARRIER_P95_MS, middle(apart), "ms"),
         at_most("answers that were not durable", [float(undurable)], 0, unit=""),
         report("open with its turns", [opened_ms], "ms", f"{turns} turns"),
     ]
@@ -81,7 +87,20 @@ def plain_syncs(path: Path) -> list[float]:
     return waits
 
 
-async def settled(ledger, name: str, turns: int, pause_s: float) -> list[float]:  # type: ignore[no-untyped-def]
+async def all_settled(ledger, name: str, pause_s: Pause) -> list[float]:  # type: ignore[no-untyped-def]
+    streams = (settled(ledger, f"{name} {stream}", TURNS // STREAMS, pause_s) for stream in range(STREAMS))
+    return [wait for waits in await asyncio.gather(*streams) for wait in waits]
+
+
+def constant(pause_s: float) -> Pause:
+    return lambda: pause_s
+
+
+def uniform(mean_s: float) -> Pause:
+    return partial(random.Random(1).uniform, 0.5 * mean_s, 1.5 * mean_s)
+
+
+async def settled(ledger, name: str, turns: int, pause_s: Pause) -> list[float]:  # type: ignore[no-untyped-def]
     """Milliseconds that each of a conversation's answers waited for the disk."""
     from inference.conversation.healing import Said
     from inference.conversation.lineage_memory import LineageMemory, Seen
@@ -101,7 +120,7 @@ async def settled(ledger, name: str, turns: int, pause_s: float) -> list[float]:
         await ledger.settle(record, replace(placed, memory=memory), (b"answer",), said)
         waits.append(1e3 * (time.perf_counter() - began))
         history += [b"answer", b"%d" % number]
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(pause_s())
     return waits
 
 

@@ -212,8 +212,8 @@ class DiskStore:
             label = self.codec.read_label(self._files.read(path_of(self.directory, entry), LABEL_BYTES))
         except OSError as error:
             return self._unreadable(entry, error)
-        if isinstance(label, Flaw):
-            return self._drop((entry,), str(label))
+        if isinstance(label, Flaw) or not entry.is_named_by(label):
+            return self._drop((entry,), str(label if isinstance(label, Flaw) else Flaw.FOREIGN))
         entry.ids, entry.exact = label.ids, label.exact
         return None
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from inference.cache.blocks import BLOCK_TOKENS
 from inference.cache.disk import DiskStore
 from inference.cache.disk_index import DiskEntry
 from inference.cache.disk_plan import Plan, Want, plan
 from inference.cache.disk_records import Stored, block_name
+from inference.cache.recollect import recollect
+from inference.cache.recollection import Recollection
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +25,28 @@ class Flawed:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """For a job: blocks from the depth of `want`'s path on, in order, and a recurrent state within them, if any."""
+    """For a job: blocks from the depth of `want`'s path on, in order, and a recurrent state within them, if any. `seen`
+    is what the disk knows beside that."""
 
     job: str
     want: Want
     blocks: tuple[Stored, ...] = ()
     state: Stored | None = None
     flawed: Flawed | None = None
+    seen: Recollection | None = None
 
 
 def fetch(store: DiskStore, job: str, want: Want, read: dict[bytes, Stored] | None = None) -> Fetched:
-    """Reads what helps, as far as it is whole. Takes as long as the disk does.
+    """Reads what helps, as far as it is whole, and looks where the prompt leaves its session. Takes as long as the disk
+    does.
 
     `read` is what was read for others just now; it is not read again, and what is read is put there.
     """
-    read = {} if read is None else read
+    found = _fetch(store, job, want, {} if read is None else read)
+    return replace(found, seen=recollect(store, want))
+
+
+def _fetch(store: DiskStore, job: str, want: Want, read: dict[bytes, Stored]) -> Fetched:
     wanted = plan(store.index, want, store.ids)
     blocks: list[Stored] = []
     parent = want.digests[-1]

@@ -185,7 +185,7 @@ class DiskIndex:
 
     def touch(self, key: bytes) -> None:
         """Marks a file and all before it as used now."""
-        for entry in self._upwards(key):
+        for entry in self.upwards(key):
             self._entries.move_to_end(entry.key)
 
     def path(self, key: bytes) -> set[bytes]:
@@ -196,14 +196,16 @@ class DiskIndex:
         """The same of many. What several stand on is gone through once."""
         found: set[bytes] = set()
         for end in ends:
-            for entry in self._upwards(end):
+            for entry in self.upwards(end):
                 if entry.key in found:
                     break
                 found.add(entry.key)
         return found
 
-    def _upwards(self, key: bytes) -> Iterator[DiskEntry]:
-        """Each step is nearer to the root: names can be anybody's, and none of them makes this go on for ever."""
+    def upwards(self, key: bytes) -> Iterator[DiskEntry]:
+        """A file and those before it. Each step is nearer to the root: names can be anybody's, and none of them makes
+        this go on for ever.
+        """
         entry = self._entries.get(key)
         while entry is not None:
             yield entry

@@ -21,7 +21,7 @@ class Want:
     """What a prompt would like to have. `digests` are those of its root and of the whole blocks in memory, in order.
 
     `packed` are its ids, of which `limit` may be reused; `in_memory_tokens` can be already, of `matched_tokens` whose
-    blocks are there. `room_bytes` is what may be read at most.
+    blocks are there. `room_bytes` is what may be read at most. `session` is whose prompt it is.
     """
 
     root: bytes
@@ -33,6 +33,7 @@ class Want:
     needs_state: bool
     bitwise: bool
     room_bytes: int
+    session: str = ""
 
     def ids(self, start: int, stop: int) -> bytes:
         return token_slice(self.packed, start, min(stop, self.limit))

@@ -3,8 +3,7 @@
 Who asks behind a removal is never given what it removes.
 
 The worker hands over what is evaluated and never waits: a full queue drops what was to be written and counts it. What
-is read is evaluated when the worker gets it; jobs that wait for the same file are given one reading of it. What the end
-of an answer waits for is written in turns with reading, and before everything else that is to be written.
+is read is evaluated when the worker gets it; jobs that wait for the same file are given one reading of it.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from typing import Any, Final
 
 from inference.cache.disk import DiskStore
 from inference.cache.disk_fetch import Fetched, fetch
+from inference.cache.disk_orders import DiskOrders
 from inference.cache.disk_outage import THREAD_ENDED
 from inference.cache.disk_plan import Plan, Want, forecast, may_help
-from inference.cache.disk_queue import SaveQueue, Waiting
+from inference.cache.disk_queue import Waiting
 from inference.cache.disk_records import BlockLabel, Handle, Stored
 from inference.cache.disk_removals import Likes, own, untrue
 from inference.cache.disk_stats import DiskStats, health_of, stats_of
@@ -44,19 +44,13 @@ class DiskThread:
     ) -> None:
         self._store = store
         self._prepare = prepare
-        self._change = threading.Condition()
-        self._wants: deque[tuple[str, Want]] = deque()
+        self._todo = DiskOrders(queue_bytes, self._fetch, self._write)
+        self._saves = self._todo.saves
         self._fetched: deque[Fetched] = deque()
         self._removals: deque[Callable[[], object]] = deque()
-        self._at_once: deque[Callable[[], object]] = deque()
-        self._orders: deque[Callable[[], object]] = deque()
         self._asked: set[Future[Any]] = set()
-        self._saves = SaveQueue(queue_bytes)
         self._read: dict[bytes, Stored] = {}
-        self._was_urgent = False
         self._scanned = False
-        self._busy = True
-        self._closing = False
         self._thread = threading.Thread(target=self._run, name="mlxd-disk", daemon=True)
 
     def start(self) -> None:
@@ -68,6 +62,10 @@ class DiskThread:
         """Whether it is worth a job's while to wait: always, until what an earlier process left is known."""
         return self._thread.is_alive() and (not self._scanned or may_help(self._store.index, want))
 
+    def may_recall(self, session: str) -> bool:
+        """Whether an earlier process may have left something of a session."""
+        return self._thread.is_alive() and (not self._scanned or self._store.sessions.was_left(session))
+
     def forecast(self, want: Want) -> Plan:
         """What would be read, by names alone; nothing while it is not known what is there, or will be in a moment."""
         knows = self._scanned and not self._removals and self.may_help(want)
@@ -75,9 +73,7 @@ class DiskThread:
 
     def want(self, job: str, want: Want) -> None:
         """The answer is among `fetched` some time later, in any case."""
-        with self._change:
-            self._wants.append((job, want))
-            self._change.notify_all()
+        self._todo.want(job, want)
 
     def fetched(self) -> list[Fetched]:
         """What has come since the last call."""
@@ -109,17 +105,17 @@ class DiskThread:
 
         `better`: an exact one is wanted also where there is one that is not.
         """
-        with self._change:
+        with self._todo.change:
             if self.holds(label.key, exact=better and label.exact):
                 if (waiting := self._saves.get(label.key)) is not None:
                     waiting.jobs.add(job)
                 return True
             while not self._saves.fits(handle.nbytes):
-                if not self._change.wait(until_s - monotonic()) if until_s > monotonic() else True:
+                if not self._todo.change.wait(until_s - monotonic()) if until_s > monotonic() else True:
                     self._store.counters.refused["queue_full"] += 1
                     return False
             self._saves.put(Waiting(label, handle, first_to_go, {job}))
-            self._change.notify_all()
+            self._todo.change.notify_all()
         return True
 
     @property
@@ -129,20 +125,20 @@ class DiskThread:
 
     def kept(self, jobs: Collection[str]) -> Future[None]:
         """Is done when what these jobs have left so far is on the disk, or will not come there. From any thread."""
-        with self._change:
+        with self._todo.change:
             future = self._saves.barrier(jobs)
-            self._change.notify_all()
+            self._todo.change.notify_all()
         if not self._thread.is_alive():
             self._forsake()
         return future
 
     def _forsake(self) -> None:
-        with self._change:
+        with self._todo.change:
             self._saves.close()
 
     def note(self, record: SessionRecord, passed: Collection[bytes]) -> None:
         """Has written down where a session ended, having `passed` these blocks. A tenth of a millisecond."""
-        self._first(lambda: self._store.note(record, passed))
+        self._todo.first(lambda: self._store.note(record, passed))
 
     def let_go(self, keys: Iterable[bytes], *, end: bytes = b"", name: str = "", spare: Iterable[bytes] = ()) -> None:
         """Neither kept nor written any more: what a conversation had. What others have there, or have saved, stays.
@@ -155,7 +151,7 @@ class DiskThread:
 
     def _let_go(self, keys: set[bytes]) -> None:
         """On the thread, where nothing is being written meanwhile."""
-        with self._change:
+        with self._todo.change:
             gone = own(keys, self._store.index, self._saves.labels)
             self._saves.drop(gone)
         self._store.drop(gone, spare_pinned=True)
@@ -168,7 +164,7 @@ class DiskThread:
     def _distrust(self, keys: Iterable[bytes], likes: Likes | None) -> None:
         """On the thread, where nothing is being written meanwhile."""
         keys = keys if likes is None else (*keys, *likes.on_disk(self._store.index, self._store.ids))
-        with self._change:
+        with self._todo.change:
             keys = keys if likes is None else (*keys, *likes.among(self._saves.labels))
             gone = untrue(keys, self._store.index, self._saves.labels)
             self._saves.drop(gone)
@@ -176,7 +172,7 @@ class DiskThread:
 
     def clear(self, root: bytes | None = None, *, model: str = "") -> None:
         """Removes all of a tree or a model, or everything, from the disk and from the queue."""
-        with self._change:
+        with self._todo.change:
             self._saves.drop_those_of(root, model)
         self._remove(lambda: self._store.clear(root, model=model))
 
@@ -189,16 +185,11 @@ class DiskThread:
                 self._removals.popleft()
 
         self._removals.append(removal)
-        self._first(work)
-
-    def _first(self, order: Callable[[], object]) -> None:
-        with self._change:
-            self._at_once.append(order)
-            self._change.notify_all()
+        self._todo.first(work)
 
     def mark_used(self, key: bytes) -> None:
         """A path that ends there was used."""
-        self._order(lambda: self._store.mark_used(key))
+        self._todo.add(lambda: self._store.mark_used(key))
 
     def ask[Answer](self, work: Callable[[DiskStore], Generator[None, None, Answer]]) -> Future[Answer]:
         """Has something done in steps, between which reads that jobs wait for come first. From any thread.
@@ -209,37 +200,24 @@ class DiskThread:
         future: Future[Answer] = Future()
         self._asked.add(future)
         future.add_done_callback(self._asked.discard)
-        self._order(partial(take_step, work(self._store), future, self._order))
+        self._todo.add(partial(take_step, work(self._store), future, self._todo.add))
         if not self._thread.is_alive():
             future.cancel()
         return future
-
-    def _order(self, order: Callable[[], object]) -> None:
-        with self._change:
-            self._orders.append(order)
-            self._change.notify_all()
 
     # --- the end ------------------------------------------------------------------------------------------------
 
     def settle(self, timeout_s: float) -> bool:
         """Waits until nothing is left to do; whether that was so in time."""
-        with self._change:
-            return self._change.wait_for(self._is_idle, timeout_s)
+        with self._todo.change:
+            return self._todo.change.wait_for(lambda: self._todo.are_idle or not self._thread.is_alive(), timeout_s)
 
     def close(self, timeout_s: float) -> bool:
         """Lets it finish what is queued; whether it did in time. Then nothing is done any more."""
         done = self.settle(timeout_s)
-        with self._change:
-            self._closing = True
-            self._change.notify_all()
+        self._todo.stop()
         self._thread.join(timeout_s if done else 0.0)
         return done
-
-    def _is_idle(self) -> bool:
-        return not (self._busy or self._has_work()) or not self._thread.is_alive()
-
-    def _has_work(self) -> bool:
-        return bool(self._at_once or self._wants or self._orders or self._saves)
 
     # --- what it does -------------------------------------------------------------------------------------------
 
@@ -249,7 +227,7 @@ class DiskThread:
             outage=self._outage,
             scanning=not self._scanned,
             queued_bytes=self._saves.nbytes,
-            waiting_jobs=len(self._wants),
+            waiting_jobs=self._todo.waiting_jobs,
         )
 
     def health(self) -> DiskHealth:
@@ -263,7 +241,7 @@ class DiskThread:
         self._prepare()
         self._do(self._store.open)
         self._scanned = True
-        while (task := self._next()) is not None:
+        while (task := self._todo.next()) is not None:
             self._do(task)
         self._do(self._store.close)
         self._forsake()
@@ -278,36 +256,13 @@ class DiskThread:
             log.error("the disk's thread could not finish a task: %s", type(error).__name__)
             self._store.counters.refused["fault"] += 1
 
-    def _next(self) -> Callable[[], object] | None:
-        with self._change:
-            self._busy = False
-            self._change.notify_all()
-            while not (self._has_work() or self._closing):
-                self._change.wait()
-            if self._closing:
-                return None
-            self._busy = True
-            if self._at_once:
-                return self._at_once.popleft()
-            if self._wants and not self._must_write_first():
-                job, want = self._wants.popleft()
-                return lambda: self._fetch(job, want)
-            if self._orders and not self._saves.is_urgent:
-                return self._orders.popleft()
-            return partial(self._write, self._saves.first())
-
-    def _must_write_first(self) -> bool:
-        """What the end of an answer waits for and what a job waits for take turns."""
-        self._was_urgent = self._saves.is_urgent and not self._was_urgent
-        return self._was_urgent
-
     def _fetch(self, job: str, want: Want) -> None:
         found = Fetched(job, want)
         try:
             found = fetch(self._store, job, want, self._read)
         finally:
             self._fetched.append(found)
-            if not self._wants:
+            if not self._todo.waiting_jobs:
                 self._read.clear()
 
     def _write(self, waiting: Waiting) -> None:
@@ -315,6 +270,6 @@ class DiskThread:
         try:
             self._store.write(waiting.label, waiting.handle, first_to_go=waiting.first_to_go)
         finally:
-            with self._change:
+            with self._todo.change:
                 if self._saves.get(waiting.label.key) is waiting:  # else it was dropped, and has come again
                     self._saves.remove(waiting.label.key)

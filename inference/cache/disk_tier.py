@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from secrets import token_hex
 from time import monotonic
 from typing import Any, Final
@@ -23,6 +23,7 @@ from inference.cache.disk_records import KEY_BYTES, label_of, state_label_of
 from inference.cache.disk_removals import Likes
 from inference.cache.disk_thread import DiskThread
 from inference.cache.node import Admission, Node, Snapshot
+from inference.cache.recollection import Recollections
 from inference.cache.reuse import Lease, Query, ReuseMode
 from inference.cache.saved_manifest import NAME
 from inference.cache.session_record import record_of
@@ -33,8 +34,19 @@ from inference.prefix_store import DiskHealth
 
 PATIENCE_S: Final = 10.0
 """A job whose blocks have not come by then is computed: a disk that hangs must not hold it up for ever."""
+RECALL_PATIENCE_S: Final = 0.25
+"""Of a job that waits only to be told why it is cold."""
 _STATES_OF_TURN: Final = 2
 """At the end of the header and at the end of the answer: the next turn goes on from one of them."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Until when a job waits, for blocks if it `helps`. Without a `query` what comes is given to nobody."""
+
+    query: Query | None
+    until_s: float
+    helps: bool
 
 
 class DiskTier:
@@ -43,25 +55,30 @@ class DiskTier:
     def __init__(self, thread: DiskThread, clock: Clock) -> None:
         self.thread = self._thread = thread
         self._clock = clock
-        self._reading: dict[str, tuple[Query | None, float]] = {}
+        self._reading: dict[str, _Asked] = {}
         self._come: list[Fetched] = []
         self._late: set[str] = set()
         self._owing: dict[Node, tuple[str, bool]] = {}
         self._process = token_hex(8)
+        self.recollections = Recollections()
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def ask(self, job: str, query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> bool:
-        """Whether a job has to wait for the disk: what it misses may be there, and is being read.
+    def ask(
+        self, job: str, query: Query, match: Match, resumed_tokens: int, room_bytes: int, *, recalls: bool = False
+    ) -> bool:
+        """Whether a job has to wait for the disk: what it misses may be there, and is being read. With `recalls` it is
+        worth a wait to know what an earlier process has seen of its session.
 
         Nobody waits behind one who has waited in vain, until that answer has come: a disk that hangs costs each job
         that waits for it now its patience, and later ones nothing.
         """
         self._take()
         want = _want(query, match, resumed_tokens, room_bytes)
-        if self._late or not self._thread.may_help(want):
+        helps = self._thread.may_help(want)
+        if self._late or not (helps or (recalls and self._thread.may_recall(query.session))):
             return False
-        self._reading[job] = (query, self._clock() + PATIENCE_S)
+        self._reading[job] = _Asked(query, self._clock() + (PATIENCE_S if helps else RECALL_PATIENCE_S), helps)
         self._thread.want(job, want)
         return True
 
@@ -73,10 +90,11 @@ class DiskTier:
         """Whether a job still waits: neither has its answer come nor its patience ended."""
         if (asked := self._reading.get(job)) is None:
             return False
-        if self._clock() < asked[1]:
+        if self._clock() < asked.until_s:
             return True
         del self._reading[job]
-        self._late.add(job)
+        if asked.helps:
+            self._late.add(job)
         return False
 
     def arrived(self) -> Iterator[tuple[Query, Fetched]]:
@@ -84,8 +102,10 @@ class DiskTier:
         self._take()
         while self._come:
             fetched = self._come.pop(0)
-            query, _ = self._reading.pop(fetched.job, (None, 0.0))
+            query = self._reading.pop(fetched.job).query if fetched.job in self._reading else None
             if query is not None:
+                if fetched.seen is not None:
+                    self.recollections.put(query, fetched.seen)
                 yield query, fetched
 
     def _take(self) -> None:
@@ -96,8 +116,9 @@ class DiskTier:
 
     def _overtake(self) -> None:
         """What is read just now may be what goes: it is given to nobody."""
-        for job, (_, until_s) in self._reading.items():
-            self._reading[job] = None, until_s
+        self.recollections.clear()
+        for asked in self._reading.values():
+            asked.query = None
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -254,4 +275,5 @@ def _want(query: Query, match: Match, resumed_tokens: int, room_bytes: int) -> W
         needs_state=query.needs_snapshot,
         bitwise=query.mode is ReuseMode.BITWISE,
         room_bytes=room_bytes,
+        session=query.session,
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from inference.cache.blocks import BLOCK_TOKENS, token_slice
 from inference.cache.node import Snapshot
 from inference.cache.parting import parting
+from inference.cache.recollection import Recollection
 from inference.cache.reuse import Query, Reuse, ReuseMode
 from inference.cache.store import Store
 from inference.cache.tree import Match
@@ -21,14 +22,15 @@ def find(store: Store, query: Query) -> Reuse:
     if depth < store.limits.min_reuse_tokens:
         depth, stored = 0, None
     nodes = match.blocks[: -(-depth // BLOCK_TOKENS)]
-    parts = parting(store.sessions.get(query.session), match, query)
+    seen = store.disk.recollections.of(query) if store.disk is not None else None
+    parts = parting(store.sessions.get(query.session), match, query, None if seen is None else seen.past)
     return Reuse(
         query=query,
         depth_tokens=depth,
         handles=tuple(node.handle for node in nodes if node.handle is not None),
         snapshot=None if stored is None else stored.handle,
         kv_depth_tokens=match.depth,
-        verdict=judge(_evidence(store, query, match, depth, parts)),
+        verdict=judge(_evidence(store, query, match, depth, parts, seen)),
         version=store.tree.version,
         nodes=nodes,
         stored=stored,
@@ -42,22 +44,33 @@ def with_disk(store: Store, reuse: Reuse, match: Match, depth: int, *, at_end: b
     return judge(replace(evidence, matched=depth, at_end=at_end, loss=None))
 
 
-def _evidence(store: Store, query: Query, match: Match, resumed: int, parts: Parting | None) -> Evidence:
+def _evidence(
+    store: Store, query: Query, match: Match, resumed: int, parts: Parting | None, seen: Recollection | None = None
+) -> Evidence:
     digest, at = (match.path[-1].digest, match.path[-1].end) if match.path else (query.root.key, 0)
     session = store.sessions.get(query.session)
+    past = seen.past if seen is not None else None
+    before = session.root if session is not None else past.root if past is not None else None
     return Evidence(
         root=query.root,
         limit=query.limit,
         wanted=store.limits.min_reuse_tokens,
-        matched=match.depth,
+        matched=match.depth if seen is None else max(match.depth, seen.matched),
         resumed=resumed,
-        at_end=match.at_end,
+        at_end=match.at_end if seen is None else _at_end(match, seen),
         needs_snapshot=query.needs_snapshot,
         bitwise=query.mode is ReuseMode.BITWISE,
         loss=store.attribution.loss(digest, at, query.packed, match.tail_tokens, query.limit),
-        session_root=None if session is None else session.root,
+        session_root=before,
         parts_at=None if parts is None else parts.token,
     )
+
+
+def _at_end(match: Match, seen: Recollection) -> bool:
+    """Memory and disk together have nothing that begins like the prompt and goes on, or its session has ended there."""
+    if match.depth != seen.matched:
+        return match.at_end if match.depth > seen.matched else seen.matched > 0 and (seen.is_leaf or seen.ends_here)
+    return seen.ends_here or (match.at_end and (seen.is_leaf or match.at_tip))
 
 
 def resume(match: Match, query: Query) -> tuple[int, Snapshot | None]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from inference.cache.blocks import BLOCK_TOKENS, common_tokens, token_slice, unpack
 from inference.cache.node import Node
+from inference.cache.recollection import Past
 from inference.cache.reuse import Query
 from inference.cache.sessions import Session
 from inference.cache.tree import Match
 from inference.events import Parting
+from inference.tokens import TokenIds
 
 SHOWN_TOKENS = 16
 """Enough for a person to see what the difference is."""
@@ -16,22 +18,35 @@ RECENT_ENTRIES = 16
 side calls, for the first turn of a conversation may have been taken for one."""
 
 
-def parting(session: Session | None, match: Match, query: Query) -> Parting | None:
-    """None where there is nothing to compare with, or the prompt goes on from it or ends within."""
-    if session is None or not session.entries or match.reaches(session.entries[-1]):
+def parting(session: Session | None, match: Match, query: Query, past: Past | None = None) -> Parting | None:
+    """None where there is nothing to compare with, or the prompt goes on from it or ends within. `past` is what an
+    earlier process has seen of the session."""
+    if follows(session, match, past):
         return None
-    recent = [*session.entries[-RECENT_ENTRIES:], *list(session.aside)[-RECENT_ENTRIES:]]
-    paths = (_path(entry) for entry in recent if entry.root.key == query.root.key)
-    found = [(_common(path, match, query.packed), path) for path in paths]
-    if not found:
-        return None
-    token, path = max(found, key=lambda one: one[0])
-    stored = _ids(path, token)
+    found = [(past.shared, past.stored)] if past is not None else []
+    if session is not None and session.entries:
+        recent = [*session.entries[-RECENT_ENTRIES:], *list(session.aside)[-RECENT_ENTRIES:]]
+        paths = (_path(entry) for entry in recent if entry.root.key == query.root.key)
+        found = [*(_parted(path, match, query.packed) for path in paths), *found]
+    token, stored = max(found, default=(0, ()))  # of equally long ones any, but the same in every process
     return Parting(token, stored) if stored and token < query.limit else None
+
+
+def follows(session: Session | None, match: Match, past: Past | None = None) -> bool:
+    """Whether a prompt has all that the last request of its session read, or the answer to it as well."""
+    known = session is not None and bool(session.entries)
+    if session is not None and known and not (session.unsure and past is not None and not past.unsure):
+        return match.reaches(session.entries[-1])
+    return past is not None and past.reached
 
 
 def _path(entry: Node) -> list[Node]:
     return list(entry.upwards())[::-1]
+
+
+def _parted(path: list[Node], match: Match, packed: bytes) -> tuple[int, TokenIds]:
+    token = _common(path, match, packed)
+    return token, _ids(path, token)
 
 
 def _common(path: list[Node], match: Match, packed: bytes) -> int:
@@ -47,7 +62,7 @@ def _common(path: list[Node], match: Match, packed: bytes) -> int:
     )
 
 
-def _ids(path: list[Node], token: int) -> tuple[int, ...]:
+def _ids(path: list[Node], token: int) -> TokenIds:
     """What a path has from a token on; nothing where it ends there."""
     behind = path[token // BLOCK_TOKENS :][:2]
     joined = b"".join(node.ids for node in behind)

@@ -19,6 +19,7 @@ from inference.cache.integrity import violations
 from inference.cache.limits import CacheLimits
 from inference.cache.lookup import find, with_disk
 from inference.cache.node import Admission
+from inference.cache.parting import follows
 from inference.cache.proofs import Proof, mutated, some_block
 from inference.cache.restore import take_in
 from inference.cache.reuse import Foreseen, Lease, Query, Reuse, ReuseMode
@@ -84,6 +85,8 @@ class PrefixCache:
             reuse.stored.hits += 1
             reuse.stored.last_used_s = now_s
         self._store.sessions.seen(reuse.query.session, reuse.query.root, now_s)
+        if self.disk is not None:
+            self.disk.recollections.drop(reuse.query)
         if counted:
             self.counters.took(reuse)
         self._leases += 1
@@ -177,7 +180,8 @@ class PrefixCache:
         if reuse.version != store.tree.version:
             reuse = find(store, query)
         match = store.tree.match(query.root, query.packed, query.limit)
-        return self.disk.ask(job, query, match, reuse.depth_tokens, store.room_bytes)
+        goes_on = match.at_end and follows(store.sessions.get(query.session), match)
+        return self.disk.ask(job, query, match, reuse.depth_tokens, store.room_bytes, recalls=not goes_on)
 
     def foreseen(self, reuse: Reuse) -> Foreseen:
         """What a request will begin with once the disk has read for it, as far as names of files tell."""

@@ -86,13 +86,13 @@ class SessionRecord:
 def record_of(session: Session, by: str) -> SessionRecord | None:
     """None for a session that has nothing in its tree."""
     entries = [entry for entry in session.ways if entry.attached and entry.root.key == session.root.key]
-    ends = dict.fromkeys(key for entry in entries for key in _ends(entry))
+    ends = dict.fromkeys(key for entry in reversed(entries) for key in reversed(_ends(entry)))  # the last of equal ones
     if not ends:
         return None
     root = session.root
     told = (root.model, root.weights, root.settings, root.template, root.key, root.token_cost)
     aside = dict.fromkeys(key for node in session.aside if node.attached for key in _ends(node) if key not in ends)
-    return SessionRecord(session.name, by, session.unsure, *told, tuple(ends)[-MAX_ENDS:], aside=tuple(aside))
+    return SessionRecord(session.name, by, session.unsure, *told, tuple(ends)[:MAX_ENDS][::-1], aside=tuple(aside))
 
 
 def _ends(entry: Node) -> tuple[bytes, ...]:

@@ -34,6 +34,8 @@ class SessionShelf:
         self._most = most
         self._names: OrderedDict[str, None] = OrderedDict()
         self._known: dict[str, SessionRecord] = {}
+        self._left: set[str] = set()
+        self._process = ""
 
     def __len__(self) -> int:
         return len(self._names)
@@ -45,15 +47,29 @@ class SessionShelf:
             if file.endswith(".json") and NAME.fullmatch(name := file.removesuffix(".json")):
                 self._names[name] = None
         self._limit()
+        self._left = set(self._names)
+
+    def was_left(self, name: str) -> bool:
+        """Whether it is of an earlier process. From any thread."""
+        return name in self._left
+
+    def last(self, name: str) -> SessionRecord | None:
+        """What is known of a session, also where nothing of it is there any more."""
+        return self._read(name)
+
+    def left_by_earlier(self, record: SessionRecord) -> tuple[bytes, ...]:
+        """Its keys, but for those of this process, which still has in memory what ends behind its whole blocks."""
+        return record.earlier if record.by == self._process else record.keys
 
     def get(self, name: str) -> SessionRecord | None:
         """What is known of a session, if anything of it is still there."""
-        found = self._read(name)
+        found = self.last(name)
         return found if found is not None and any(key in self._index for key in found.keys) else None
 
     def keep(self, record: SessionRecord, passed: Collection[bytes] = ()) -> None:
         """In the place of what was known of its session before, having `passed` these blocks. Raises `OSError`."""
         record = record.behind(self._read(record.name), passed)
+        self._process = record.by
         self._files.jot(self._path(record.name), record.packed())
         self._known[record.name] = record
         self._names[record.name] = None
@@ -66,6 +82,7 @@ class SessionShelf:
         if name in self._names:
             self._files.remove(self._path(name))
             del self._names[name]
+        self._left.discard(name)
         self._known.pop(name, None)
         return record
 
@@ -82,6 +99,7 @@ class SessionShelf:
         while len(self._names) > self._most:
             oldest = next(iter(self._names))
             del self._names[oldest]
+            self._left.discard(oldest)
             self._known.pop(oldest, None)
             with suppress(OSError):
                 self._files.remove(self._path(oldest))

@@ -53,7 +53,12 @@ class Match:
         """Whether it ends where something stored ends."""
         if self.tail is not None:
             return self.tail_tokens == self.tail.tokens
-        return self.depth > 0 and bool(self.path[-1].tips or not self.path[-1].children)
+        return self.depth > 0 and (self.at_tip or not self.path[-1].children)
+
+    @property
+    def at_tip(self) -> bool:
+        """Whether a session's last request ended where it ends, on the grid."""
+        return self.tail is None and self.depth > 0 and bool(self.path[-1].tips)
 
     def behind(self, count: int) -> TokenIds:
         """Up to `count` ids that follow in what is stored, by the way used last."""

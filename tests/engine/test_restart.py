@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -201,4 +202,24 @@ def test_a_fork_of_a_job_that_waits_for_the_disk_begins_with_it(start: Callable)
     ids = next_turn(first)
     answers = after.play(question("dense", "two", ids), ask("fork", ids, max_tokens=12, fork_of="two"))
     assert answers["two"].computed <= 25 and len(answers["fork"].tokens) == 12
+    after.terminate()
+
+
+@pytest.mark.parametrize(("kind", "kill"), [("dense", True), ("sliding", False), ("hybrid", True)])
+def test_a_session_is_told_where_it_was_edited_also_behind_a_restart(start: Callable, kind: str, kill: bool) -> None:
+    before = start(kind)
+    scope = replace(SCOPE, session="a" * 32)
+    first = before.ask(replace(question(kind, "one", text(700)), cache=scope))
+    if kill:
+        before.kill()
+    else:
+        before.terminate()
+
+    after = start(kind)
+    turn = replace(question(kind, "two", (*first.ids[:300], 7, *first.ids[301:600])), cache=scope)
+    second = after.ask(turn)
+    assert second.gap(after.cold(turn)) < CLOSE
+    # Early in a prompt a hybrid has no state yet, and that is what it is told.
+    told = "no_snapshot" if kind == "hybrid" else "diverged"
+    assert after.cache.stats().counters["verdicts"][told] == 1
     after.terminate()

@@ -133,3 +133,14 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     path.replace(away)
     path.symlink_to(away)
     assert shelf.store.read(labels[0].key, ROOT.key) is None and away.exists()
+
+
+def test_a_label_that_is_not_its_names_tells_nothing_and_its_file_goes(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    [label] = chain(IDS[:200])
+    shelf.write([label])
+    path = shelf.path(shelf.entry(label.key))
+    path.write_bytes(path.read_bytes().replace(label.ids.hex().encode(), label.ids[::-1].hex().encode()))
+    store = shelf.open()
+    assert store.ids(shelf.entry(label.key)) == b"" and store.counters.dropped["foreign"] == 1
+    shelf.check()

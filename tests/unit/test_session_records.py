@@ -289,7 +289,7 @@ def test_nothing_is_foreseen_of_what_is_about_to_go(tmp_path: Path) -> None:
         reuse = two.cache.lookup(ROOT, (*whole, 5))
         assert two.cache.foreseen(reuse).depth_tokens == 1000
         gate = threading.Event()
-        two.disk._first(gate.wait)  # the disk is busy with something else
+        two.disk._todo.first(gate.wait)  # the disk is busy with something else
         two.cache.clear()
         assert two.cache.foreseen(reuse).depth_tokens == 0
         gate.set()

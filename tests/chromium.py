@@ -103,7 +103,7 @@ class Chromium:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     @contextmanager
     def page(self) -> Iterator[Page]:

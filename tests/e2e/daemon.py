@@ -90,7 +90,7 @@ class ServedDaemon:
         ((name, value),) = answer.raise_for_status().cookies.items()
         return {"Cookie": f"{name}={value}", "Origin": self.url, "X-MLXD-CSRF": answer.json()["csrf"]}
 
-    def terminate(self, timeout_s: float = 30) -> int:
+    def terminate(self, timeout_s: float = 120) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)

@@ -27,7 +27,7 @@ def body(content: str = "hello", **more: Any) -> dict[str, Any]:
 @contextmanager
 def streaming(served: ServedDaemon, content: str = "hello", **more: Any) -> Iterator[httpx.Response]:
     with (
-        httpx.Client(timeout=30) as http,
+        httpx.Client(timeout=120) as http,
         http.stream("POST", f"{served.url}/v1/chat/completions", json=body(content, **more)) as response,
     ):
         yield response

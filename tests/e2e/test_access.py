@@ -130,7 +130,7 @@ def test_a_crooked_path_leads_nowhere(guarded: Guarded, path: str) -> None:
     """Sent as it is: no client library tidies it up."""
     port = int(guarded.served.url.rpartition(":")[2])
     for credential in ("", f"Authorization: {guarded.infer['Authorization']}\r\n"):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
             head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{credential}\r\n"
             raw.sendall(head.encode("latin-1"))
             answer = b"".join(iter(lambda: raw.recv(65536), b""))

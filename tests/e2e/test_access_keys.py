@@ -22,7 +22,7 @@ from tests.e2e.scripted_client import SCRIPTED
 
 def command(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     line = [*MLXD, *words, "--state-dir", str(state)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, env=clean_environment(), check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=240, env=clean_environment(), check=False)
 
 
 def test_a_key_made_beside_a_running_daemon_counts_at_once(guarded: Guarded) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e import curl_lines
-from tests.e2e.daemon import ServedDaemon
+from tests.e2e.daemon import START_S, ServedDaemon
 from tests.e2e.scripted_client import SCRIPTED
 from tests.tiny_models import build
 
@@ -101,7 +101,7 @@ def test_a_model_whose_loading_kills_the_process_is_left_alone(tmp_path: Path) -
     deadly = {"SCRIPT": json.dumps({"load_faults": {"0": "ABORT"}})}
     for _ in range(3):
         doomed = ServedDaemon(state, ["--demo"], SCRIPTED, deadly)
-        assert doomed.process.wait(60) != 0
+        assert doomed.process.wait(START_S) != 0
         doomed.kill()
     sound = {"SCRIPT": json.dumps({"limits": {"vocab_size": 300_000}})}
     with ServedDaemon(state, ["--demo"], SCRIPTED, sound) as served:

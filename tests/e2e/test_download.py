@@ -6,13 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.e2e.daemon import ServedDaemon
+from tests.e2e.daemon import START_S, ServedDaemon
 from tests.hubs import Hub, Reply, serving
-
-LIMIT_S = 60.0
 
 
 @pytest.fixture
@@ -26,7 +23,7 @@ def test_a_repository_is_fetched_once_and_served(hub: Hub, tmp_path: Path) -> No
     arguments = ["--model", "o/tiny", "--hf-endpoint", hub.url]
     elsewhere = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9"}  # not consulted
     with ServedDaemon(tmp_path / "state", arguments, environment=elsewhere) as daemon:
-        listed = httpx.get(f"{daemon.url}/v1/models").json()["data"]
+        listed = daemon.http.get("/v1/models").json()["data"]
         assert [model["id"] for model in listed] == ["o/tiny"]
         assert f"Downloading o/tiny from {hub.url}" in daemon.log.read_text()
     assert any("model.safetensors" in name for name in hub.fetched())
@@ -34,7 +31,7 @@ def test_a_repository_is_fetched_once_and_served(hub: Hub, tmp_path: Path) -> No
     hub.asked.clear()
     with ServedDaemon(tmp_path / "state", arguments, environment=elsewhere) as daemon:
         assert "Downloading" not in daemon.log.read_text()
-        assert not httpx.get(f"{daemon.url}/v1/models/o/tiny").is_error
+        assert not daemon.http.get("/v1/models/o/tiny").is_error
     assert hub.asked == []
     weights = next((tmp_path / "hf").rglob("snapshots/*/model.safetensors"))
     weights.resolve().unlink()
@@ -58,7 +55,7 @@ def test_a_killed_start_leaves_no_model_and_the_next_goes_on(hub: Hub, tmp_path:
     arguments = ["--model", "o/tiny", "--hf-endpoint", hub.url]
     cache = {"HF_HOME": str(tmp_path / "hf")}
     daemon = ServedDaemon(tmp_path / "state", arguments, environment=cache)
-    until_s = time.monotonic() + LIMIT_S
+    until_s = time.monotonic() + START_S
     while "answers 503; trying again in 6" not in daemon.log.read_text():
         assert time.monotonic() < until_s and daemon.process.poll() is None, daemon.log.read_text()
         time.sleep(0.05)
@@ -67,14 +64,14 @@ def test_a_killed_start_leaves_no_model_and_the_next_goes_on(hub: Hub, tmp_path:
     hub.twist = lambda _path, reply: reply
     hub.asked.clear()
     with ServedDaemon(tmp_path / "state", arguments, environment=cache) as again:
-        assert not httpx.get(f"{again.url}/v1/models/o/tiny").is_error
+        assert not again.http.get("/v1/models/o/tiny").is_error
     assert [one.headers.get("range") for one in hub.asked if "/resolve/" in one.path] == [f"bytes={part}-"]
 
 
 def test_a_repository_that_is_not_there_is_explained(hub: Hub, tmp_path: Path) -> None:
     arguments = ["--model", "o/absent", "--hf-endpoint", hub.url]
     daemon = ServedDaemon(tmp_path / "state", arguments, environment={"HF_HOME": str(tmp_path / "hf")})
-    assert daemon.process.wait(LIMIT_S) == 2
+    assert daemon.process.wait(START_S) == 2
     said = daemon.log.read_text()
     assert "o/absent could not be downloaded" in said and "Traceback" not in said
     assert not (tmp_path / "hf").exists()

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.e2e.daemon import ServedDaemon
 from tests.e2e.test_ledger import admin, credentials
 from tests.e2e.test_restart import SYSTEM
 from tests.e2e.test_saved_conversations import post, stats, talk
 
-WITHIN_S = 10.0
-"""Ten times what it may take."""
+WITHIN_S = 60.0
+"""Sixty times what it may take on a machine that does nothing else."""
 
 
 def begun(secret: str) -> list[dict[str, str]]:
@@ -36,7 +35,6 @@ def session_id(served: ServedDaemon, known: set[str]) -> str:
     return next(one["id"] for one in admin(served, "/api/sessions")["sessions"] if one["id"] not in known)
 
 
-@pytest.mark.timeout(300)
 def test_a_forgotten_session_leaves_nothing_on_the_disk(serve: Callable[..., ServedDaemon], tmp_path: Path) -> None:
     state = tmp_path / "state0"
     with serve() as served:

@@ -50,7 +50,7 @@ def killed_after_the_end(served: ServedDaemon, messages: list[dict[str, str]], m
                 said += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
         time.sleep(pause_s)
         served.process.kill()
-        served.process.wait(10)
+        served.process.wait(60)
     messages += [{"role": "assistant", "content": said}, {"role": "user", "content": f"Go on: {len(messages)}."}]
     return Turn(usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"], usage["total_tokens"])
 

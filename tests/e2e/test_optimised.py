@@ -61,5 +61,5 @@ def doors_are_shut(served: ServedDaemon) -> None:
 
 def test_a_start_that_opens_the_machine_is_refused_without_asserts_too(tmp_path: Path) -> None:
     command = [*OPTIMISED, "serve", "--demo", "--host", "0.0.0.0", "--port", "0", "--state-dir", str(tmp_path / "s")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=clean_environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=clean_environment())
     assert done.returncode == 2 and "--require-key" in done.stderr

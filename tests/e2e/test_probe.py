@@ -56,7 +56,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
 
 def run(file: Path, *arguments: str) -> Probed:
     command = [*MLXD, "probe", "run", *arguments, "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=170)
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=800)
     assert file.exists(), done.stderr
     return Probed(done.returncode, json.loads(file.read_text()))
 
@@ -109,18 +109,17 @@ def test_a_ratio_above_the_limit_is_exit_code_1(daemon: ServedDaemon, tiny_model
 
 def test_a_server_that_is_not_there_is_exit_code_2(tmp_path: Path) -> None:
     command = [*MLXD, "probe", "normal", "--base-url", "http://127.0.0.1:9/v1", "--model", "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), timeout=240)
     assert done.returncode == 2
     assert "127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_daemon_that_is_ended_and_started_again_goes_on(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     command = [*MLXD, "probe", "restart", "--model", str(tiny_model), "--turns", "1", "--conversations", "1"]
     done = subprocess.run(
-        [*command, "--json", str(file)], capture_output=True, text=True, env=clean_environment(), timeout=280
+        [*command, "--json", str(file)], capture_output=True, text=True, env=clean_environment(), timeout=800
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())["resumed"]

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-import pytest
-
 from tests.e2e.daemon import ServedDaemon
 from tests.e2e.test_saved_conversations import begun, code_of, post, talk
 
 
-@pytest.mark.timeout(600)
 def test_it_is_saved_and_forgotten_after_a_kill(serve: Callable[..., ServedDaemon], tmp_path: Path) -> None:
     mine, theirs = begun("mine"), begun("theirs")
     with serve() as served:
@@ -29,11 +25,11 @@ def test_it_is_saved_and_forgotten_after_a_kill(serve: Callable[..., ServedDaemo
         assert code_of(post(served, "save", {"conversation_id": "nobody's"})) == (404, "not_found")
         loaded = post(served, "load", {"conversation_id": "the one"}).raise_for_status().json()
         assert loaded["complete"] and loaded["warm_tokens"] == saved["tokens"]
-        sessions = httpx.get(f"{served.url}/api/sessions", headers=served.admin).raise_for_status().json()["sessions"]
+        sessions = served.http.get("/api/sessions", headers=served.admin).raise_for_status().json()["sessions"]
         assert len(sessions) == 2
         before = files(state)
         for session in sessions:
-            httpx.delete(f"{served.url}/api/sessions/{session['id']}", headers=served.admin).raise_for_status()
+            served.http.delete(f"/api/sessions/{session['id']}", headers=served.admin).raise_for_status()
         assert code_of(post(served, "save", {"conversation_id": "other"})) == (404, "not_found")
         assert served.terminate() == 0
     assert before > 0 and files(state) == 0, "what nobody else has is gone from the disk"

@@ -54,7 +54,7 @@ def test_an_engine_that_cannot_be_interrupted_does_not_hold_the_end_up(scripted:
         served.process.send_signal(signal.SIGTERM)
         with suppress(httpx.HTTPError):  # cut off: the worker, who would tell it, does not hear
             list(lines)
-    assert served.process.wait(50) == 0
+    assert served.process.wait(120) == 0
     assert "worker_left_behind" in served.log.read_text()
 
 
@@ -66,17 +66,17 @@ def test_a_second_sigterm_ends_it_at_once(scripted: Serve) -> None:
         served.process.send_signal(signal.SIGTERM)
         wait_for(lambda: not _connects(served), 60, "the listener is closed")
         served.process.send_signal(signal.SIGTERM)
-        assert served.process.wait(20) == 143, "it did not drain, which ends with 0"
+        assert served.process.wait(120) == 143, "it did not drain, which ends with 0"
 
 
 def test_sleep_is_no_hang(scripted: Serve) -> None:
     """A laptop that slept for longer than the watchdog's patience goes on where it was."""
-    served = scripted({"decode_s": 0.05}, "--watchdog-s", "1")
+    served = scripted({"decode_s": 0.05}, "--watchdog-s", "2")
     with streaming(served, max_tokens=60) as response:
         lines = response.iter_lines()
         next(lines)
         served.process.send_signal(signal.SIGSTOP)
-        time.sleep(4)
+        time.sleep(5)
         served.process.send_signal(signal.SIGCONT)
         assert [line for line in lines if line][-1] == "data: [DONE]"
     assert served.process.poll() is None
@@ -102,7 +102,7 @@ def _connects(served: ServedDaemon) -> bool:
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MLXD, "serve", "--demo", *arguments], env=clean_environment(), capture_output=True, text=True, timeout=120
+        [*MLXD, "serve", "--demo", *arguments], env=clean_environment(), capture_output=True, text=True, timeout=240
     )
 
 

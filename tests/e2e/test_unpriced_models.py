@@ -64,7 +64,7 @@ def test_a_request_that_a_template_holds_on_to_is_answered_and_others_meanwhile(
         assert time.monotonic() - asked_s < 0.1 * SLACK
         assert bad.chat("sound").status_code == 200
     held.join()
-    assert time.monotonic() - begun_s < CONFINED_S * SLACK
+    assert time.monotonic() - begun_s < 3 * CONFINED_S * SLACK
     assert found[0].status_code == 400 and found[0].json()["error"]["code"] == "template_failed", found[0].text
     assert bad.chat("bad").status_code == 200
 

@@ -34,6 +34,7 @@ from mlxd.keys.codes import CODE_S
 from mlxd.keys.key import digest
 from mlxd.keys.pages import cookie_name, cookie_of, from_own_page
 from mlxd.paths import new_admin_token
+from mlxd.start_errors import UnsafeStateDir
 
 router = Router(tags=["login"])
 admin, public = AdminBearer(), Public()
@@ -97,7 +98,10 @@ async def rotate(request: ASGIRequest) -> dict[str, Any]:
 async def _rotated(now: Access, token_file: Path) -> int:
     """How many browsers were signed out. One after the other: what the file holds is what counts."""
     async with now.changing:
-        token = await asyncio.to_thread(new_admin_token, token_file)
+        try:
+            token = await asyncio.to_thread(new_admin_token, token_file)
+        except UnsafeStateDir as error:
+            raise Conflict(error.message, code="token_not_saved") from None
         policy.install(replace(policy.current(), admin_digest=digest(token)))
     now.codes.take_back()
     return await now.browsers.sign_all_out()

@@ -16,6 +16,7 @@ from mlxd.api.checks import unmarked
 from mlxd.keys import access
 from mlxd.keys.access import GUESSES_PER_MINUTE, Access
 from mlxd.keys.browsers import IDLE_S
+from mlxd.start_errors import UnsafeStateDir
 from tests.integration.api_scripted import Answer, Call, StandIn, get
 
 TOKEN = "mlxd_admin_" + "t" * 43
@@ -169,6 +170,17 @@ async def test_a_new_token_is_told_by_its_file_alone(tmp_path: Path) -> None:
     assert token != TOKEN and token.encode() not in rotated.body
     assert (tmp_path / "admin.token").stat().st_mode & 0o777 == 0o600
     assert (await get("/api/keys", headers={"authorization": f"Bearer {token}"})).status == 200
+
+
+async def test_a_token_that_cannot_be_written_leaves_the_old_one_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> str:
+        raise UnsafeStateDir("admin.token cannot be written: No space left on device.")
+
+    monkeypatch.setattr("mlxd.api.login.new_admin_token", full)
+    refused = await post("/api/token/rotate", **ADMIN)
+    assert refused.status == 409 and refused.refusal["code"] == "token_not_saved"
+    assert "No space left" in refused.refusal["message"]
+    assert (await get("/api/keys", headers=ADMIN)).status == 200
 
 
 # --- pages ------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def _shown(knob: Knob, value: Any) -> str:
     match value:
         case None if knob.has_auto:
             return AUTO
-        case None | ():
+        case None | () | "":
             return "unset"
         case bool(on):
             return "on" if on else "off"

@@ -21,6 +21,7 @@ BY_BYTES = "Bytes, not entries: a prefix that many share is kept once."
 GRID = "None: blocks have 256 tokens, and a match may end inside of one."
 KV_BY_REQUEST = "By request: `kv_bits`, `kv_group_size`, `quantized_kv_start`; such answers are not batched."
 NOT_YET_VISION = "Not yet: this version serves text models."
+ANY_KEY = "None: it belongs to the client. Any value works, unless `require_key` is on: then one of `mlxd keys add`."
 NO_PROXY = "None: mlxd serves the public API itself, on `port`; there is no proxy in front."
 
 VARIABLES = (
@@ -70,7 +71,7 @@ VARIABLES = (
     SeedName("VLM_CACHE_DEBUG", "debug", f"For images: {NOT_YET_VISION}"),
     SeedName("ANYCLAUDE_MODE", why="None: it belongs to the client. `mlx-lm` mode works with mlxd."),
     SeedName("MLX_LM_URL", why="None: it belongs to the client. Set it to `http://127.0.0.1:8080/v1`."),
-    SeedName("MLX_LM_API_KEY", why="None: it belongs to the client. Any value works; keys come later."),
+    SeedName("MLX_LM_API_KEY", why=ANY_KEY),
     SeedName("MLX_LM_MODEL", why="None: it belongs to the client. `current-model` means the first model served."),
     SeedName("ANYCLAUDE_DEBUG", "debug", "The same three depths; 3 shows tool calls by name and size."),
     SeedName("MLX_CACHE_BLOCK_SIZE", why=GRID),
@@ -88,7 +89,7 @@ VARIABLES = (
     SeedName(
         "OPENAI_BASE_URL", why="None: it belongs to the client. Set it to `http://127.0.0.1:8080/v1`, with `/v1`."
     ),
-    SeedName("OPENAI_API_KEY", why="None: it belongs to the client. Any value works; keys come later."),
+    SeedName("OPENAI_API_KEY", why=ANY_KEY),
 )
 
 FLAGS = (

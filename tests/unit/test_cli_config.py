@@ -108,3 +108,7 @@ def test_a_directory_whose_name_holds_an_equals_sign_is_itself(tmp_path, monkeyp
     (tmp_path / "a=b").mkdir()
     monkeypatch.chdir(tmp_path)
     assert model_argument("a=b").source == "a=b"
+
+
+def test_a_name_that_nobody_gave_is_unset(run):
+    assert "default_model = unset  (default)" in run().stdout

@@ -8,7 +8,7 @@ from inference.cache.blocks import BLOCK_TOKENS, token_slice
 from inference.cache.node import Snapshot
 from inference.cache.parting import parting
 from inference.cache.recollection import Recollection
-from inference.cache.reuse import Query, Reuse, ReuseMode
+from inference.cache.reuse import Foreseen, Query, Reuse, ReuseMode
 from inference.cache.store import Store
 from inference.cache.tree import Match
 from inference.cache.verdict import Evidence, Verdict, judge
@@ -38,7 +38,21 @@ def find(store: Store, query: Query) -> Reuse:
     )
 
 
-def with_disk(store: Store, reuse: Reuse, match: Match, depth: int, *, at_end: bool) -> Verdict:
+def foresee(store: Store, reuse: Reuse) -> Foreseen:
+    """What a lookup will find once the disk has read for it, as far as names of files tell."""
+    as_it_is = Foreseen(reuse.depth_tokens, reuse.kv_depth_tokens, reuse.verdict)
+    if store.disk is None:
+        return as_it_is
+    query = reuse.query
+    match = store.tree.match(query.root, query.packed, query.limit)
+    found = store.disk.forecast(query, match, reuse.depth_tokens, store.room_bytes)
+    if found.until < max(store.limits.min_reuse_tokens, reuse.depth_tokens + 1):
+        return as_it_is
+    verdict = _with_disk(store, reuse, match, found.until, at_end=found.at_end)
+    return Foreseen(found.until, max(found.until, reuse.kv_depth_tokens), verdict)
+
+
+def _with_disk(store: Store, reuse: Reuse, match: Match, depth: int, *, at_end: bool) -> Verdict:
     """What a lookup's verdict becomes when the disk brings blocks up to a depth; `match` is what memory has."""
     evidence = _evidence(store, reuse.query, match, depth, reuse.parting)
     return judge(replace(evidence, matched=depth, at_end=at_end, loss=None))

@@ -17,7 +17,7 @@ from inference.cache.disk_tier import DiskTier
 from inference.cache.eviction import Evicted
 from inference.cache.integrity import violations
 from inference.cache.limits import CacheLimits
-from inference.cache.lookup import find, with_disk
+from inference.cache.lookup import find, foresee
 from inference.cache.node import Admission
 from inference.cache.parting import follows
 from inference.cache.proofs import Proof, mutated, some_block
@@ -27,7 +27,7 @@ from inference.cache.stats import stats_of
 from inference.cache.store import Store
 from inference.cache.tree import touch
 from inference.cache.verdict import VerdictName
-from inference.cache.writer import Committed, Writer
+from inference.cache.writer import Committed, Writer, check_shape
 from inference.ports import Clock
 from inference.tokens import TokenIds
 
@@ -111,7 +111,7 @@ class PrefixCache:
         if not lease.is_open:
             raise ValueError("the lease has ended")
         start = start_block * BLOCK_TOKENS
-        _check_shape(ids, start, handles)
+        check_shape(ids, start, handles)
         writer = Writer(self._store, lease, self._clock(), exact=exact)
         writer.blocks(ids, start, handles)
         for snapshot in snapshots:
@@ -185,15 +185,7 @@ class PrefixCache:
 
     def foreseen(self, reuse: Reuse) -> Foreseen:
         """What a request will begin with once the disk has read for it, as far as names of files tell."""
-        if self.disk is None:
-            return Foreseen(reuse.depth_tokens, reuse.kv_depth_tokens, reuse.verdict)
-        query, store = reuse.query, self._store
-        match = store.tree.match(query.root, query.packed, query.limit)
-        found = self.disk.forecast(query, match, reuse.depth_tokens, store.room_bytes)
-        if found.until < max(store.limits.min_reuse_tokens, reuse.depth_tokens + 1):
-            return Foreseen(reuse.depth_tokens, reuse.kv_depth_tokens, reuse.verdict)
-        verdict = with_disk(store, reuse, match, found.until, at_end=found.at_end)
-        return Foreseen(found.until, max(found.until, reuse.kv_depth_tokens), verdict)
+        return foresee(self._store, reuse)
 
     def is_reading(self, job: str) -> bool:
         """Whether the disk still reads for a job. What has come for any is in the store then."""
@@ -305,12 +297,3 @@ class PrefixCache:
         batch = tuple(evicted)
         self.counters.lost(batch)
         return batch
-
-
-def _check_shape(ids: TokenIds, start: int, handles: Sequence[BlockHandle]) -> None:
-    if any(handle.tokens != BLOCK_TOKENS for handle in handles[:-1]):
-        raise ValueError("only the last block may be shorter than the grid")
-    if handles and not 1 <= handles[-1].tokens <= BLOCK_TOKENS:
-        raise ValueError("a block holds 1 to 256 tokens")
-    if start < 0 or start + sum(handle.tokens for handle in handles) > len(ids):
-        raise ValueError("the blocks hold more tokens than there are ids")

@@ -30,6 +30,16 @@ class Committed:
     evicted: tuple[Evicted, ...]
 
 
+def check_shape(ids: TokenIds, start: int, handles: Sequence[BlockHandle]) -> None:
+    """Raises `ValueError` for blocks that are not on the grid, or hold more than `ids` from depth `start` on."""
+    if any(handle.tokens != BLOCK_TOKENS for handle in handles[:-1]):
+        raise ValueError("only the last block may be shorter than the grid")
+    if handles and not 1 <= handles[-1].tokens <= BLOCK_TOKENS:
+        raise ValueError("a block holds 1 to 256 tokens")
+    if start < 0 or start + sum(handle.tokens for handle in handles) > len(ids):
+        raise ValueError("the blocks hold more tokens than there are ids")
+
+
 class Writer:
     """Moves the lease's lock along as it stores, so that a commit never evicts the path it stands on."""
 

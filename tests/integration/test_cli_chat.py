@@ -4,7 +4,6 @@ import contextlib
 import os
 import pty
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 
 from mlxd import instance
 from mlxd.paths import open_state_dir
-from tests.integration.cli_peer import MLXD, run
+from tests.integration.cli_peer import MLXD, nobody_listens, run
 
 
 def test_one_prompt_piped_gives_the_answer_alone(home, peer):
@@ -54,18 +53,17 @@ def test_a_key_comes_from_a_file(home, peer, tmp_path):
 
 
 def test_errors_are_readable(home, peer):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        dead = f"http://127.0.0.1:{server.getsockname()[1]}"
-    for arguments, says in (
-        (["--base-url", dead], "Nobody answers"),
-        (["--base-url", "nonsense"], "no base URL"),
-        (["--base-url", peer.url, "--model", "missing"], "There is no model 'missing' here. (HTTP 404)"),
-        (["--base-url", f"{peer.url}/api", "--model", "m"], "usually ends in /v1"),
-        (["--base-url", peer.url, "--api-key-file", "/nowhere"], "/nowhere"),
-    ):
-        ended, _ = run(home, "chat", *arguments, "-p", "x")
-        assert ended.returncode == 2 and says in ended.stderr, ended.stderr
-        assert "Traceback" not in ended.stderr
+    with nobody_listens() as port:
+        for arguments, says in (
+            (["--base-url", f"http://127.0.0.1:{port}"], "Nobody answers"),
+            (["--base-url", "nonsense"], "no base URL"),
+            (["--base-url", peer.url, "--model", "missing"], "There is no model 'missing' here. (HTTP 404)"),
+            (["--base-url", f"{peer.url}/api", "--model", "m"], "usually ends in /v1"),
+            (["--base-url", peer.url, "--api-key-file", "/nowhere"], "/nowhere"),
+        ):
+            ended, _ = run(home, "chat", *arguments, "-p", "x")
+            assert ended.returncode == 2 and says in ended.stderr, ended.stderr
+            assert "Traceback" not in ended.stderr
 
 
 IN_TERMINAL = """
@@ -91,7 +89,7 @@ class Terminal:
     def type(self, text):
         os.write(self.master, text.encode())
 
-    def wait_for(self, text, seconds=30):
+    def wait_for(self, text, seconds=120):
         """Reads until `text` appears after what was waited for before."""
         end = time.monotonic() + seconds
         while text not in self.seen:
@@ -101,7 +99,7 @@ class Terminal:
         before, _, self.seen = self.seen.partition(text)
         return before
 
-    def exit_code(self, seconds=30):
+    def exit_code(self, seconds=120):
         """What the program ends with; all it writes meanwhile is read, or it could not end."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
@@ -148,7 +146,7 @@ def test_ctrl_c_stops_an_answer_and_twice_quits(terminal, peer):
     terminal.wait_for("x x x")
     terminal.type("\x03")
     terminal.wait_for("stopped")
-    assert peer.broken_pipes.wait(20)  # the server notices that nobody listens
+    assert peer.broken_pipes.wait(60)  # the server notices that nobody listens
     peer.endless = False
     terminal.wait_for(PROMPT)
     terminal.type("again\r")

@@ -25,6 +25,7 @@ from mlxd.ledger.ticket import Ticket, settle
 from tests.ledger_database import database_at
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SOON_S = 60.0
 
 
 @pytest.fixture
@@ -36,12 +37,13 @@ def path(tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[Path]:
 
 @contextmanager
 def journal(**settings: object) -> Iterator[Journal]:
-    writer = Journal(first=lay_out_log, **settings)  # type: ignore[arg-type]
+    """Of a disk that is waited for, unless the test says for how long: a busy machine's stalls for seconds."""
+    writer = Journal(first=lay_out_log, **{"stall_s": SOON_S} | settings)  # type: ignore[arg-type]
     writer.start()
     try:
         yield writer
     finally:
-        assert writer.stop()
+        assert writer.stop(SOON_S)
 
 
 def row(name: str) -> Write:
@@ -55,7 +57,7 @@ def stored(path: Path) -> list[str]:
 
 
 def until(fact: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + 60
+    until_s = time.monotonic() + SOON_S
     while not fact():
         assert time.monotonic() < until_s, "it never came"
         time.sleep(0.005)
@@ -124,8 +126,8 @@ async def test_a_disk_that_fails_is_not_waited_for_and_loses_nothing_when_it_rec
         began_s = time.monotonic()
         assert not await writer.durable(writer.put(write("s1"), urgent=True))
         assert time.monotonic() - began_s < 5, "nobody waits while it is known to fail"
-        view = writer.view()
-        assert (view.state, view.undurable, view.waiting) == ("disk_full", 2, 2)
+        until(lambda: writer.view().waiting == 2)  # it may be at another try
+        assert (writer.view().state, writer.view().undurable) == ("disk_full", 2)
         working.set()
         until(lambda: writer.view().state == "ok")
         assert await writer.durable(writer.put(write("s2"), urgent=True))
@@ -147,8 +149,9 @@ async def test_what_waits_for_a_broken_disk_is_bounded(path: Path) -> None:
         await writer.durable(writer.put(write("s0"), urgent=True))
         for number in range(1, 20):
             writer.put(write(f"s{number}"))
-        assert writer.view().waiting == 5 and writer.view().dropped == 15
+        until(lambda: (writer.view().waiting, writer.view().dropped) == (5, 15))  # it may be at another try
         working.set()
+        until(lambda: writer.view().state == "ok")
     assert stored(path) == [f"s{number}" for number in range(15, 20)]
 
 
@@ -158,7 +161,7 @@ async def test_a_stalled_disk_is_left_behind(path: Path) -> None:
         await writer.durable(writer.put(row("before"), urgent=True))
         holder.execute("BEGIN IMMEDIATE")
         assert not await writer.durable(writer.put(row("s0"), urgent=True))
-        until(lambda: writer.view().state == "stalled")  # its thread may have begun later than the wait
+        until(lambda: writer.view().state != "ok")  # its thread may have begun later than the wait
         writer._stall_s = 60
         began_s = time.monotonic()
         assert not await writer.durable(writer.put(row("s1"), urgent=True))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.cache.blocks import BLOCK_TOKENS, Root, unpack
+from inference.cache.blocks import BLOCK_TOKENS, Root
 from inference.cache.disk import DiskStore
 from inference.cache.disk_plan import WORTH_READING_TOKENS
-from inference.cache.disk_records import BlockLabel, Flaw, Handle, Kind, Stored
 from inference.cache.disk_thread import DiskThread
 from inference.cache.disk_tier import DiskTier
 from inference.cache.limits import CacheLimits
@@ -28,34 +24,13 @@ from inference.events import Parting
 from inference.tokens import TokenIds
 from tests.cache_driver import KV, State
 from tests.disk_shelf import ROOM, SOON_S, SwiftFiles
+from tests.label_codec import LabelCodec
 
 ROOT = Root("m", "w", settings="kv16", template="t")
 PLENTY = CacheLimits(budget_bytes=1 << 30, snapshot_budget_bytes=1 << 30, side_budget_bytes=1 << 30)
 NAMES = ("a" * 32, "b" * 32, "")
 HEADER_TOKENS = 3
 Told = tuple[str, Parting | None]
-
-
-class LabelCodec:
-    """A file is its label: KV and states in these tests follow from it."""
-
-    def encode(self, label: BlockLabel, handle: Handle) -> Sequence[bytes | memoryview]:
-        fields = {name: getattr(label, name) for name in BlockLabel.__slots__}
-        text = json.dumps({name: one.hex() if isinstance(one, bytes) else one for name, one in fields.items()}).encode()
-        return [sha256(text).hexdigest().encode(), text]
-
-    def decode(self, raw: bytes) -> Stored | Flaw:
-        label = self.read_label(raw)
-        if isinstance(label, Flaw):
-            return label
-        ids = (*range(label.start), *unpack(label.ids))
-        return Stored(label, State(ROOT, ids) if label.kind is Kind.STATE else KV(ROOT, ids, label.start, label.exact))
-
-    def read_label(self, beginning: bytes) -> BlockLabel | Flaw:
-        fields = json.loads(beginning[64:])
-        for name in ("root", "parent", "own", "ids"):
-            fields[name] = bytes.fromhex(fields[name])
-        return BlockLabel(**{**fields, "kind": Kind(fields["kind"])})
 
 
 class World:
@@ -73,7 +48,7 @@ class World:
     def _begin(self) -> None:
         self._thread: DiskThread | None = None
         if self._directory is not None:
-            self._thread = DiskThread(DiskStore(self._directory, ROOM, LabelCodec(), time.time, SwiftFiles()))
+            self._thread = DiskThread(DiskStore(self._directory, ROOM, LabelCodec(ROOT), time.time, SwiftFiles()))
             self._thread.start()
         tier = None if self._thread is None else DiskTier(self._thread, time.monotonic)
         self.cache = PrefixCache(PLENTY, lambda: float(self._asked), tier)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from inference.cache.blocks import BLOCK_TOKENS, Root, unpack
+from inference.cache.blocks import BLOCK_TOKENS, Root
 from inference.cache.disk import DiskStore
-from inference.cache.disk_records import BlockLabel, Flaw, Handle, Kind, Stored
 from inference.cache.disk_thread import DiskThread
 from inference.cache.disk_tier import DiskTier
 from inference.cache.keeper import StoreKeeper
@@ -22,6 +18,7 @@ from inference.prefix_store import Recalled, SavedConversation
 from inference.tokens import TokenIds
 from tests.cache_driver import KV
 from tests.disk_shelf import ROOM, SwiftFiles
+from tests.label_codec import LabelCodec
 
 ROOT = Root("model", "weights")
 BLOCKS = 150
@@ -31,32 +28,11 @@ NAME = "a" * 32
 SOON_S = 20.0
 
 
-class KVCodec:
-    """The label alone: a block's KV in these tests follows from its ids."""
-
-    def encode(self, label: BlockLabel, handle: Handle) -> Sequence[bytes | memoryview]:
-        fields = {name: getattr(label, name) for name in BlockLabel.__slots__}
-        text = json.dumps({name: one.hex() if isinstance(one, bytes) else one for name, one in fields.items()}).encode()
-        return [sha256(text).hexdigest().encode(), text]
-
-    def decode(self, raw: bytes) -> Stored | Flaw:
-        label = self.read_label(raw)
-        if isinstance(label, Flaw) or sha256(raw[64:]).hexdigest().encode() != raw[:64]:
-            return Flaw.CORRUPT
-        return Stored(label, KV(ROOT, (*range(label.start), *unpack(label.ids)), label.start, label.exact))
-
-    def read_label(self, beginning: bytes) -> BlockLabel | Flaw:
-        fields = json.loads(beginning[64:])
-        for name in ("root", "parent", "own", "ids"):
-            fields[name] = bytes.fromhex(fields[name])
-        return BlockLabel(**{**fields, "kind": Kind(fields["kind"])})
-
-
 class Process:
     """A cache on a directory."""
 
     def __init__(self, directory: Path, blocks: int) -> None:
-        self.disk = DiskThread(DiskStore(directory, ROOM, KVCodec(), time.time, SwiftFiles()))
+        self.disk = DiskThread(DiskStore(directory, ROOM, LabelCodec(ROOT), time.time, SwiftFiles()))
         self.disk.start()
         assert self.disk.settle(SOON_S)
         limits = CacheLimits(budget_bytes=blocks * BLOCK_BYTES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from mlxd.config import Config
 from mlxd.doctor import Scene
-from mlxd.paths import StateDir
+from mlxd.paths import StateDir, open_state_dir
 
 
 @pytest.fixture
@@ -18,3 +20,11 @@ def scene(tmp_path):
         return Scene(Config(state_dir=root, **knobs), StateDir(root), environ or {}, tuple(warnings))
 
     return build
+
+
+@pytest.fixture
+def state(tmp_path):
+    """A state directory, made under the umask of a careful person."""
+    old = os.umask(0o077)
+    yield open_state_dir(tmp_path / "state")
+    os.umask(old)

@@ -55,7 +55,12 @@ class SessionShelf:
 
     def last(self, name: str) -> SessionRecord | None:
         """What is known of a session, also where nothing of it is there any more."""
-        return self._read(name)
+        if name in self._names and name not in self._known:
+            with suppress(OSError, ValueError):
+                found = read_record(self._files.read(self._path(name), _MAX_RECORD_BYTES))
+                if found is not None and found.name == name:
+                    self._known[name] = found
+        return self._known.get(name)
 
     def left_by_earlier(self, record: SessionRecord) -> tuple[bytes, ...]:
         """Its keys, but for those of this process, which still has in memory what ends behind its whole blocks."""
@@ -68,7 +73,7 @@ class SessionShelf:
 
     def keep(self, record: SessionRecord, passed: Collection[bytes] = ()) -> None:
         """In the place of what was known of its session before, having `passed` these blocks. Raises `OSError`."""
-        record = record.behind(self._read(record.name), passed)
+        record = record.behind(self.last(record.name), passed)
         self._process = record.by
         self._files.jot(self._path(record.name), record.packed())
         self._known[record.name] = record
@@ -78,7 +83,7 @@ class SessionShelf:
 
     def drop(self, name: str) -> SessionRecord | None:
         """Forgets a session. Raises `OSError`."""
-        record = self._read(name)
+        record = self.last(name)
         if name in self._names:
             self._files.remove(self._path(name))
             del self._names[name]
@@ -93,7 +98,7 @@ class SessionShelf:
 
     def others(self, name: str) -> Iterator[SessionRecord]:
         """All but one. The first time it reads them."""
-        return (record for other in tuple(self._names) if other != name and (record := self._read(other)) is not None)
+        return (record for other in tuple(self._names) if other != name and (record := self.last(other)) is not None)
 
     def _limit(self) -> None:
         while len(self._names) > self._most:
@@ -103,14 +108,6 @@ class SessionShelf:
             self._known.pop(oldest, None)
             with suppress(OSError):
                 self._files.remove(self._path(oldest))
-
-    def _read(self, name: str) -> SessionRecord | None:
-        if name in self._names and name not in self._known:
-            with suppress(OSError, ValueError):
-                found = read_record(self._files.read(self._path(name), _MAX_RECORD_BYTES))
-                if found is not None and found.name == name:
-                    self._known[name] = found
-        return self._known.get(name)
 
     def _path(self, name: str) -> Path:
         if NAME.fullmatch(name) is None:

@@ -107,11 +107,9 @@ def read_key(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        key = path.expanduser().read_text(encoding="ascii").strip()
+        key = path.expanduser().read_text(errors="replace").strip()
     except OSError as error:
         raise StartError(f"--api-key-file {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        key = "\0"
-    if not key.isprintable():
+    if not (key.isascii() and key.isprintable()):
         raise StartError(f"--api-key-file {path} holds no key: one line of ASCII.")
     return key
